@@ -1,0 +1,2 @@
+#![no_std]
+//! Placeholder head, filled in by the first module.
