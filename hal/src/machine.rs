@@ -1,0 +1,74 @@
+//! The machine as one object.
+
+use crate::{Cpu, Fibers, HostFs, Ram, SpaceError, Stream, UserContext, VmSpace};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+/// Clocks of the machine, all in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockId {
+    /// Since the Epoch; can be set.
+    Realtime,
+    /// Since an arbitrary point; never goes back. What the guest's vDSO shows, if there is one.
+    Monotonic,
+}
+
+/// Something that happened outside. Recorded in interrupt context, taken by the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The stream with this index (0 to 2) became ready for what was asked.
+    Stream(usize),
+    /// The terminal's window changed its size.
+    WindowSize,
+    /// The outside asks for an orderly end (SIGTERM, SIGINT, SIGHUP to the process); the signal's number.
+    Terminate(i32),
+}
+
+/// How important a log line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// A machine. All parts live as long as it does.
+pub trait Machine: Send + Sync {
+    /// Memory.
+    fn ram(&self) -> &dyn Ram;
+    /// Virtual CPUs.
+    fn cpu(&self) -> &dyn Cpu;
+    /// Kernel stacks.
+    fn fibers(&self) -> &dyn Fibers;
+    /// A clock's reading in nanoseconds. Any context, never blocks.
+    fn clock_ns(&self, clock: ClockId) -> u64;
+    /// A new, empty address space. Virtual CPU context; blocks for the time of the host calls.
+    fn new_space(&self) -> Result<Arc<dyn VmSpace>, SpaceError>;
+    /// Registers of a new guest thread: all zero.
+    fn new_context(&self) -> Box<dyn UserContext>;
+    /// The first address that guest mappings can't use.
+    fn user_limit(&self) -> u64;
+    /// Where every address space shows a vDSO (`vdso(7)`), if the machine has one.
+    fn vdso(&self) -> Option<u64>;
+    /// `AT_HWCAP` and `AT_HWCAP2` for guests.
+    fn hwcap(&self) -> (u64, u64);
+    /// Size in bytes of the largest image that [`UserContext::fpu`] returns.
+    fn fpu_size(&self) -> usize;
+    /// Random bytes fit for keys.
+    fn entropy(&self, buf: &mut [u8]);
+    /// Standard input, output and error: index 0 to 2. `None` where the machine has none.
+    fn stream(&self, index: usize) -> Option<Arc<dyn Stream>>;
+    /// The host's files, where the machine has a host.
+    fn host_fs(&self) -> Option<&dyn HostFs>;
+    /// Takes the next event. Cheap when there is none. Virtual CPU context.
+    fn next_event(&self) -> Option<Event>;
+    /// A line for the log. Any context.
+    fn log(&self, level: LogLevel, line: &str);
+    /// Which lines [`Machine::log`] keeps, so that the kernel need not format the others.
+    fn log_enabled(&self, level: LogLevel) -> bool;
+    /// CPU model and features as the lines of `/proc/cpuinfo` of one CPU, without the `processor` line.
+    fn cpu_info(&self) -> alloc::string::String;
+}

@@ -1,0 +1,188 @@
+//! Address spaces of guests, and running guest code in them.
+
+use crate::{CpuId, HostFile, PhysAddr, VirtAddr};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use bitflags::bitflags;
+use core::any::Any;
+
+bitflags! {
+    /// Access rights of a mapping, with the values of `PROT_*`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+    pub struct Prot: u32 {
+        /// Readable.
+        const READ = 1;
+        /// Writable.
+        const WRITE = 2;
+        /// Executable.
+        const EXEC = 4;
+    }
+}
+
+/// What a mapping shows.
+pub enum Backing<'a> {
+    /// A run of RAM, starting here.
+    Ram(PhysAddr),
+    /// A host file as it is, starting at a byte offset that is a multiple of the page size. `shared` with write
+    /// access lets guest stores reach the file; otherwise the mapping must not be writable.
+    File {
+        /// The file.
+        file: &'a dyn HostFile,
+        /// Where the mapping starts in the file, in bytes.
+        offset: u64,
+        /// `MAP_SHARED` rather than `MAP_PRIVATE`.
+        shared: bool,
+    },
+}
+
+/// One change of an address space. Addresses and lengths are multiples of the page size.
+pub enum MapOp<'a> {
+    /// Maps over whatever was there.
+    Map {
+        /// Guest address.
+        at: VirtAddr,
+        /// Length in bytes.
+        len: u64,
+        /// Access rights.
+        prot: Prot,
+        /// Content.
+        backing: Backing<'a>,
+        /// Fill the page tables now, because the guest is about to touch all of it.
+        populate: bool,
+    },
+    /// Removes whatever is mapped in the range; holes are fine.
+    Unmap {
+        /// Guest address.
+        at: VirtAddr,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// Changes the access rights of what is mapped in the range; holes are fine.
+    Protect {
+        /// Guest address.
+        at: VirtAddr,
+        /// Length in bytes.
+        len: u64,
+        /// New access rights.
+        prot: Prot,
+    },
+}
+
+/// Why an address space could not be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SpaceError {
+    /// The host has no room for another mapping or its tables. Nothing after the failed change was done;
+    /// the caller may unmap everything it can fault in again and retry.
+    NoMemory,
+    /// The address space is dead (its host process was killed or misbehaved); the text says why.
+    Dead(String),
+}
+
+/// An address space. Methods may be called by several virtual CPUs at the same time.
+pub trait VmSpace: Send + Sync {
+    /// Applies changes in order; when it returns they hold for every CPU. Called in virtual CPU context on
+    /// `cpu`. Blocks for the time of the host calls only. A Linux process has the stub make the calls.
+    fn update(&self, cpu: CpuId, ops: &[MapOp<'_>]) -> Result<(), SpaceError>;
+
+    /// Runs guest code with the registers in `ctx` on `cpu` until it traps. Blocks the virtual CPU for that
+    /// time. A pending or arriving [`crate::Cpu::interrupt`] makes it return [`Exit::Interrupted`].
+    fn run(&self, cpu: CpuId, ctx: &mut dyn UserContext) -> Exit;
+
+    /// For the implementation, to find its own type again.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Why guest code stopped running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// A system call. The context holds its result register only: [`UserContext::set_syscall_result`].
+    Syscall {
+        /// Its number.
+        nr: u64,
+        /// Its arguments, raw.
+        args: [u64; 6],
+        /// The address behind the instruction.
+        ip: u64,
+    },
+    /// A fault of the guest's instruction.
+    Fault(Fault),
+    /// The virtual CPU was interrupted; the guest's state is complete.
+    Interrupted,
+    /// The address space is beyond saving; the text says why. The kernel kills its tasks.
+    Dead(String),
+}
+
+/// A fault as the CPU reports it (SDM vol. 3A, ch. 6) and as the host's kernel would say it with a signal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The exception vector; 14 is a page fault.
+    pub vector: u32,
+    /// The error code; for a page fault bit 0 present, bit 1 write, bit 4 instruction fetch.
+    pub error: u32,
+    /// The faulting address of a page fault, else 0.
+    pub addr: u64,
+    /// The signal that Linux sends for it.
+    pub signo: i32,
+    /// The `si_code` that goes with it.
+    pub code: i32,
+}
+
+impl Fault {
+    /// Whether the access was a write (page faults).
+    pub fn is_write(&self) -> bool {
+        self.error & 2 != 0
+    }
+    /// Whether the access was an instruction fetch (page faults).
+    pub fn is_exec(&self) -> bool {
+        self.error & 16 != 0
+    }
+}
+
+/// General registers of x86_64 in user mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Regs {
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub rdi: u64,
+    pub rsi: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub rdx: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rsp: u64,
+    pub rip: u64,
+    pub eflags: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
+}
+
+/// The registers of one guest thread. Belongs to one task; made by [`crate::Machine::new_context`].
+///
+/// After a system call the registers may still be in the CPU: [`UserContext::set_syscall_result`] is then far
+/// cheaper than [`UserContext::regs`], which has to fetch them.
+pub trait UserContext: Send {
+    /// Sets the register that returns a system call's result.
+    fn set_syscall_result(&mut self, value: u64);
+    /// All general registers, to read and change. After a system call `rip` is behind the instruction.
+    /// Blocks shortly when they have to be fetched. If the address space died meanwhile, they are zeros.
+    fn regs(&mut self) -> &mut Regs;
+    /// The floating-point and vector state in the layout of a signal frame (`struct _xstate` with its software
+    /// bytes and end magic). Empty means the initial state.
+    fn fpu(&mut self) -> Vec<u8>;
+    /// Replaces the floating-point state; an image that the machine does not accept becomes the initial
+    /// state. Empty means the initial state.
+    fn set_fpu(&mut self, image: &[u8]);
+    /// A copy with all registers, for a new thread.
+    fn duplicate(&mut self) -> Box<dyn UserContext>;
+    /// For the implementation, to find its own type again.
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+}
