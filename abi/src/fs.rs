@@ -127,7 +127,7 @@ impl Attr {
 }
 
 /// `struct stat` on x86_64 (`uapi/asm/stat.h`).
-#[cfg(any(target_arch = "x86_64"))]
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 #[allow(missing_docs)]
