@@ -1,0 +1,264 @@
+//! Open files.
+
+use super::{Inode, Path};
+use crate::error::{Result, err};
+use crate::mm::PageCache;
+use crate::task::Cx;
+use crate::user::{Sink, Source};
+use crate::wait::{PollEvents, PollTable};
+use abi::Errno;
+use abi::fs::{Attr, FileType};
+use alloc::sync::Arc;
+use bitflags::bitflags;
+use core::any::Any;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use hal::HostFile;
+
+bitflags! {
+    /// `O_*` of `open(2)` (`uapi/asm-generic/fcntl.h`), without the access mode in the low two bits.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    #[allow(missing_docs)]
+    pub struct OpenFlags: u32 {
+        const WRONLY = 0o1;
+        const RDWR = 0o2;
+        const CREAT = 0o100;
+        const EXCL = 0o200;
+        const NOCTTY = 0o400;
+        const TRUNC = 0o1000;
+        const APPEND = 0o2000;
+        const NONBLOCK = 0o4000;
+        const DSYNC = 0o10000;
+        const ASYNC = 0o20000;
+        const DIRECT = 0o40000;
+        const LARGEFILE = 0o100000;
+        const DIRECTORY = 0o200000;
+        const NOFOLLOW = 0o400000;
+        const NOATIME = 0o1000000;
+        const CLOEXEC = 0o2000000;
+        const SYNC_BIT = 0o4000000;
+        const PATH = 0o10000000;
+        const TMPFILE_BIT = 0o20000000;
+        const _ = !0;
+    }
+}
+
+impl OpenFlags {
+    /// Whether reads are allowed.
+    pub fn readable(self) -> bool {
+        !self.contains(OpenFlags::PATH) && self.bits() & 3 != 1
+    }
+    /// Whether writes are allowed.
+    pub fn writable(self) -> bool {
+        !self.contains(OpenFlags::PATH) && matches!(self.bits() & 3, 1 | 2)
+    }
+}
+
+/// What a mapping of a file shows.
+#[derive(Clone)]
+pub enum Mappable {
+    /// Pages in RAM.
+    Cache(Arc<PageCache>),
+    /// A host file as it is. A private mapping may be written (the kernel copies pages); a shared writable one reaches
+    /// the host's file, so it is offered only where that is wanted.
+    Host(Arc<dyn HostFile>),
+    /// Zeros (`/dev/zero`): like anonymous memory.
+    Zero,
+}
+
+/// One directory entry, for [`File::read_dir`].
+#[derive(Clone, Copy, Debug)]
+pub struct DirEntry<'a> {
+    /// Name; `.` and `..` are listed by the file itself.
+    pub name: &'a [u8],
+    /// Inode number.
+    pub ino: u64,
+    /// Type.
+    pub file_type: FileType,
+    /// The position behind this entry (`d_off`).
+    pub next: u64,
+}
+
+/// The behaviour of an open file. Every method gets the open file description that it is called for.
+///
+/// A blocking method honours [`OpenFile::nonblocking`] with `EAGAIN`. Reads and writes move `pos`, which streams ignore.
+/// Dropping the value is the release of the last reference; it must not suspend.
+pub trait File: Send + Sync {
+    /// Reads up to `sink.room()` bytes; 0 is the end of the file.
+    fn read(&self, _cx: &Cx, _of: &OpenFile, _pos: &mut u64, _sink: &mut dyn Sink) -> Result<usize> {
+        err(Errno::EINVAL)
+    }
+
+    /// Writes up to `source.left()` bytes; with `O_APPEND` at the end, whatever `pos` says.
+    fn write(&self, _cx: &Cx, _of: &OpenFile, _pos: &mut u64, _source: &mut dyn Source) -> Result<usize> {
+        err(Errno::EINVAL)
+    }
+
+    /// Whether it has a position: `false` makes `lseek` and `pread` fail with `ESPIPE`.
+    fn seekable(&self) -> bool {
+        false
+    }
+
+    /// `lseek(2)`: the new position. The default knows `SEEK_SET`, `SEEK_CUR` and `SEEK_END` by the inode's size, and treats all of
+    /// a file as data.
+    fn seek(&self, _cx: &Cx, of: &OpenFile, offset: i64, whence: u32) -> Result<u64> {
+        if !self.seekable() {
+            return err(Errno::ESPIPE);
+        }
+        let size = of.inode.as_ref().map_or(Ok(0), |inode| inode.attr().map(|a| a.size))?;
+        let base = match whence {
+            0 => 0,
+            1 => of.pos(),
+            2 => size,
+            3 | 4 => {
+                if offset < 0 || offset as u64 >= size {
+                    return err(Errno::ENXIO);
+                }
+                return Ok(if whence == 3 { offset as u64 } else { size });
+            }
+            _ => return err(Errno::EINVAL),
+        };
+        let target = base.checked_add_signed(offset).filter(|&t| t <= i64::MAX as u64);
+        target.ok_or(Errno::EINVAL.into())
+    }
+
+    /// Lists a directory from `pos` on, in a stable order, until `emit` says false (entry not taken) or the end.
+    fn read_dir(
+        &self,
+        _cx: &Cx,
+        _of: &OpenFile,
+        _pos: u64,
+        _emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<()> {
+        err(Errno::ENOTDIR)
+    }
+
+    /// What it is ready for; adds its wait queues to `table` if there is one. Never suspends.
+    fn poll(&self, _cx: &Cx, _of: &OpenFile, _table: Option<&mut PollTable<'_>>) -> PollEvents {
+        PollEvents::READABLE | PollEvents::WRITABLE
+    }
+
+    /// Whether epoll accepts it (`EPERM` for regular files and directories).
+    fn pollable(&self) -> bool {
+        true
+    }
+
+    /// `ioctl(2)`.
+    fn ioctl(&self, _cx: &Cx, _of: &OpenFile, _cmd: u32, _arg: u64) -> Result<u64> {
+        err(Errno::ENOTTY)
+    }
+
+    /// What `mmap(2)` of it shows.
+    fn mmap(&self, _cx: &Cx, _of: &OpenFile) -> Result<Mappable> {
+        err(Errno::ENODEV)
+    }
+
+    /// `fallocate(2)`.
+    fn allocate(&self, _cx: &Cx, _of: &OpenFile, _mode: u32, _offset: u64, _len: u64) -> Result<()> {
+        err(Errno::ENODEV)
+    }
+
+    /// `fsync(2)`, `fdatasync(2)`.
+    fn sync(&self, _cx: &Cx, _data_only: bool) -> Result<()> {
+        err(Errno::EINVAL)
+    }
+
+    /// Attributes of files without an inode (pipes, sockets, anonymous inodes).
+    fn attr(&self) -> Result<Attr> {
+        err(Errno::EBADF)
+    }
+
+    /// Called on every `close` of a descriptor, before the description may go away (POSIX locks are not its business).
+    fn flush(&self, _cx: &Cx) -> Result<()> {
+        Ok(())
+    }
+
+    /// What `readlink /proc/PID/fd/N` shows for files without a path, such as `pipe:[1234]`.
+    fn describe(&self) -> alloc::string::String {
+        alloc::string::String::from("anon_inode:[file]")
+    }
+
+    /// Extra lines of `/proc/PID/fdinfo/N`.
+    fn fdinfo(&self) -> alloc::string::String {
+        alloc::string::String::new()
+    }
+
+    /// For the implementation, to find its own type again.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// An open file description.
+pub struct OpenFile {
+    /// Its behaviour.
+    pub file: Arc<dyn File>,
+    /// The inode, where there is one.
+    pub inode: Option<Arc<dyn Inode>>,
+    /// How it was opened, where it has a name.
+    pub path: Option<Path>,
+    /// A number of its own, for locks and `kcmp(2)`.
+    pub id: u64,
+    flags: AtomicU32,
+    pos: AtomicU64,
+    /// `F_SETOWN` and `F_SETSIG`.
+    pub owner: crate::sync::Mutex<(i32, u32)>,
+}
+
+impl OpenFile {
+    /// A new description. `flags` as given to `open(2)`; only status flags and the access mode are kept.
+    pub fn new(
+        kernel: &crate::Kernel,
+        file: Arc<dyn File>,
+        inode: Option<Arc<dyn Inode>>,
+        path: Option<Path>,
+        flags: OpenFlags,
+    ) -> Arc<OpenFile> {
+        let drop =
+            OpenFlags::CREAT | OpenFlags::EXCL | OpenFlags::NOCTTY | OpenFlags::TRUNC | OpenFlags::CLOEXEC;
+        Arc::new(OpenFile {
+            file,
+            inode,
+            path,
+            id: kernel.next_id(),
+            flags: AtomicU32::new((flags - drop).bits()),
+            pos: AtomicU64::new(0),
+            owner: crate::sync::Mutex::new((0, 0)),
+        })
+    }
+
+    /// Access mode and status flags now.
+    pub fn flags(&self) -> OpenFlags {
+        OpenFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
+    }
+    /// Replaces the flags that `F_SETFL` may change (`APPEND`, `NONBLOCK`, `ASYNC`, `DIRECT`, `NOATIME`).
+    pub fn set_status(&self, new: OpenFlags) {
+        let may = OpenFlags::APPEND
+            | OpenFlags::NONBLOCK
+            | OpenFlags::ASYNC
+            | OpenFlags::DIRECT
+            | OpenFlags::NOATIME;
+        let flags = (self.flags() - may) | (new & may);
+        self.flags.store(flags.bits(), Ordering::Relaxed);
+    }
+    /// Whether `O_NONBLOCK` is set.
+    pub fn nonblocking(&self) -> bool {
+        self.flags().contains(OpenFlags::NONBLOCK)
+    }
+    /// The position.
+    pub fn pos(&self) -> u64 {
+        self.pos.load(Ordering::Relaxed)
+    }
+    /// Sets the position.
+    pub fn set_pos(&self, pos: u64) {
+        self.pos.store(pos, Ordering::Relaxed)
+    }
+    /// `fstat(2)`.
+    pub fn attr(&self) -> Result<Attr> {
+        match &self.inode {
+            Some(inode) => inode.attr(),
+            None => self.file.attr(),
+        }
+    }
+    /// The file as a concrete type.
+    pub fn downcast<T: 'static>(&self) -> Option<&T> {
+        self.file.as_any().downcast_ref()
+    }
+}

@@ -1,0 +1,1 @@
+//! Inter-process communication: pipes, FIFOs, eventfd, epoll, futexes and their kin.

@@ -1,0 +1,99 @@
+//! The kernel object.
+
+use crate::config::{Config, StartError};
+use crate::mm::Frames;
+use crate::sched::Scheduler;
+use crate::sync::Mutex;
+use crate::task::{ExitStatus, Pids, Task};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
+use hal::{CpuId, LogLevel, Machine};
+
+/// One kernel. Everything that runs in it holds an `Arc` of it or borrows it through [`crate::task::Cx`].
+pub struct Kernel {
+    /// The machine below.
+    pub machine: Arc<dyn Machine>,
+    /// Run queues and timers.
+    pub sched: Arc<Scheduler>,
+    /// RAM.
+    pub frames: Arc<Frames>,
+    /// Tasks and processes by id.
+    pub pids: Pids,
+    /// How it was configured.
+    pub config: Config,
+    /// Host name and domain name (`uname(2)`), which `sethostname(2)` may change.
+    pub names: Mutex<(String, String)>,
+    ids: AtomicU64,
+    status: Mutex<Option<Result<ExitStatus, StartError>>>,
+    /// Numbers of unimplemented calls that were logged already.
+    pub(crate) missing_logged: Mutex<alloc::collections::BTreeSet<u64>>,
+}
+
+impl Kernel {
+    /// A kernel on a machine. Nothing runs until [`Kernel::start`] and [`Kernel::run_cpu`].
+    pub fn new(machine: Arc<dyn Machine>, config: Config) -> Arc<Kernel> {
+        let names = Mutex::new((config.hostname.clone(), String::from("(none)")));
+        Arc::new(Kernel {
+            sched: Scheduler::new(machine.clone()),
+            frames: Frames::new(machine.clone()),
+            pids: Pids::default(),
+            config,
+            names,
+            ids: AtomicU64::new(1),
+            status: Mutex::new(None),
+            missing_logged: Mutex::new(Default::default()),
+            machine,
+        })
+    }
+
+    /// A number that no other caller gets: inode numbers of pipes, ids of open files.
+    pub fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The scheduler loop of a virtual CPU. Returns when the kernel has ended. Call it once for each CPU, each time on a thread of its own.
+    pub fn run_cpu(self: &Arc<Kernel>, cpu: CpuId) {
+        crate::sched::run_cpu(self, cpu);
+    }
+
+    /// How the first process ended; `None` while it runs.
+    pub fn exit_status(&self) -> Option<Result<ExitStatus, StartError>> {
+        self.status.lock().clone()
+    }
+
+    /// Ends the kernel with this outcome; the first call counts.
+    pub(crate) fn finish(&self, outcome: Result<ExitStatus, StartError>) {
+        self.status.lock().get_or_insert(outcome);
+        self.sched.stop();
+    }
+
+    /// Looks at timers and at what happened outside. Called by each CPU's loop and before guest code runs.
+    pub(crate) fn poll_machine(self: &Arc<Kernel>) {
+        self.sched.timers.run(self.sched.now_ns());
+        while let Some(event) = self.machine.next_event() {
+            self.handle_event(event);
+        }
+    }
+
+    fn handle_event(self: &Arc<Kernel>, _event: hal::Event) {}
+
+    /// A panic in kernel code on behalf of `task`: reported, and the process dies.
+    pub(crate) fn oops(self: &Arc<Kernel>, task: &Arc<Task>, message: &str) {
+        let name = String::from_utf8_lossy(&task.name.lock()).into_owned();
+        let nr = task.in_syscall.load(Ordering::Relaxed);
+        let call = crate::syscall::name_of(nr).unwrap_or("none");
+        self.log(
+            LogLevel::Error,
+            &format!("oops: task {} ({name}), system call {call}: {message}", task.tid),
+        );
+    }
+
+    /// A log line.
+    pub fn log(&self, level: LogLevel, line: &str) {
+        if self.machine.log_enabled(level) {
+            self.machine.log(level, line);
+        }
+    }
+}

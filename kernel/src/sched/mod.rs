@@ -1,0 +1,242 @@
+//! The scheduler: run queues of the virtual CPUs, and the loop that each of them runs.
+//!
+//! A task is in one of the states of [`RunState`]. Wake-ups are run-queue operations; another CPU is interrupted only when it
+//! is idle and there is more work here than one CPU does. A task stays on the CPU where it ran last, because moving costs a
+//! wake-up across host CPUs; idle CPUs steal from queues that have been waiting for a tick.
+//!
+//! Policy: the task with the least virtual run time goes first (weights from the nice value, `sched(7)`). A running task is preempted at the
+//! tick when another one is runnable. Differs from Linux: real-time policies are accepted and recorded, and run with the highest weight.
+//!
+//! Lock order: a run queue's lock is a leaf.
+
+mod cpu_loop;
+mod run_queue;
+
+use crate::sync::Mutex;
+use crate::task::Task;
+use crate::time::TimerQueue;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use hal::{ClockId, CpuId, Machine};
+use run_queue::RunQueue;
+
+pub(crate) use cpu_loop::run_cpu;
+
+/// How long a task runs before another runnable one gets its turn, in nanoseconds.
+pub const TICK_NS: u64 = 4_000_000;
+
+/// What a task is doing, for the scheduler.
+///
+/// A task announces a sleep (`Preparing*`) before it looks at what it waits for once more; a wake-up that comes between the
+/// announcement and the moment when its CPU has left the fiber turns it back to `OnCpu`, and the CPU queues it again. So a
+/// task is never in a queue while its fiber is still in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum RunState {
+    /// On a CPU.
+    OnCpu = 0,
+    /// In a run queue.
+    Queued = 1,
+    /// On a CPU, about to sleep; a signal may end the wait.
+    PreparingSleep = 2,
+    /// On a CPU, about to sleep; only what it waits for ends the wait.
+    PreparingBlock = 3,
+    /// Waiting; a signal may end the wait.
+    Sleeping = 4,
+    /// Waiting; only what it waits for ends it.
+    Blocked = 5,
+    /// On a CPU, about to go to the end of the queue.
+    Yielding = 6,
+    /// Its fiber has finished.
+    Dead = 7,
+}
+
+const STATES: [RunState; 8] = [
+    RunState::OnCpu,
+    RunState::Queued,
+    RunState::PreparingSleep,
+    RunState::PreparingBlock,
+    RunState::Sleeping,
+    RunState::Blocked,
+    RunState::Yielding,
+    RunState::Dead,
+];
+
+/// What the waker of a task must do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Woken {
+    /// It was not waiting, or not for this kind of wake-up.
+    No,
+    /// It was about to wait and goes on by itself.
+    StillOnCpu,
+    /// It was waiting: put it into a queue.
+    MustQueue,
+}
+
+/// The scheduler's part of a task.
+pub struct Entity {
+    state: AtomicU8,
+    /// Virtual run time in nanoseconds at weight 1024.
+    pub(crate) vruntime: AtomicU64,
+    /// Load weight; 1024 is nice 0.
+    pub(crate) weight: AtomicU64,
+    /// The CPU where it ran last.
+    pub(crate) cpu: AtomicUsize,
+    /// CPUs that it may run on, as a bit mask over ids 0..64.
+    pub(crate) allowed: AtomicU64,
+    /// Time on a CPU in nanoseconds.
+    pub(crate) run_ns: AtomicU64,
+    /// Number of voluntary and involuntary switches.
+    pub(crate) switches: [AtomicU64; 2],
+}
+
+impl Entity {
+    /// A new entity that is not in any queue yet.
+    pub fn new(cpu: CpuId, weight: u64, allowed: u64) -> Entity {
+        Entity {
+            state: AtomicU8::new(RunState::Blocked as u8),
+            vruntime: AtomicU64::new(0),
+            weight: AtomicU64::new(weight.max(1)),
+            cpu: AtomicUsize::new(cpu.0),
+            allowed: AtomicU64::new(allowed),
+            run_ns: AtomicU64::new(0),
+            switches: [AtomicU64::new(0), AtomicU64::new(0)],
+        }
+    }
+
+    /// The state now.
+    pub fn state(&self) -> RunState {
+        STATES[usize::from(self.state.load(Ordering::SeqCst)) & 7]
+    }
+
+    pub(crate) fn set_state(&self, state: RunState) {
+        self.state.store(state as u8, Ordering::SeqCst);
+    }
+
+    pub(crate) fn change(&self, from: RunState, to: RunState) -> bool {
+        self.state.compare_exchange(from as u8, to as u8, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// A wake-up. `by_signal`: the wake-up is a signal's, which only ends interruptible waits.
+    pub(crate) fn wake(&self, by_signal: bool) -> Woken {
+        loop {
+            let state = self.state();
+            let (to, outcome) = match state {
+                RunState::PreparingSleep => (RunState::OnCpu, Woken::StillOnCpu),
+                RunState::PreparingBlock if !by_signal => (RunState::OnCpu, Woken::StillOnCpu),
+                RunState::Sleeping => (RunState::Queued, Woken::MustQueue),
+                RunState::Blocked if !by_signal => (RunState::Queued, Woken::MustQueue),
+                _ => return Woken::No,
+            };
+            if self.change(state, to) {
+                return outcome;
+            }
+        }
+    }
+}
+
+pub(crate) struct PerCpu {
+    pub(crate) queue: Mutex<RunQueue>,
+    pub(crate) idle: AtomicBool,
+    pub(crate) need_resched: AtomicBool,
+    /// When the current task got the CPU, in monotonic nanoseconds.
+    pub(crate) since_ns: AtomicU64,
+    /// Whether a task is on the CPU.
+    pub(crate) busy: AtomicBool,
+}
+
+/// Run queues and timers of one kernel.
+pub struct Scheduler {
+    pub(crate) machine: Arc<dyn Machine>,
+    pub(crate) cpus: Vec<PerCpu>,
+    pub(crate) timers: TimerQueue,
+    pub(crate) stopping: AtomicBool,
+    /// Runnable tasks in all queues, without those on a CPU.
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) switches: AtomicU64,
+}
+
+impl Scheduler {
+    /// Run queues for every CPU of the machine.
+    pub fn new(machine: Arc<dyn Machine>) -> Arc<Scheduler> {
+        let cpus = (0..machine.cpu().count())
+            .map(|_| PerCpu {
+                queue: Mutex::new(RunQueue::default()),
+                idle: AtomicBool::new(false),
+                need_resched: AtomicBool::new(false),
+                since_ns: AtomicU64::new(0),
+                busy: AtomicBool::new(false),
+            })
+            .collect();
+        Arc::new(Scheduler {
+            machine,
+            cpus,
+            timers: TimerQueue::default(),
+            stopping: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            switches: AtomicU64::new(0),
+        })
+    }
+
+    /// Monotonic time in nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        self.machine.clock_ns(ClockId::Monotonic)
+    }
+
+    /// Puts a runnable task into a queue. It must not be in one already.
+    pub(crate) fn enqueue(&self, task: Arc<Task>) {
+        let cpu = self.pick_cpu(&task);
+        task.sched.cpu.store(cpu.0, Ordering::Relaxed);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let Some(per_cpu) = self.cpus.get(cpu.0) else { return };
+        per_cpu.queue.lock().push(task);
+        // The flag and the interrupt are ordered after the push: an idle CPU looks at its queue once more
+        // before it sleeps.
+        if per_cpu.idle.swap(false, Ordering::SeqCst) {
+            self.machine.cpu().interrupt(cpu);
+        }
+    }
+
+    /// The last CPU of the task if it may run there, else the first that it may.
+    fn pick_cpu(&self, task: &Task) -> CpuId {
+        let allowed = task.sched.allowed.load(Ordering::Relaxed);
+        let last = task.sched.cpu.load(Ordering::Relaxed).min(self.cpus.len() - 1);
+        if allowed & (1 << (last & 63)) != 0 {
+            return CpuId(last);
+        }
+        CpuId((0..self.cpus.len()).find(|i| allowed & (1 << (i & 63)) != 0).unwrap_or(0))
+    }
+
+    /// Asks a CPU to look at its queue and at its task's signals soon.
+    pub fn kick(&self, cpu: CpuId) {
+        if let Some(per_cpu) = self.cpus.get(cpu.0) {
+            per_cpu.need_resched.store(true, Ordering::SeqCst);
+            self.machine.cpu().interrupt(cpu);
+        }
+    }
+
+    /// Interrupts one idle CPU, if there is one, so that it steals work.
+    pub(crate) fn wake_idle(&self) {
+        for (i, per_cpu) in self.cpus.iter().enumerate() {
+            if per_cpu.idle.swap(false, Ordering::SeqCst) {
+                self.machine.cpu().interrupt(CpuId(i));
+                return;
+            }
+        }
+    }
+
+    /// Number of tasks that are runnable or running.
+    pub fn runnable(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+            + self.cpus.iter().filter(|c| c.busy.load(Ordering::Relaxed)).count()
+    }
+
+    /// Ends every CPU's loop.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        for i in 0..self.cpus.len() {
+            self.machine.cpu().interrupt(CpuId(i));
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Signals (`signal(7)`): sets, information, pending queues and sending. Delivery to guest code is in [`deliver`].
+//!
+//! Lock order: a process's `signals.shared`, then a task's `signals`.
+
+mod info;
+mod pending;
+mod send;
+mod set;
+
+pub use info::{SigInfo, SigSource};
+pub use pending::{PendingQueue, SharedSignals, TaskSignals};
+pub use send::{interrupts_wait, send_to_process, send_to_task};
+pub use set::{SigSet, signal_name};
+
+/// Signal numbers of x86_64 and aarch64.
+#[allow(missing_docs)]
+pub mod sig {
+    pub const HUP: i32 = 1;
+    pub const INT: i32 = 2;
+    pub const QUIT: i32 = 3;
+    pub const ILL: i32 = 4;
+    pub const TRAP: i32 = 5;
+    pub const ABRT: i32 = 6;
+    pub const BUS: i32 = 7;
+    pub const FPE: i32 = 8;
+    pub const KILL: i32 = 9;
+    pub const USR1: i32 = 10;
+    pub const SEGV: i32 = 11;
+    pub const USR2: i32 = 12;
+    pub const PIPE: i32 = 13;
+    pub const ALRM: i32 = 14;
+    pub const TERM: i32 = 15;
+    pub const STKFLT: i32 = 16;
+    pub const CHLD: i32 = 17;
+    pub const CONT: i32 = 18;
+    pub const STOP: i32 = 19;
+    pub const TSTP: i32 = 20;
+    pub const TTIN: i32 = 21;
+    pub const TTOU: i32 = 22;
+    pub const URG: i32 = 23;
+    pub const XCPU: i32 = 24;
+    pub const XFSZ: i32 = 25;
+    pub const VTALRM: i32 = 26;
+    pub const PROF: i32 = 27;
+    pub const WINCH: i32 = 28;
+    pub const IO: i32 = 29;
+    pub const PWR: i32 = 30;
+    pub const SYS: i32 = 31;
+    /// The first real-time signal.
+    pub const RTMIN: i32 = 32;
+    /// The last signal.
+    pub const MAX: i32 = 64;
+}
+
+use crate::task::Process;
+use alloc::sync::Arc;
+
+/// Continues a stopped process (`SIGCONT`, or `SIGKILL` without a report).
+pub(crate) fn continue_process(_process: &Arc<Process>, _report: bool) {}

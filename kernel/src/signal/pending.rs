@@ -1,0 +1,114 @@
+//! Pending signals and signal actions.
+
+use super::{SigInfo, SigSet, sig};
+use crate::sync::Mutex;
+use crate::wait::WaitQueue;
+use abi::signal::{SigAltStack, Sigaction};
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+
+/// Signals that were sent and not delivered yet: at most one of each standard signal, any number of real-time ones, in order.
+#[derive(Default)]
+pub struct PendingQueue {
+    set: SigSet,
+    queue: VecDeque<SigInfo>,
+}
+
+impl PendingQueue {
+    /// Which signals are pending.
+    pub fn set(&self) -> SigSet {
+        self.set
+    }
+
+    /// Adds a signal; a standard one that is pending already is not queued again.
+    pub fn push(&mut self, info: SigInfo) {
+        if info.signo < sig::RTMIN && self.set.has(info.signo) {
+            return;
+        }
+        self.set.add(info.signo);
+        self.queue.push_back(info);
+    }
+
+    /// Takes the next signal in `which`: synchronous faults first, then the lowest number, each number in order of sending.
+    pub fn pop(&mut self, which: SigSet) -> Option<SigInfo> {
+        let ready = self.set & which;
+        let faults = SigSet::of(sig::SEGV)
+            | SigSet::of(sig::BUS)
+            | SigSet::of(sig::ILL)
+            | SigSet::of(sig::TRAP)
+            | SigSet::of(sig::FPE)
+            | SigSet::of(sig::SYS);
+        let signo = (ready & faults).first().or_else(|| ready.first())?;
+        let at = self.queue.iter().position(|i| i.signo == signo)?;
+        let info = self.queue.remove(at);
+        if !self.queue.iter().any(|i| i.signo == signo) {
+            self.set.remove(signo);
+        }
+        info
+    }
+
+    /// Drops all pending signals in `which`.
+    pub fn discard(&mut self, which: SigSet) {
+        self.queue.retain(|i| !which.has(i.signo));
+        self.set = self.set - which;
+    }
+
+    /// Number of queued signals.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether none is pending.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+/// A thread's signal state.
+#[derive(Default)]
+pub struct TaskSignals {
+    /// Blocked signals.
+    pub mask: SigSet,
+    /// The mask to put back when the present call is over (`sigsuspend`, `ppoll`…).
+    pub saved_mask: Option<SigSet>,
+    /// Sent to this thread.
+    pub pending: PendingQueue,
+    /// `sigaltstack(2)`.
+    pub altstack: SigAltStack,
+    /// What a `sigtimedwait(2)` in progress waits for.
+    pub waiting_for: SigSet,
+}
+
+/// A process's signal state.
+pub struct SharedSignals {
+    /// Actions by signal number minus one; shared by what `CLONE_SIGHAND` joined.
+    pub actions: Mutex<Arc<Mutex<[Sigaction; 64]>>>,
+    /// Sent to the process as a whole.
+    pub shared: Mutex<PendingQueue>,
+    /// Woken when a signal is sent to any thread of the process (`signalfd`, `sigtimedwait`).
+    pub sent: WaitQueue,
+}
+
+impl SharedSignals {
+    /// All actions default, nothing pending.
+    pub fn new() -> SharedSignals {
+        SharedSignals {
+            actions: Mutex::new(Arc::new(Mutex::new([Sigaction::default(); 64]))),
+            shared: Mutex::new(PendingQueue::default()),
+            sent: WaitQueue::new(),
+        }
+    }
+
+    /// The action of a signal.
+    pub fn action(&self, signo: i32) -> Sigaction {
+        let table = self.actions.lock().clone();
+        let action = usize::try_from(signo - 1).ok().and_then(|i| table.lock().get(i).copied());
+        action.unwrap_or_default()
+    }
+}
+
+impl Default for SharedSignals {
+    fn default() -> SharedSignals {
+        SharedSignals::new()
+    }
+}

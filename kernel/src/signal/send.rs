@@ -1,0 +1,104 @@
+//! Sending signals.
+
+use super::{SigInfo, SigSet, sig};
+use crate::task::{Process, Task};
+use crate::wait::PollEvents;
+use alloc::sync::Arc;
+
+/// `SIG_IGN`.
+pub const SIG_IGN: u64 = 1;
+/// `SIG_DFL`.
+pub const SIG_DFL: u64 = 0;
+
+/// Whether a signal's default action is to do nothing.
+pub fn ignored_by_default(signo: i32) -> bool {
+    matches!(signo, sig::CHLD | sig::URG | sig::WINCH | sig::CONT)
+}
+
+/// Whether a signal with these actions has no effect on the process when it is not blocked.
+fn is_ignored(process: &Process, signo: i32) -> bool {
+    let action = process.signals.action(signo);
+    action.handler == SIG_IGN || (action.handler == SIG_DFL && ignored_by_default(signo))
+}
+
+/// Sends to a process: any thread that does not block the signal takes it. Does not block.
+pub fn send_to_process(process: &Arc<Process>, info: SigInfo) {
+    send(process, None, info);
+}
+
+/// Sends to one thread.
+pub fn send_to_task(task: &Arc<Task>, info: SigInfo) {
+    send(&task.process, Some(task), info);
+}
+
+fn send(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) {
+    let threads = process.threads();
+    side_effects(process, &threads, info.signo);
+    let blocks = |task: &Arc<Task>| {
+        let signals = task.signals.lock();
+        (signals.mask | signals.waiting_for).has(info.signo)
+    };
+    let blocked = match target {
+        Some(task) => blocks(task),
+        None => threads.iter().all(blocks),
+    };
+    // An ignored signal is kept only while it is blocked: the action may change before it is unblocked.
+    if !blocked && is_ignored(process, info.signo) && !SigSet::UNBLOCKABLE.has(info.signo) {
+        return;
+    }
+    match target {
+        Some(task) => task.signals.lock().pending.push(info),
+        None => process.signals.shared.lock().push(info),
+    }
+    process.signals.sent.wake_all(PollEvents::READABLE);
+    match target {
+        Some(task) => notify_if_ready(task, info.signo),
+        None if info.signo == sig::KILL => threads.iter().for_each(|t| t.notify_signal()),
+        None => {
+            // The main thread if it can take it, as Linux prefers, else the first that can.
+            let ready = threads.iter().find(|t| !t.signals.lock().mask.has(info.signo));
+            if let Some(task) = ready {
+                task.notify_signal();
+            }
+        }
+    }
+}
+
+fn notify_if_ready(task: &Arc<Task>, signo: i32) {
+    if !task.signals.lock().mask.has(signo) {
+        task.notify_signal();
+    }
+}
+
+/// Sending `SIGCONT` takes pending stops away and continues; sending a stop takes a pending `SIGCONT` away.
+fn side_effects(process: &Arc<Process>, threads: &[Arc<Task>], signo: i32) {
+    let stops = SigSet::of(sig::STOP) | SigSet::of(sig::TSTP) | SigSet::of(sig::TTIN) | SigSet::of(sig::TTOU);
+    let discard = if signo == sig::CONT {
+        stops
+    } else if stops.has(signo) {
+        SigSet::of(sig::CONT)
+    } else {
+        SigSet::EMPTY
+    };
+    if !discard.is_empty() {
+        process.signals.shared.lock().discard(discard);
+        for task in threads {
+            task.signals.lock().pending.discard(discard);
+        }
+    }
+    if signo == sig::CONT || signo == sig::KILL {
+        crate::signal::continue_process(process, signo == sig::CONT);
+    }
+}
+
+/// Whether a signal that is pending for `task` ends an interruptible wait: it is not blocked, or the task has to end or stop.
+pub fn interrupts_wait(task: &Arc<Task>) -> bool {
+    let mask = task.sigmask();
+    let process = &task.process;
+    if process.family.lock().exiting.is_some() {
+        return true;
+    }
+    let own = task.signals.lock().pending.set();
+    let shared = process.signals.shared.lock().set();
+    !((own | shared) - mask).is_empty()
+}

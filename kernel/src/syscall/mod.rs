@@ -1,0 +1,14 @@
+//! System calls: the table, and thin handlers that decode, validate and call the subsystem.
+//!
+//! [`table`] is the single truth for number, name, argument types, handler, support level and note; dispatch, strace, the
+//! listing and the coverage page come from it. A handler is `fn(&Cx, args…) -> Result<T>` with `T: Into<SysRet>` and lives in the file of
+//! its family. Subsystems never import this module.
+
+mod arg;
+mod dispatch;
+#[macro_use]
+mod macros;
+mod table;
+
+pub use arg::{Arg, ArgKind};
+pub use dispatch::{Entry, Support, SysRet, dispatch, entries, entry, name_of};

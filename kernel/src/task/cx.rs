@@ -1,0 +1,239 @@
+//! The current task, as the code that runs in its fiber sees it.
+
+use super::{FsContext, Process, Task};
+use crate::Kernel;
+use crate::error::{Error, Restart, Result};
+use crate::fs::{Fd, FdTable, OpenFile};
+use crate::mm::Mm;
+use crate::sched::RunState;
+use crate::time::TimerHook;
+use crate::wait::{PollTable, Registration, WaitQueue};
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use hal::{ClockId, CpuId, Suspend, UserContext};
+
+/// How a wait without a result ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitEnd {
+    /// The deadline passed.
+    TimedOut,
+    /// A signal came.
+    Interrupted,
+}
+
+impl From<WaitEnd> for Error {
+    /// A time-out becomes `ETIMEDOUT`, a signal an interruption that is restarted if the handler asks for it.
+    fn from(end: WaitEnd) -> Error {
+        match end {
+            WaitEnd::TimedOut => abi::Errno::ETIMEDOUT.into(),
+            WaitEnd::Interrupted => Error::Interrupted(Restart::IfAsked),
+        }
+    }
+}
+
+/// The current task. Lives on its fiber's stack and can't leave it.
+pub struct Cx<'a> {
+    /// The kernel.
+    pub kernel: &'a Arc<Kernel>,
+    /// The task.
+    pub task: &'a Arc<Task>,
+    suspend: &'a dyn Suspend,
+    /// The guest's registers.
+    pub user: RefCell<Box<dyn UserContext>>,
+    /// Own copies of what the task record holds behind locks; only the task itself changes these.
+    pub(crate) mm: RefCell<Arc<Mm>>,
+    pub(crate) files: RefCell<Arc<FdTable>>,
+    /// What `restart_syscall(2)` goes on with: an absolute deadline on the monotonic clock and where to report the rest.
+    pub(crate) restart: Cell<Option<RestartState>>,
+}
+
+/// See [`Cx::restart`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RestartState {
+    /// The monotonic time at which the sleep ends, in nanoseconds.
+    pub deadline_ns: u64,
+    /// Where the remaining time goes; 0 for nowhere.
+    pub remaining: u64,
+}
+
+struct WakeTask(Weak<Task>);
+
+impl TimerHook for WakeTask {
+    fn fire(&self, _now_ns: u64) {
+        if let Some(task) = self.0.upgrade() {
+            task.wake();
+        }
+    }
+}
+
+impl<'a> Cx<'a> {
+    /// For the entry of a task's fiber.
+    pub(crate) fn new(
+        kernel: &'a Arc<Kernel>,
+        task: &'a Arc<Task>,
+        suspend: &'a dyn Suspend,
+        user: Box<dyn UserContext>,
+    ) -> Cx<'a> {
+        let mm = task.mm.lock().clone();
+        let files = task.files.lock().clone();
+        Cx {
+            kernel,
+            task,
+            suspend,
+            user: RefCell::new(user),
+            mm: RefCell::new(mm),
+            files: RefCell::new(files),
+            restart: Cell::new(None),
+        }
+    }
+
+    /// The CPU that runs this code now; stable until the next wait.
+    pub fn cpu(&self) -> CpuId {
+        self.suspend.cpu()
+    }
+    /// The process.
+    pub fn process(&self) -> &'a Arc<Process> {
+        &self.task.process
+    }
+    /// The address space.
+    pub fn mm(&self) -> Arc<Mm> {
+        self.mm.borrow().clone()
+    }
+    /// Replaces the address space (`execve`).
+    pub(crate) fn set_mm(&self, mm: Arc<Mm>) {
+        *self.task.mm.lock() = mm.clone();
+        *self.mm.borrow_mut() = mm;
+    }
+    /// The descriptor table.
+    pub fn files(&self) -> Arc<FdTable> {
+        self.files.borrow().clone()
+    }
+    /// Replaces the descriptor table (`execve`, `unshare`).
+    pub(crate) fn set_files(&self, files: Arc<FdTable>) {
+        *self.task.files.lock() = files.clone();
+        *self.files.borrow_mut() = files;
+    }
+    /// Directories and umask.
+    pub fn fs(&self) -> Arc<FsContext> {
+        self.task.fs.lock().clone()
+    }
+    /// The open file of a descriptor; `EBADF`.
+    pub fn file(&self, fd: Fd) -> Result<Arc<OpenFile>> {
+        self.files.borrow().get(fd)
+    }
+    /// Opens a descriptor for a file: the lowest free one; `EMFILE`.
+    pub fn install(&self, file: Arc<OpenFile>, cloexec: bool) -> Result<Fd> {
+        let limit = self.process().limit(super::Resource::Nofile);
+        self.files.borrow().insert(0, limit, file, cloexec)
+    }
+    /// Monotonic time in nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        self.kernel.machine.clock_ns(ClockId::Monotonic)
+    }
+    /// Time since the Epoch in nanoseconds.
+    pub fn realtime_ns(&self) -> u64 {
+        self.kernel.machine.clock_ns(ClockId::Realtime)
+    }
+
+    /// Gives the CPU to another runnable task, if there is one.
+    pub fn yield_now(&self) {
+        self.kernel.sched.charge(self.cpu(), self.task);
+        self.task.sched.set_state(RunState::Yielding);
+        self.suspend.suspend();
+    }
+
+    /// Waits on a queue until `ready` gives something; a signal interrupts. `ready` is called again after every wake-up, may take spin
+    /// locks and must not suspend.
+    pub fn wait<T>(&self, queue: &WaitQueue, mut ready: impl FnMut() -> Option<Result<T>>) -> Result<T> {
+        // The common case needs no registration.
+        if let Some(result) = ready() {
+            return result;
+        }
+        self.wait_deadline(&[queue], None, ready)?
+    }
+
+    /// Like [`Cx::wait`], on several queues and with a deadline on the monotonic clock.
+    pub fn wait_deadline<T>(
+        &self,
+        queues: &[&WaitQueue],
+        deadline_ns: Option<u64>,
+        mut ready: impl FnMut() -> Option<T>,
+    ) -> Result<T, WaitEnd> {
+        let _registrations: Vec<Registration> = queues.iter().map(|q| q.register_task(self.task)).collect();
+        self.sleep_until(deadline_ns, true, &mut ready)
+    }
+
+    /// Waits for a poll: `look` checks readiness; it is called once with a table to add its queues to, and then again after every
+    /// wake-up without one.
+    pub fn wait_poll<T>(
+        &self,
+        deadline_ns: Option<u64>,
+        mut look: impl FnMut(Option<&mut PollTable<'_>>) -> Option<T>,
+    ) -> Result<T, WaitEnd> {
+        let mut registrations: Vec<Registration> = Vec::new();
+        let mut add = |queue: &WaitQueue| registrations.push(queue.register_task(self.task));
+        if let Some(result) = look(Some(&mut PollTable::new(&mut add))) {
+            return Ok(result);
+        }
+        let result = self.sleep_until(deadline_ns, true, &mut || look(None));
+        drop(registrations);
+        result
+    }
+
+    /// Like [`Cx::wait_deadline`], but no signal ends it, not even a fatal one. Only for what is sure to happen soon.
+    pub fn wait_uninterruptible<T>(&self, queue: &WaitQueue, mut ready: impl FnMut() -> Option<T>) -> T {
+        let _registration = queue.register_task(self.task);
+        loop {
+            if let Ok(result) = self.sleep_until(None, false, &mut ready) {
+                return result;
+            }
+        }
+    }
+
+    /// Sleeps until the deadline or a signal.
+    pub fn sleep(&self, deadline_ns: Option<u64>) -> WaitEnd {
+        match self.sleep_until(deadline_ns, true, &mut || None::<()>) {
+            Ok(()) => WaitEnd::Interrupted,
+            Err(end) => end,
+        }
+    }
+
+    fn sleep_until<T>(
+        &self,
+        deadline_ns: Option<u64>,
+        interruptible: bool,
+        ready: &mut dyn FnMut() -> Option<T>,
+    ) -> Result<T, WaitEnd> {
+        let sched = &self.kernel.sched;
+        let entity = &self.task.sched;
+        let mut timer = None;
+        let result = loop {
+            // Announce first, look second: a wake-up after this line is not lost.
+            entity.set_state(if interruptible { RunState::PreparingSleep } else { RunState::PreparingBlock });
+            if let Some(result) = ready() {
+                break Ok(result);
+            }
+            if interruptible && self.task.has_signal() && crate::signal::interrupts_wait(self.task) {
+                break Err(WaitEnd::Interrupted);
+            }
+            if let Some(deadline) = deadline_ns {
+                if self.now_ns() >= deadline {
+                    break Err(WaitEnd::TimedOut);
+                }
+                if timer.is_none() {
+                    timer = Some(sched.timers.add(deadline, Arc::new(WakeTask(Arc::downgrade(self.task)))));
+                }
+            }
+            sched.charge(self.cpu(), self.task);
+            entity.switches[0].fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+            self.suspend.suspend();
+        };
+        entity.set_state(RunState::OnCpu);
+        if let Some(timer) = timer {
+            sched.timers.cancel(timer);
+        }
+        result
+    }
+}

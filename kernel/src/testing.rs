@@ -1,0 +1,1 @@
+//! Helpers for the kernel's own unit tests.

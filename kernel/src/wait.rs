@@ -1,0 +1,166 @@
+//! Wait queues: how tasks sleep until something happens.
+//!
+//! A [`WaitQueue`] is a cheap handle that both the waiting and the waking side hold. A waiter is a task or a hook
+//! (epoll registers hooks). Waking a task is a run-queue operation; nothing here touches the host.
+//!
+//! Lock order: a queue's lock is a leaf below everything except the run queues.
+
+use crate::sync::Mutex;
+use crate::task::Task;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use bitflags::bitflags;
+
+bitflags! {
+    /// Readiness of a file, with the values of `POLLIN` and its kin (`poll(2)`, the same as `EPOLL*`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct PollEvents: u32 {
+        /// Data to read.
+        const IN = 0x001;
+        /// Urgent data.
+        const PRI = 0x002;
+        /// Room to write.
+        const OUT = 0x004;
+        /// An error condition.
+        const ERR = 0x008;
+        /// Hung up.
+        const HUP = 0x010;
+        /// Not an open descriptor (`poll` only).
+        const NVAL = 0x020;
+        /// The same as `IN` for most files.
+        const RDNORM = 0x040;
+        /// Priority band data.
+        const RDBAND = 0x080;
+        /// The same as `OUT` for most files.
+        const WRNORM = 0x100;
+        /// Priority data may be written.
+        const WRBAND = 0x200;
+        /// The peer shut down its writing half.
+        const RDHUP = 0x2000;
+    }
+}
+
+impl PollEvents {
+    /// Readable, as most files say it.
+    pub const READABLE: PollEvents = PollEvents::IN.union(PollEvents::RDNORM);
+    /// Writable, as most files say it.
+    pub const WRITABLE: PollEvents = PollEvents::OUT.union(PollEvents::WRNORM);
+}
+
+/// Something other than a task that wants to hear of a wake-up. Called with no lock of the queue held; must not block.
+pub trait WakeHook: Send + Sync {
+    /// The queue was woken for these events (empty: anything may have changed).
+    fn woken(&self, events: PollEvents);
+}
+
+enum Waiter {
+    Task(Arc<Task>),
+    Hook(Weak<dyn WakeHook>),
+}
+
+struct Entry {
+    id: u64,
+    /// At most one exclusive waiter is woken per [`WaitQueue::wake_one`].
+    waiter: Waiter,
+}
+
+#[derive(Default)]
+struct Inner {
+    next_id: u64,
+    entries: Vec<Entry>,
+}
+
+/// A queue of waiters. Clones are the same queue.
+#[derive(Clone, Default)]
+pub struct WaitQueue {
+    inner: Arc<Mutex<Inner>>,
+}
+
+/// A registration in a queue; dropping it takes the waiter out.
+pub struct Registration {
+    queue: WaitQueue,
+    id: u64,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut inner = self.queue.inner.lock();
+        if let Some(at) = inner.entries.iter().position(|e| e.id == self.id) {
+            inner.entries.remove(at);
+        }
+    }
+}
+
+impl WaitQueue {
+    /// An empty queue.
+    pub fn new() -> WaitQueue {
+        WaitQueue::default()
+    }
+
+    fn register(&self, waiter: Waiter) -> Registration {
+        let mut inner = self.inner.lock();
+        let id = inner.next_id;
+        inner.next_id += 1;
+        inner.entries.push(Entry { id, waiter });
+        Registration { queue: self.clone(), id }
+    }
+
+    /// Registers a task; [`crate::task::Cx::wait`] is what callers want.
+    pub fn register_task(&self, task: &Arc<Task>) -> Registration {
+        self.register(Waiter::Task(task.clone()))
+    }
+
+    /// Registers a hook.
+    pub fn register_hook(&self, hook: Weak<dyn WakeHook>) -> Registration {
+        self.register(Waiter::Hook(hook))
+    }
+
+    /// Wakes every waiter. Does not block; any virtual CPU context.
+    pub fn wake_all(&self, events: PollEvents) {
+        self.wake(usize::MAX, events);
+    }
+
+    /// Wakes at most `count` tasks, in the order in which they came, and every hook.
+    pub fn wake(&self, count: usize, events: PollEvents) {
+        let mut hooks: Vec<Arc<dyn WakeHook>> = Vec::new();
+        let mut left = count;
+        {
+            let inner = self.inner.lock();
+            for entry in &inner.entries {
+                match &entry.waiter {
+                    Waiter::Task(task) => {
+                        if left > 0 && task.wake() {
+                            left -= 1;
+                        }
+                    }
+                    Waiter::Hook(hook) => hooks.extend(hook.upgrade()),
+                }
+            }
+        }
+        for hook in hooks {
+            hook.woken(events);
+        }
+    }
+
+    /// Whether anyone waits.
+    pub fn has_waiters(&self) -> bool {
+        !self.inner.lock().entries.is_empty()
+    }
+}
+
+/// Collects the queues that a poll must wait on. Files add theirs in [`crate::fs::File::poll`].
+pub struct PollTable<'a> {
+    add: &'a mut dyn FnMut(&WaitQueue),
+}
+
+impl<'a> PollTable<'a> {
+    /// A table that hands each queue to `add`.
+    pub fn new(add: &'a mut dyn FnMut(&WaitQueue)) -> PollTable<'a> {
+        PollTable { add }
+    }
+
+    /// Adds a queue that is woken when the polled file's readiness may have changed.
+    pub fn add(&mut self, queue: &WaitQueue) {
+        (self.add)(queue)
+    }
+}
