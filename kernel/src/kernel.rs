@@ -58,6 +58,15 @@ impl Kernel {
         crate::sched::run_cpu(self, cpu);
     }
 
+    /// Drops every task, suspended ones by unwinding their stacks. For the owner, after the CPUs' loops have returned.
+    pub fn shutdown(&self) {
+        let tasks: alloc::vec::Vec<_> = self.pids.drain();
+        for task in &tasks {
+            let fiber = task.fiber.lock().take();
+            drop(fiber);
+        }
+    }
+
     /// How the first process ended; `None` while it runs.
     pub fn exit_status(&self) -> Option<Result<ExitStatus, StartError>> {
         self.status.lock().clone()
@@ -86,7 +95,7 @@ impl Kernel {
         let call = crate::syscall::name_of(nr).unwrap_or("none");
         self.log(
             LogLevel::Error,
-            &format!("oops: task {} ({name}), system call {call}: {message}", task.tid),
+            &format!("oops: task {} ({name}), system call {call}: {message}", task.tid()),
         );
     }
 

@@ -1,1 +1,61 @@
-//! Helpers for the kernel's own unit tests.
+//! Helpers for the kernel's own unit tests: run a closure as a task of a kernel on the mock machine.
+
+use crate::task::{Cx, spawn_first};
+use crate::{Config, Kernel};
+use hal::CpuId;
+use hal::mock::MockMachine;
+use std::string::String;
+use std::sync::{Arc, Mutex};
+
+/// A configuration with an empty root.
+pub(crate) fn config() -> Config {
+    Config {
+        root: None,
+        read_only: false,
+        volumes: Default::default(),
+        user: (0, 0, Default::default()),
+        hostname: String::from("mock"),
+        strace: false,
+        command: Default::default(),
+    }
+}
+
+/// Runs `body` as the first task of a kernel on a fresh mock machine with one CPU, and returns what it returns.
+pub(crate) fn run<T: Send + 'static>(body: impl FnOnce(&Cx) -> T + Send + 'static) -> T {
+    run_on(MockMachine::builder().build(), config(), body)
+}
+
+/// Like [`run`], on this machine and with this configuration.
+pub(crate) fn run_on<T: Send + 'static>(
+    machine: Arc<MockMachine>,
+    config: Config,
+    body: impl FnOnce(&Cx) -> T + Send + 'static,
+) -> T {
+    let kernel = Kernel::new(machine, config);
+    let slot = Arc::new(Mutex::new(None));
+    let out = slot.clone();
+    spawn_first(&kernel, move |cx| {
+        *out.lock().unwrap() = Some(body(cx));
+        cx.kernel.finish(Ok(crate::task::ExitStatus::Exited(0)));
+    })
+    .unwrap();
+    kernel.run_cpu(CpuId(0));
+    kernel.shutdown();
+    let result = slot.lock().unwrap().take();
+    result.expect("the task ended without a result: it panicked (see the log) or was killed")
+}
+
+#[test]
+fn a_task_runs_and_returns() {
+    assert_eq!(run(|cx| cx.task.tid()), 2);
+}
+
+#[test]
+fn a_sleep_takes_virtual_time() {
+    let (before, after) = run(|cx| {
+        let before = cx.now_ns();
+        cx.sleep(Some(before + 5_000_000_000));
+        (before, cx.now_ns())
+    });
+    assert!(after - before >= 5_000_000_000, "slept {} ns", after - before);
+}

@@ -138,7 +138,7 @@ fn missing(cx: &Cx, nr: u64) -> Result<SysRet> {
 
 fn traced(cx: &Cx, row: Option<&Entry>, handler: Handler, raw: &[u64; 6]) -> Result<SysRet> {
     let Some(row) = row else { return handler(cx, raw) };
-    let mut line = format!("[{}] {}(", cx.task.tid, row.name);
+    let mut line = format!("[{}] {}(", cx.task.tid(), row.name);
     for (i, ((_, show), value)) in row.args.iter().zip(raw).enumerate() {
         if i > 0 {
             line.push_str(", ");

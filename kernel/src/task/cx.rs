@@ -43,8 +43,10 @@ pub struct Cx<'a> {
     /// The guest's registers.
     pub user: RefCell<Box<dyn UserContext>>,
     /// Own copies of what the task record holds behind locks; only the task itself changes these.
-    pub(crate) mm: RefCell<Arc<Mm>>,
+    pub(crate) mm: RefCell<Option<Arc<Mm>>>,
     pub(crate) files: RefCell<Arc<FdTable>>,
+    /// The last fault (vector, error code, address), for signal frames.
+    pub(crate) last_fault: Cell<(u32, u32, u64)>,
     /// What `restart_syscall(2)` goes on with: an absolute deadline on the monotonic clock and where to report the rest.
     pub(crate) restart: Cell<Option<RestartState>>,
 }
@@ -85,6 +87,7 @@ impl<'a> Cx<'a> {
             user: RefCell::new(user),
             mm: RefCell::new(mm),
             files: RefCell::new(files),
+            last_fault: Cell::new((0, 0, 0)),
             restart: Cell::new(None),
         }
     }
@@ -99,12 +102,15 @@ impl<'a> Cx<'a> {
     }
     /// The address space.
     pub fn mm(&self) -> Arc<Mm> {
-        self.mm.borrow().clone()
+        // Every task that has a fiber has an address space until the last step of its exit.
+        self.mm.borrow().clone().expect("address space used after exit")
     }
     /// Replaces the address space (`execve`).
     pub(crate) fn set_mm(&self, mm: Arc<Mm>) {
-        *self.task.mm.lock() = mm.clone();
-        *self.mm.borrow_mut() = mm;
+        let old = self.task.mm.lock().replace(mm.clone());
+        drop(old);
+        let old = self.mm.borrow_mut().replace(mm);
+        drop(old);
     }
     /// The descriptor table.
     pub fn files(&self) -> Arc<FdTable> {
@@ -112,8 +118,11 @@ impl<'a> Cx<'a> {
     }
     /// Replaces the descriptor table (`execve`, `unshare`).
     pub(crate) fn set_files(&self, files: Arc<FdTable>) {
-        *self.task.files.lock() = files.clone();
-        *self.files.borrow_mut() = files;
+        // Dropped outside of the lock: closing files may wake others.
+        let old = core::mem::replace(&mut *self.task.files.lock(), files.clone());
+        drop(old);
+        let old = self.files.replace(files);
+        drop(old);
     }
     /// Directories and umask.
     pub fn fs(&self) -> Arc<FsContext> {

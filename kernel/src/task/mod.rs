@@ -10,12 +10,14 @@ mod cx;
 mod pid;
 mod process;
 mod rlimit;
+mod spawn;
 
 pub use creds::{Cap, Creds};
 pub use cx::{Cx, WaitEnd};
 pub use pid::Pids;
-pub use process::{ExitStatus, Process, ProcessState, Session};
+pub use process::{ExitStatus, Family, Image, Process, ProcessState, Session, Usage};
 pub use rlimit::{Limits, Resource, Rlimit};
+pub(crate) use spawn::{NewTask, spawn_first};
 
 use crate::fs::{FdTable, Path};
 use crate::mm::Mm;
@@ -24,7 +26,7 @@ use crate::signal::{SigSet, TaskSignals};
 use crate::sync::Mutex;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use hal::{CpuId, Fiber};
 
 /// Working directory, root and umask; shared by the tasks that `CLONE_FS` joined.
@@ -45,16 +47,24 @@ impl FsContext {
     }
 }
 
+/// How a `vfork` child tells its parent that it has a memory of its own, or has ended.
+#[derive(Default)]
+pub(crate) struct VforkDone {
+    pub(crate) done: AtomicBool,
+    pub(crate) queue: crate::wait::WaitQueue,
+}
+
 /// A thread.
 pub struct Task {
-    /// Thread id.
-    pub tid: i32,
+    tid: AtomicI32,
     /// Its thread group.
     pub process: Arc<Process>,
     /// The scheduler's part.
     pub sched: Entity,
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) fiber: Mutex<Option<Box<dyn Fiber>>>,
+    /// Woken when a `vfork` child lets go of the parent's memory; the flag says that it has.
+    pub(crate) vfork_done: Mutex<Option<Arc<VforkDone>>>,
     /// Its name as `/proc/PID/comm` shows it, at most 15 bytes.
     pub name: Mutex<alloc::vec::Vec<u8>>,
     /// Signal mask, pending signals of this thread, alternate stack.
@@ -63,8 +73,8 @@ pub struct Task {
     pub(crate) signal_pending: AtomicBool,
     /// Credentials; replaced as a whole.
     pub creds: Mutex<Arc<Creds>>,
-    /// Address space, as others see it; the task itself uses [`Cx::mm`].
-    pub mm: Mutex<Arc<Mm>>,
+    /// Address space, as others see it; the task itself uses [`Cx::mm`]. `None` once it has ended, and for the init process.
+    pub mm: Mutex<Option<Arc<Mm>>>,
     /// Descriptors.
     pub files: Mutex<Arc<FdTable>>,
     /// Directories and umask.
@@ -107,6 +117,15 @@ pub struct SchedPolicy {
 }
 
 impl Task {
+    /// Thread id. An `execve` by a thread other than the first gives it the process's.
+    pub fn tid(&self) -> i32 {
+        self.tid.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_tid(&self, tid: i32) {
+        self.tid.store(tid, Ordering::Relaxed);
+    }
+
     /// Ends a wait; false when it was not waiting. Any virtual CPU context.
     pub fn wake(self: &Arc<Task>) -> bool {
         match self.sched.wake(false) {

@@ -39,7 +39,7 @@ impl Pids {
 
     /// Adds a task.
     pub fn add_task(&self, task: &Arc<Task>) {
-        self.inner.lock().tasks.insert(task.tid, task.clone());
+        self.inner.lock().tasks.insert(task.tid(), task.clone());
     }
     /// Adds a process.
     pub fn add_process(&self, process: &Arc<Process>) {
@@ -66,6 +66,15 @@ impl Pids {
     /// All processes in order of their ids, also zombies.
     pub fn processes(&self) -> Vec<Arc<Process>> {
         self.inner.lock().processes.values().cloned().collect()
+    }
+    /// Takes everything out.
+    pub(crate) fn drain(&self) -> Vec<Arc<Task>> {
+        let mut inner = self.inner.lock();
+        for process in core::mem::take(&mut inner.processes).into_values() {
+            process.leader.lock().take();
+            process.family.lock().children.clear();
+        }
+        core::mem::take(&mut inner.tasks).into_values().collect()
     }
     /// Number of tasks.
     pub fn task_count(&self) -> usize {

@@ -138,6 +138,8 @@ pub struct Process {
     pub oom_score_adj: AtomicI32,
     /// Interval timers and POSIX timers, as the time code made them.
     pub timers: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
+    /// The first thread, kept after its end for name, credentials and times of a zombie; `None` once reaped.
+    pub leader: Mutex<Option<Arc<Task>>>,
     /// When it was made, monotonic nanoseconds.
     pub start_ns: u64,
     /// Bytes read and written by calls, for `/proc/PID/io`.
