@@ -119,6 +119,7 @@ fn within(case: &Case, dir: &std::path::Path) -> i32 {
     let _ = sc!(SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
     let _ = sc!(SYS_umask, 0o022);
     let _ = sig::dispose(libc::SIGALRM, libc::SIG_DFL, 0);
+    sig::reset();
     if let Ok(null) = sys::open(c"/dev/null", libc::O_RDWR, 0) {
         let _ = sc!(SYS_dup2, null, 0);
         let _ = sys::close(null);

@@ -114,6 +114,11 @@ pub fn record(sig: i32, flags: i32) -> Result<(), E> {
     handle(sig, recorder, flags, &[])
 }
 
+/// Forgets what the recorder saw.
+pub fn reset() {
+    COUNT.store(0, SeqCst);
+}
+
 /// How many signals the recorder saw.
 pub fn count() -> usize {
     COUNT.load(SeqCst)
