@@ -1,1 +1,24 @@
-//! Head.
+//! The machine that is an ordinary Linux process: RAM is a memfd, a virtual CPU is a pinned host thread, an
+//! address space is a host process that the `vmspace` crate drives, files and streams are the host's.
+//!
+//! Host threads: the caller's, one per virtual CPU (`vcpu0`…), one for I/O, alarms and signals (`io`). Only the
+//! virtual CPUs enter the kernel.
+
+mod cpu;
+mod fiber;
+mod hostfile;
+mod hostfs;
+mod info;
+mod io;
+mod machine;
+mod ram;
+mod signals;
+mod space;
+mod stdfds;
+mod stream;
+mod terminal;
+
+pub use cpu::host_cpus;
+pub use hostfile::LinuxFile;
+pub use info::usable_memory;
+pub use machine::{Config, LinuxMachine, StartError};

@@ -1,0 +1,345 @@
+//! Virtual CPUs: one host thread each, pinned to one host CPU.
+//!
+//! A CPU's state is one futex word, so that an interrupt is never lost: whoever interrupts swaps in `PENDING`
+//! and then does what the old value asks for (wake the sleeper, kick the running space).
+//!
+//! Alarms: one timerfd for all CPUs, always armed for the earliest alarm or earlier. Setting an alarm that is
+//! later than the armed time costs no host call; the I/O thread re-arms when it rings.
+//!
+//! Lock order: `Alarms`, then a slot's `space`.
+
+use hal::{Cpu, CpuId};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// The kernel runs, and no interrupt is pending.
+const RUNNING: u32 = 0;
+/// An interrupt is pending.
+const PENDING: u32 = 1;
+/// The thread sleeps on the word.
+const SLEEPING: u32 = 2;
+/// The thread is in guest mode: the space must be kicked.
+const GUEST: u32 = 3;
+
+/// No alarm.
+const NEVER: u64 = u64::MAX;
+
+/// A space that a CPU can be in.
+pub(crate) trait Kick: Send + Sync {
+    /// Makes the CPU leave guest mode; harmless when it is not in it.
+    fn kick(&self, cpu: usize);
+}
+
+#[repr(align(64))]
+struct Slot {
+    state: AtomicU32,
+    /// Where the CPU runs or ran last. Weak: a CPU must not keep a space alive.
+    space: Mutex<Option<Weak<dyn Kick>>>,
+    /// The address behind `space`, read and written by the CPU's own thread only; the weak pointer keeps it
+    /// from being reused.
+    current: AtomicUsize,
+}
+
+struct Alarms {
+    /// Per CPU, in monotonic nanoseconds.
+    at_ns: Vec<u64>,
+    /// What the timerfd is armed for.
+    armed_ns: u64,
+}
+
+/// The virtual CPUs of a machine.
+pub struct LinuxCpus {
+    slots: Vec<Slot>,
+    alarms: Mutex<Alarms>,
+    timer: OwnedFd,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic with such a lock held is an oops of one task; the data are plain values.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The host's monotonic clock in nanoseconds.
+pub(crate) fn now_ns(clock: libc::clockid_t) -> u64 {
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec. The call goes through the vDSO.
+    unsafe { libc::clock_gettime(clock, &mut ts) };
+    ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
+}
+
+fn timespec(ns: u64) -> libc::timespec {
+    libc::timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }
+}
+
+impl LinuxCpus {
+    /// `count` CPUs, at least one. No thread is started.
+    pub fn new(count: usize) -> io::Result<LinuxCpus> {
+        let slot =
+            || Slot { state: AtomicU32::new(RUNNING), space: Mutex::new(None), current: AtomicUsize::new(0) };
+        // SAFETY: plain call; the result is checked.
+        let timer =
+            unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
+        if timer < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor that was just made and belongs to nobody else.
+        let timer = unsafe { OwnedFd::from_raw_fd(timer) };
+        let count = count.max(1);
+        let alarms = Mutex::new(Alarms { at_ns: vec![NEVER; count], armed_ns: NEVER });
+        Ok(LinuxCpus { slots: (0..count).map(|_| slot()).collect(), alarms, timer })
+    }
+
+    /// The timerfd, for the I/O thread.
+    pub(crate) fn timer(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
+    }
+
+    /// The timer rang: interrupts the CPUs whose alarm is due and arms it for the next.
+    pub(crate) fn ring(&self) {
+        let mut due = Vec::new();
+        {
+            let mut alarms = lock(&self.alarms);
+            let mut expirations = [0u8; 8];
+            // SAFETY: reads at most eight bytes into the buffer. EAGAIN when the timer was set anew meanwhile.
+            unsafe { libc::read(self.timer.as_raw_fd(), expirations.as_mut_ptr().cast(), 8) };
+            let now = now_ns(libc::CLOCK_MONOTONIC);
+            let mut next = NEVER;
+            for (cpu, at) in alarms.at_ns.iter_mut().enumerate() {
+                if *at <= now {
+                    *at = NEVER;
+                    due.push(cpu);
+                }
+                next = next.min(*at);
+            }
+            self.arm(&mut alarms, next);
+        }
+        for cpu in due {
+            self.interrupt(CpuId(cpu));
+        }
+    }
+
+    fn arm(&self, alarms: &mut Alarms, at_ns: u64) {
+        alarms.armed_ns = at_ns;
+        // Zero would disarm it; the first nanosecond is as good.
+        let value = timespec(if at_ns == NEVER { 0 } else { at_ns.max(1) });
+        let spec = libc::itimerspec { it_interval: timespec(0), it_value: value };
+        // SAFETY: reads one structure; fails for no valid descriptor and time.
+        unsafe {
+            libc::timerfd_settime(self.timer.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &spec, ptr::null_mut())
+        };
+    }
+
+    /// Before guest mode on `cpu`, by its own thread. False when an interrupt is pending; it is then taken.
+    pub(crate) fn enter_guest<T: Kick + 'static>(&self, cpu: CpuId, space: &Arc<T>) -> bool {
+        let slot = &self.slots[cpu.0];
+        let address = Arc::as_ptr(space).cast::<()>() as usize;
+        if slot.current.load(Ordering::Relaxed) != address {
+            let weak: Weak<T> = Arc::downgrade(space);
+            *lock(&slot.space) = Some(weak);
+            slot.current.store(address, Ordering::Relaxed);
+        }
+        if slot.state.compare_exchange(RUNNING, GUEST, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            return true;
+        }
+        slot.state.swap(RUNNING, Ordering::SeqCst);
+        false
+    }
+
+    /// After guest mode. `interrupted` says whether it ended because of an interrupt, which is then taken;
+    /// otherwise one that came meanwhile stays pending.
+    pub(crate) fn leave_guest(&self, cpu: CpuId, interrupted: bool) {
+        let state = &self.slots[cpu.0].state;
+        if interrupted {
+            state.swap(RUNNING, Ordering::SeqCst);
+        } else {
+            let _ = state.compare_exchange(GUEST, RUNNING, Ordering::SeqCst, Ordering::SeqCst);
+        }
+    }
+
+    /// Interrupts an idle CPU, or the first when none is idle.
+    pub(crate) fn interrupt_any(&self) {
+        let idle = self.slots.iter().position(|s| s.state.load(Ordering::SeqCst) == SLEEPING);
+        self.interrupt(CpuId(idle.unwrap_or(0)));
+    }
+
+    /// Runs `body` for every CPU, each on a thread of its own that is pinned to one CPU of the process's
+    /// affinity mask; returns when all have returned. Side-by-side machines spread, because each begins with
+    /// the host CPU that it happens to be started on.
+    pub fn run(&self, body: impl Fn(CpuId) + Sync) -> io::Result<()> {
+        let hosts = host_cpus();
+        // SAFETY: no arguments.
+        let here = unsafe { libc::sched_getcpu() };
+        let start = hosts.iter().position(|c| *c as i32 == here).unwrap_or(0);
+        std::thread::scope(|scope| {
+            for cpu in 0..self.slots.len() {
+                let (body, host) = (&body, hosts[(start + cpu) % hosts.len()]);
+                std::thread::Builder::new().name(format!("vcpu{cpu}")).spawn_scoped(scope, move || {
+                    pin(host);
+                    body(CpuId(cpu));
+                })?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Cpu for LinuxCpus {
+    fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn idle(&self, cpu: CpuId, deadline_ns: Option<u64>) {
+        let state = &self.slots[cpu.0].state;
+        let timeout = deadline_ns.map(timespec);
+        let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+        if state.compare_exchange(RUNNING, SLEEPING, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            loop {
+                // SAFETY: the word and the timeout live through the call. An absolute monotonic timeout.
+                let result = unsafe {
+                    libc::syscall(
+                        libc::SYS_futex,
+                        state.as_ptr(),
+                        libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG,
+                        SLEEPING,
+                        timeout,
+                        ptr::null::<u32>(),
+                        libc::FUTEX_BITSET_MATCH_ANY,
+                    )
+                };
+                let timed_out =
+                    result != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ETIMEDOUT);
+                if timed_out || state.load(Ordering::SeqCst) != SLEEPING {
+                    break;
+                }
+            }
+        }
+        // A swap, so that whatever the interrupter did before is seen.
+        state.swap(RUNNING, Ordering::SeqCst);
+    }
+
+    fn interrupt(&self, cpu: CpuId) {
+        let slot = &self.slots[cpu.0];
+        match slot.state.swap(PENDING, Ordering::SeqCst) {
+            SLEEPING => {
+                // SAFETY: wakes waiters of the word; no memory is touched.
+                unsafe {
+                    libc::syscall(
+                        libc::SYS_futex,
+                        slot.state.as_ptr(),
+                        libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+                        1,
+                    )
+                };
+            }
+            GUEST => {
+                let space = lock(&slot.space).as_ref().and_then(Weak::upgrade);
+                if let Some(space) = space {
+                    space.kick(cpu.0);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn set_alarm(&self, cpu: CpuId, deadline_ns: Option<u64>) {
+        let at = deadline_ns.unwrap_or(NEVER);
+        let mut alarms = lock(&self.alarms);
+        alarms.at_ns[cpu.0] = at;
+        if at < alarms.armed_ns {
+            self.arm(&mut alarms, at);
+        }
+    }
+}
+
+/// The host CPUs that this process may use; never empty.
+pub fn host_cpus() -> Vec<usize> {
+    // SAFETY: an all-zero set is valid.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set has the size that is given.
+    let result = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) };
+    let all = 0..libc::CPU_SETSIZE as usize;
+    // SAFETY: the index is within the set.
+    let mut cpus: Vec<usize> = all.filter(|c| unsafe { libc::CPU_ISSET(*c, &set) }).collect();
+    if result != 0 || cpus.is_empty() {
+        cpus = vec![0];
+    }
+    cpus
+}
+
+/// Binds the calling thread to one host CPU. Where the host refuses, it runs unbound, only slower.
+fn pin(host: usize) {
+    // SAFETY: an all-zero set is valid, the index came out of such a set, and the size is right.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(host, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &set);
+        // Wake up when asked, not up to 50 µs later.
+        libc::prctl(libc::PR_SET_TIMERSLACK, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+
+    #[test]
+    fn no_wake_up_is_lost() {
+        const ROUNDS: u64 = 20_000;
+        let cpus = LinuxCpus::new(2).unwrap();
+        let turn = AtomicU64::new(0);
+        cpus.run(|cpu| {
+            // Each CPU waits for its parity and hands over; a lost wake-up hangs the test.
+            while turn.load(Ordering::SeqCst) < ROUNDS {
+                if turn.load(Ordering::SeqCst) % 2 == cpu.0 as u64 {
+                    turn.fetch_add(1, Ordering::SeqCst);
+                    cpus.interrupt(CpuId(1 - cpu.0));
+                } else {
+                    cpus.idle(cpu, None);
+                }
+            }
+            cpus.interrupt(CpuId(1 - cpu.0));
+        })
+        .unwrap();
+        assert_eq!(turn.load(Ordering::SeqCst), ROUNDS);
+    }
+
+    #[test]
+    fn an_early_interrupt_is_kept_and_a_deadline_ends_idling() {
+        let cpus = LinuxCpus::new(1).unwrap();
+        cpus.interrupt(CpuId(0));
+        cpus.idle(CpuId(0), None);
+        let until = now_ns(libc::CLOCK_MONOTONIC) + 2_000_000;
+        cpus.idle(CpuId(0), Some(until));
+        assert!(now_ns(libc::CLOCK_MONOTONIC) >= until);
+        cpus.idle(CpuId(0), Some(0));
+    }
+
+    struct Counter(AtomicU64);
+    impl Kick for Counter {
+        fn kick(&self, _cpu: usize) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn guests_are_kicked_and_interrupts_survive_other_exits() {
+        let cpus = LinuxCpus::new(1).unwrap();
+        let space = Arc::new(Counter(AtomicU64::new(0)));
+        assert!(cpus.enter_guest(CpuId(0), &space));
+        cpus.interrupt(CpuId(0));
+        assert_eq!(space.0.load(Ordering::SeqCst), 1);
+        cpus.leave_guest(CpuId(0), false);
+        assert!(!cpus.enter_guest(CpuId(0), &space), "the interrupt is still pending");
+        assert!(cpus.enter_guest(CpuId(0), &space));
+        cpus.interrupt(CpuId(0));
+        cpus.leave_guest(CpuId(0), true);
+        assert!(cpus.enter_guest(CpuId(0), &space));
+        cpus.leave_guest(CpuId(0), false);
+        drop(space);
+        cpus.interrupt(CpuId(0));
+    }
+}

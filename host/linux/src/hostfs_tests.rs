@@ -1,0 +1,153 @@
+//! Against a real directory: what matters is what the host's kernel does.
+
+use super::*;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new(name: &str) -> TempDir {
+        let path = std::env::temp_dir().join(format!("vkernel-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        TempDir(path)
+    }
+    fn node(&self) -> Arc<dyn HostNode> {
+        LinuxFs::new().unwrap().open_path(self.0.to_str().unwrap()).unwrap()
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn err<T>(result: Result<T, Errno>) -> Option<Errno> {
+    result.err()
+}
+
+#[test]
+fn nothing_leaves_the_directory() {
+    let dir = TempDir::new("leave");
+    symlink("/etc", dir.0.join("out")).unwrap();
+    symlink("/etc/passwd", dir.0.join("file")).unwrap();
+    let node = dir.node();
+    for bad in [&b".."[..], b".", b"", b"out/passwd", b"/etc", b"a\0b"] {
+        assert_eq!(err(node.lookup(bad)), Some(Errno::EINVAL), "{bad:?}");
+        assert_eq!(err(node.create(bad, NewNode::File, 0o600)), Some(Errno::EINVAL));
+        assert_eq!(err(node.unlink(bad, false)), Some(Errno::EINVAL));
+        assert_eq!(err(node.rename(b"file", &*node, bad, 0)), Some(Errno::EINVAL));
+        assert_eq!(err(node.link(bad, &*node)), Some(Errno::EINVAL));
+    }
+    let out = node.lookup(b"out").unwrap();
+    assert_eq!(out.attr().unwrap().file_type(), FileType::Symlink);
+    assert_eq!(out.read_link().unwrap(), b"/etc");
+    assert_eq!(err(out.lookup(b"passwd")), Some(Errno::ENOTDIR));
+    assert_eq!(err(out.read_dir()), Some(Errno::ENOTDIR));
+    let file = node.lookup(b"file").unwrap();
+    assert_eq!(err(file.open(OpenMode::Read)), Some(Errno::ELOOP));
+    assert_eq!(err(file.set_attr(&SetAttr { size: Some(0), ..SetAttr::default() })), Some(Errno::EINVAL));
+    assert_eq!(
+        err(file.set_attr(&SetAttr { mode: Some(0o777), ..SetAttr::default() })),
+        Some(Errno::EOPNOTSUPP)
+    );
+    assert_eq!(err(node.create(b"file", NewNode::File, 0o600)), Some(Errno::EEXIST));
+}
+
+#[test]
+fn attributes_of_a_symlink_are_its_own() {
+    let dir = TempDir::new("symlink");
+    fs::write(dir.0.join("target"), "x").unwrap();
+    let node = dir.node();
+    let link = node.create(b"link", NewNode::Symlink(b"target"), 0).unwrap();
+    let target = node.lookup(b"target").unwrap();
+    let before = target.attr().unwrap();
+    let at = TimeSet::At(Timespec { sec: 1000, nsec: 7 });
+    link.set_attr(&SetAttr { atime: Some(at), mtime: Some(at), ..SetAttr::default() }).unwrap();
+    assert_eq!(link.attr().unwrap().mtime, Timespec { sec: 1000, nsec: 7 });
+    node.link(b"second", &*link).unwrap();
+    assert_eq!(node.lookup(b"second").unwrap().attr().unwrap().ino, link.attr().unwrap().ino);
+    let a = link.attr().unwrap();
+    link.set_attr(&SetAttr { uid: Some(a.uid), gid: Some(a.gid), ..SetAttr::default() }).unwrap();
+    assert_eq!(link.get_xattr(b"user.x").err(), Some(Errno::ENODATA));
+    assert_eq!(target.attr().unwrap(), before);
+}
+
+#[test]
+fn files_are_made_read_written_and_removed() {
+    let dir = TempDir::new("files");
+    let node = dir.node();
+    let file = node.create(b"f", NewNode::File, 0o640).unwrap();
+    let open = file.open(OpenMode::ReadWrite).unwrap();
+    assert_eq!(open.write_at(5, b"hello"), Ok(5));
+    let mut buf = [9; 20];
+    assert_eq!(open.read_at(0, &mut buf), Ok(10));
+    assert_eq!(&buf[..10], b"\0\0\0\0\0hello");
+    assert_eq!(open.size(), Ok(10));
+    assert_eq!(open.seek_extent(0, true), Ok(10));
+    assert_eq!(open.seek_extent(99, false), Err(Errno::ENXIO));
+    open.sync(true).unwrap();
+    assert_eq!(file.open(OpenMode::Read).unwrap().write_at(0, b"x"), Err(Errno::EBADF));
+    file.set_attr(&SetAttr { size: Some(3), mode: Some(0o4711), ..SetAttr::default() }).unwrap();
+    let attr = file.attr().unwrap();
+    assert_eq!((attr.size, attr.mode), (3, 0o104711));
+    assert_eq!(fs::metadata(dir.0.join("f")).unwrap().permissions().mode(), 0o104711);
+    node.link(b"g", &*file).unwrap();
+    assert_eq!(file.attr().unwrap().nlink, 2);
+    node.rename(b"g", &*node, b"h", 0).unwrap();
+    assert_eq!(node.rename(b"f", &*node, b"h", 1), Err(Errno::EEXIST));
+    let sub = node.create(b"d", NewNode::Directory, 0o3755).unwrap();
+    assert_eq!(sub.attr().unwrap().mode, 0o043755);
+    node.rename(b"h", &*sub, b"h", 0).unwrap();
+    assert_eq!(node.unlink(b"d", true), Err(Errno::ENOTEMPTY));
+    assert_eq!(node.unlink(b"d", false), Err(Errno::EISDIR));
+    sub.unlink(b"h", false).unwrap();
+    node.unlink(b"d", true).unwrap();
+    node.unlink(b"f", false).unwrap();
+    assert_eq!(file.attr().unwrap().nlink, 0);
+    assert_eq!(open.read_at(0, &mut buf), Ok(3), "an open file outlives its name");
+    node.create(b"fifo", NewNode::Special(FileType::Fifo, DeviceId::default()), 0o600).unwrap();
+    let fifo = node.lookup(b"fifo").unwrap();
+    assert_eq!(err(fifo.open(OpenMode::Read)), Some(Errno::ENXIO), "never blocks");
+    let names: Vec<_> = node.read_dir().unwrap().into_iter().map(|e| (e.name, e.file_type)).collect();
+    assert_eq!(names, [(b"fifo".to_vec(), FileType::Fifo)]);
+}
+
+#[test]
+fn a_large_directory_is_read_whole() {
+    let dir = TempDir::new("large");
+    for i in 0..1500 {
+        fs::write(dir.0.join(format!("a file with a rather long name, number {i}")), "").unwrap();
+    }
+    let entries = dir.node().read_dir().unwrap();
+    assert_eq!(entries.len(), 1500);
+    assert!(entries.iter().all(|e| e.file_type == FileType::Regular && e.ino != 0));
+}
+
+#[test]
+fn extended_attributes_come_back() {
+    let dir = TempDir::new("xattr");
+    let node = dir.node();
+    let file = node.create(b"f", NewNode::File, 0o600).unwrap();
+    match file.set_xattr(b"user.a", &[7; 1000], 0) {
+        Err(Errno::EOPNOTSUPP) => return eprintln!("skipped: the file system has no user attributes"),
+        result => result.unwrap(),
+    }
+    assert_eq!(file.get_xattr(b"user.a").unwrap(), [7; 1000]);
+    assert_eq!(file.list_xattr().unwrap(), [b"user.a".to_vec()]);
+    assert_eq!(file.set_xattr(b"user.a", b"", 1), Err(Errno::EEXIST));
+    file.remove_xattr(b"user.a").unwrap();
+    assert_eq!(err(file.get_xattr(b"user.a")), Some(Errno::ENODATA));
+}
+
+#[test]
+fn statfs_and_description() {
+    let dir = TempDir::new("statfs");
+    let node = dir.node();
+    let statfs = node.statfs().unwrap();
+    assert!(statfs.bsize > 0 && statfs.namelen > 0 && statfs.fs_type != 0);
+    assert_eq!(node.describe(), fs::canonicalize(&dir.0).unwrap().to_str().unwrap());
+}

@@ -1,0 +1,68 @@
+//! What the host says about itself: CPU, memory, entropy.
+
+use std::io::{BufRead, BufReader};
+
+/// The lines of `/proc/cpuinfo` of the first CPU, without the `processor` line.
+pub(crate) fn cpu_info() -> String {
+    let mut out = String::new();
+    let Ok(file) = std::fs::File::open("/proc/cpuinfo") else { return out };
+    // Read no further than needed: every CPU costs the host an interprocessor interrupt.
+    for line in BufReader::with_capacity(4096, file).lines().map_while(Result::ok) {
+        if line.is_empty() {
+            break;
+        }
+        if !line.starts_with("processor") {
+            out.push_str(&line);
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// `AT_HWCAP` and `AT_HWCAP2`.
+pub(crate) fn hwcap() -> (u64, u64) {
+    // SAFETY: reads the auxiliary vector.
+    unsafe { (libc::getauxval(libc::AT_HWCAP), libc::getauxval(libc::AT_HWCAP2)) }
+}
+
+/// Fills with random bytes.
+pub(crate) fn entropy(buf: &mut [u8]) {
+    let mut done = 0;
+    while done < buf.len() {
+        match rustix::rand::getrandom(&mut buf[done..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(len) => done += len,
+            Err(rustix::io::Errno::INTR) => {}
+            // Only a host without the call can fail here (before Linux 3.17).
+            Err(e) => panic!("getrandom: {e}"),
+        }
+    }
+}
+
+/// Memory that this process may use: the host's RAM or its control group's limit, in bytes.
+pub fn usable_memory() -> u64 {
+    let mut limit = u64::MAX;
+    if let Ok(text) = std::fs::read_to_string("/proc/meminfo")
+        && let Some(kib) = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))
+        && let Some(kib) = kib.split_whitespace().next().and_then(|n| n.parse::<u64>().ok())
+    {
+        limit = kib.saturating_mul(1024);
+    }
+    limit.min(cgroup_limit().unwrap_or(u64::MAX))
+}
+
+/// The least `memory.max` on the way from our control group (version 2) to the root.
+fn cgroup_limit() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mut path = groups.lines().find_map(|l| l.strip_prefix("0::"))?.to_string();
+    let mut least = None;
+    loop {
+        let file = format!("/sys/fs/cgroup{}/memory.max", path.trim_end_matches('/'));
+        if let Some(max) = std::fs::read_to_string(file).ok().and_then(|t| t.trim().parse::<u64>().ok()) {
+            least = Some(least.map_or(max, |l: u64| l.min(max)));
+        }
+        match path.rfind('/') {
+            Some(at) if path.len() > 1 => path.truncate(at),
+            _ => return least,
+        }
+    }
+}
