@@ -1,11 +1,13 @@
 //! What the host says about itself: CPU, memory, entropy.
 
-use std::io::{BufRead, BufReader};
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
 
 /// The lines of `/proc/cpuinfo` of the first CPU, without the `processor` line.
 pub(crate) fn cpu_info() -> String {
     let mut out = String::new();
-    let Ok(file) = std::fs::File::open("/proc/cpuinfo") else { return out };
+    let Ok(file) = File::open("/proc/cpuinfo") else { return out };
     // Read no further than needed: every CPU costs the host an interprocessor interrupt.
     for line in BufReader::with_capacity(4096, file).lines().map_while(Result::ok) {
         if line.is_empty() {
@@ -65,4 +67,26 @@ fn cgroup_limit() -> Option<u64> {
             _ => return least,
         }
     }
+}
+
+/// Ids and supplementary groups of this process.
+pub fn caller_ids() -> (u32, u32, Vec<u32>) {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    (ids.0, ids.1, groups.into_iter().map(|g| g.as_raw()).collect())
+}
+
+/// The content of a file below a directory that stands for the root: symbolic links lead to places below it,
+/// never out of it. For account files and the like: at most 4 MiB, regular files only.
+pub fn read_in_root(root: &str, path: &str) -> io::Result<Vec<u8>> {
+    let dir = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = File::from(openat2(dir, path, flags, Mode::empty(), resolve)?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let mut content = Vec::new();
+    file.take(4 << 20).read_to_end(&mut content)?;
+    Ok(content)
 }

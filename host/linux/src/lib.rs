@@ -20,5 +20,5 @@ mod terminal;
 
 pub use cpu::host_cpus;
 pub use hostfile::LinuxFile;
-pub use info::usable_memory;
+pub use info::{caller_ids, read_in_root, usable_memory};
 pub use machine::{Config, LinuxMachine, StartError};

@@ -103,6 +103,11 @@ pub(crate) fn next(fd: &OwnedFd) -> Option<Signal> {
 
 extern "C" fn crash(signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     terminal::restore();
+    if signal == libc::SIGABRT {
+        // Whoever aborts has said why.
+        // SAFETY: the action was reset, so that raising it again ends the process.
+        unsafe { libc::raise(signal) };
+    }
     // SAFETY: the kernel passes a valid siginfo.
     let address = unsafe { (*info).si_addr() } as usize;
     // No formatting machinery: it may be what crashed, or the stack may be short.
