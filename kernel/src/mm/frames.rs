@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 use hal::{Machine, PAGE_SIZE, PhysAddr};
+use zerocopy::FromZeros;
 
 /// A counted reference to one frame. Cloning counts up, dropping counts down and frees.
 pub struct Frame {
@@ -32,8 +33,8 @@ impl Frames {
     /// All of the machine's RAM, free.
     pub fn new(machine: Arc<dyn Machine>) -> Arc<Frames> {
         let count = (machine.ram().size() / PAGE_SIZE) as usize;
-        let mut counts = Vec::new();
-        counts.resize_with(count, || AtomicU32::new(0));
+        // Zeroed by the allocator: the table takes memory only where RAM is used. Without a table, no RAM.
+        let counts = AtomicU32::new_vec_zeroed(count).unwrap_or_default();
         Arc::new(Frames { machine, counts, free: Mutex::new(Free { dirty: Vec::new(), fresh: 0 }) })
     }
 
