@@ -18,6 +18,7 @@ pub use linux_raw_sys::system as raw_system;
 mod errno;
 pub mod fs;
 pub mod signal;
+pub mod system;
 pub mod time;
 
 pub use errno::Errno;

@@ -24,6 +24,7 @@ pub mod task;
 mod testing;
 pub mod time;
 pub mod user;
+pub mod version;
 pub mod wait;
 
 pub use config::{Command, Config, StartError, VolumeConfig};

@@ -11,6 +11,7 @@
 
 mod cpu_loop;
 mod run_queue;
+mod weight;
 
 use crate::sync::Mutex;
 use crate::task::Task;
@@ -22,6 +23,7 @@ use hal::{ClockId, CpuId, Machine};
 use run_queue::RunQueue;
 
 pub(crate) use cpu_loop::run_cpu;
+pub use weight::{WEIGHT_0, nice_weight};
 
 /// How long a task runs before another runnable one gets its turn, in nanoseconds.
 pub const TICK_NS: u64 = 4_000_000;

@@ -5,9 +5,14 @@
 //! its family. Subsystems never import this module.
 
 mod arg;
+mod cred;
 mod dispatch;
+mod limits;
 #[macro_use]
 mod macros;
+mod misc;
+mod prctl;
+mod sched;
 mod table;
 
 pub use arg::{Arg, ArgKind};

@@ -7,16 +7,19 @@
 
 mod creds;
 mod cx;
+pub mod ids;
 mod pid;
+pub mod priority;
 mod process;
 mod rlimit;
 mod spawn;
+mod usage;
 
-pub use creds::{Cap, Creds};
+pub use creds::{CAP_FULL, CAP_LAST, Cap, Creds};
 pub use cx::{Cx, WaitEnd};
 pub use pid::Pids;
 pub use process::{ExitStatus, Family, Image, Process, ProcessState, Session, Usage};
-pub use rlimit::{Limits, Resource, Rlimit};
+pub use rlimit::{Limits, RLIM_NLIMITS, Resource, Rlimit};
 pub(crate) use spawn::{NewTask, spawn_first};
 
 use crate::fs::{FdTable, Path};
