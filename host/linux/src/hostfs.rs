@@ -14,7 +14,7 @@ use rustix::io::Errno as SysErrno;
 use std::any::Any;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The way into the host's files.
 pub struct LinuxFs {
@@ -24,7 +24,8 @@ pub struct LinuxFs {
 /// A host inode.
 pub struct LinuxNode {
     fd: OwnedFd,
-    file_type: FileType,
+    /// Asked for when first needed: most nodes are only walked through.
+    file_type: OnceLock<FileType>,
     /// `/proc/self/fd` of this process.
     fd_dir: Arc<OwnedFd>,
 }
@@ -47,7 +48,7 @@ impl LinuxFs {
 impl HostFs for LinuxFs {
     fn open_path(&self, path: &str) -> Result<Arc<dyn HostNode>, Errno> {
         let fd = sys::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(errno)?;
-        Ok(Arc::new(LinuxNode::new(fd, self.fd_dir.clone())?))
+        Ok(Arc::new(LinuxNode::new(fd, self.fd_dir.clone())))
     }
 }
 
@@ -93,9 +94,15 @@ pub(crate) fn attr(fd: BorrowedFd<'_>) -> Result<Attr, Errno> {
 }
 
 impl LinuxNode {
-    fn new(fd: OwnedFd, fd_dir: Arc<OwnedFd>) -> Result<LinuxNode, Errno> {
-        let file_type = attr(fd.as_fd())?.file_type();
-        Ok(LinuxNode { fd, file_type, fd_dir })
+    fn new(fd: OwnedFd, fd_dir: Arc<OwnedFd>) -> LinuxNode {
+        LinuxNode { fd, file_type: OnceLock::new(), fd_dir }
+    }
+
+    fn file_type(&self) -> Result<FileType, Errno> {
+        match self.file_type.get() {
+            Some(file_type) => Ok(*file_type),
+            None => self.attr().map(|a| a.file_type()),
+        }
     }
 
     /// The name of this inode below `fd_dir`.
@@ -111,7 +118,7 @@ impl LinuxNode {
     /// Opens the inode itself anew.
     fn reopen(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
         // Devices and FIFOs must not be opened: that may block or act.
-        match self.file_type {
+        match self.file_type()? {
             FileType::Regular | FileType::Directory => {}
             FileType::Symlink => return Err(Errno::ELOOP),
             _ => return Err(Errno::ENXIO),
@@ -122,7 +129,7 @@ impl LinuxNode {
 
     fn child(&self, name: &[u8]) -> Result<LinuxNode, Errno> {
         let fd = sys::openat(&self.fd, name, NODE, Mode::empty()).map_err(errno)?;
-        LinuxNode::new(fd, self.fd_dir.clone())
+        Ok(LinuxNode::new(fd, self.fd_dir.clone()))
     }
 
     fn of(node: &dyn HostNode) -> Result<&LinuxNode, Errno> {
@@ -136,7 +143,7 @@ impl LinuxNode {
         let link = file.as_raw_fd().to_string();
         let fd =
             sys::openat(&*self.fd_dir, link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(errno)?;
-        Ok(LinuxNode { fd, file_type: FileType::Regular, fd_dir: self.fd_dir.clone() })
+        Ok(LinuxNode::new(fd, self.fd_dir.clone()))
     }
 
     fn set_times(&self, set: &SetAttr) -> Result<(), Errno> {
@@ -154,7 +161,9 @@ impl LinuxNode {
 
 impl HostNode for LinuxNode {
     fn attr(&self) -> Result<Attr, Errno> {
-        attr(self.fd.as_fd())
+        let attr = attr(self.fd.as_fd())?;
+        self.file_type.get_or_init(|| attr.file_type());
+        Ok(attr)
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn HostNode>, Errno> {
@@ -163,7 +172,7 @@ impl HostNode for LinuxNode {
     }
 
     fn read_dir(&self) -> Result<Vec<HostDirEntry>, Errno> {
-        if self.file_type != FileType::Directory {
+        if self.file_type()? != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
         let dir = self.reopen(OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -180,7 +189,7 @@ impl HostNode for LinuxNode {
                 Some(t) => t,
                 // Some file systems do not say it. An entry that is gone by now is left out.
                 None => match self.child(name) {
-                    Ok(node) => node.file_type,
+                    Ok(node) => node.file_type()?,
                     Err(Errno::ENOENT) => continue,
                     Err(e) => return Err(e),
                 },
@@ -191,14 +200,14 @@ impl HostNode for LinuxNode {
     }
 
     fn read_link(&self) -> Result<Vec<u8>, Errno> {
-        if self.file_type != FileType::Symlink {
+        if self.file_type()? != FileType::Symlink {
             return Err(Errno::EINVAL);
         }
         sys::readlinkat(&self.fd, c"", Vec::new()).map(CString::into_bytes).map_err(errno)
     }
 
     fn open(&self, mode: OpenMode) -> Result<Arc<dyn HostFile>, Errno> {
-        if self.file_type == FileType::Directory {
+        if self.file_type()? == FileType::Directory {
             return Err(Errno::EISDIR);
         }
         let flags = match mode {
@@ -217,7 +226,7 @@ impl HostNode for LinuxNode {
             NewNode::Directory => {
                 sys::mkdirat(&self.fd, name, bits).map_err(errno)?;
                 let node = self.child(name)?;
-                if mode & 0o6000 != 0 && node.file_type == FileType::Directory {
+                if mode & 0o6000 != 0 && node.file_type()? == FileType::Directory {
                     // mkdir(2) ignores these two bits.
                     node.set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })?;
                 }
@@ -265,7 +274,7 @@ impl HostNode for LinuxNode {
 
     fn set_attr(&self, set: &SetAttr) -> Result<(), Errno> {
         if let Some(size) = set.size {
-            match self.file_type {
+            match self.file_type()? {
                 FileType::Regular => {}
                 FileType::Directory => return Err(Errno::EISDIR),
                 _ => return Err(Errno::EINVAL),
@@ -279,7 +288,7 @@ impl HostNode for LinuxNode {
         }
         // After the owner, whose change clears the set-id bits.
         if let Some(mode) = set.mode {
-            if self.file_type == FileType::Symlink {
+            if self.file_type()? == FileType::Symlink {
                 return Err(Errno::EOPNOTSUPP);
             }
             let mode = Mode::from_raw_mode(mode & 0o7777);

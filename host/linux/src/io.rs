@@ -18,6 +18,9 @@ const TOKEN_STOP: u64 = 10;
 const TOKEN_TIMER: u64 = 11;
 const TOKEN_SIGNALS: u64 = 12;
 
+/// Who asks this often for the end does not want to wait for guests any more.
+const IMPATIENCE: u32 = 3;
+
 /// Events for the kernel.
 pub(crate) struct Events {
     queue: Mutex<VecDeque<Event>>,
@@ -149,6 +152,7 @@ impl Drop for IoThread {
 }
 
 fn run(parts: &IoParts) {
+    let mut terminations = 0;
     let mut found = [libc::epoll_event { events: 0, u64: 0 }; 8];
     loop {
         // SAFETY: the buffer has the length that is given.
@@ -162,7 +166,7 @@ fn run(parts: &IoParts) {
                 TOKEN_TIMER => parts.cpus.ring(),
                 TOKEN_SIGNALS => {
                     while let Some(signal) = parts.signals.as_ref().and_then(signals::next) {
-                        handle(parts, signal);
+                        handle(parts, signal, &mut terminations);
                     }
                 }
                 index => {
@@ -175,9 +179,17 @@ fn run(parts: &IoParts) {
     }
 }
 
-fn handle(parts: &IoParts, signal: Signal) {
+fn handle(parts: &IoParts, signal: Signal, terminations: &mut u32) {
     match signal {
-        Signal::Terminate(n) => parts.events.push(Event::Terminate(n)),
+        Signal::Terminate(n) => {
+            *terminations += 1;
+            if *terminations >= IMPATIENCE {
+                terminal::restore();
+                // SAFETY: ends the process at once; the stubs die with it.
+                unsafe { libc::_exit(128 + n) };
+            }
+            parts.events.push(Event::Terminate(n));
+        }
         Signal::WindowSize => parts.events.push(Event::WindowSize),
         Signal::Stop => {
             terminal::restore();

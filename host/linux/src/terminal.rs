@@ -101,3 +101,45 @@ pub(crate) fn window_size(fd: i32) -> Option<WindowSize> {
     }
     Some(WindowSize { rows: size.ws_row, cols: size.ws_col, xpixel: size.ws_xpixel, ypixel: size.ws_ypixel })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr;
+
+    fn settings(fd: i32) -> (u32, u32, u32) {
+        // SAFETY: plain data that the call fills.
+        let settings = unsafe {
+            let mut settings: libc::termios = zeroed();
+            assert_eq!(libc::tcgetattr(fd, &mut settings), 0);
+            settings
+        };
+        (settings.c_iflag, settings.c_oflag, settings.c_lflag)
+    }
+
+    #[test]
+    fn raw_and_back() {
+        let (mut master, mut slave) = (-1, -1);
+        let mut size = libc::winsize { ws_row: 7, ws_col: 33, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: out-parameters live here.
+        let made = unsafe { libc::openpty(&mut master, &mut slave, ptr::null_mut(), ptr::null(), &mut size) };
+        assert_eq!(made, 0);
+        let before = settings(slave);
+        assert!(is_terminal(slave) && !is_raw());
+        assert!(enter_raw(slave) && enter_raw(slave) && is_raw());
+        let raw = settings(slave);
+        assert_eq!(raw.2 & (libc::ICANON | libc::ECHO | libc::ISIG), 0);
+        assert_eq!(raw.1 & libc::OPOST, 0);
+        restore();
+        restore();
+        assert_eq!(settings(slave), before);
+        assert!(!is_raw());
+        assert_eq!(window_size(slave).map(|w| (w.rows, w.cols)), Some((7, 33)));
+        assert_eq!(window_size(-1), None);
+        // SAFETY: our own descriptors, not used after.
+        unsafe {
+            libc::close(master);
+            libc::close(slave);
+        }
+    }
+}
