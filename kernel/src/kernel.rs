@@ -25,6 +25,8 @@ pub struct Kernel {
     pub config: Config,
     /// Host name and domain name (`uname(2)`), which `sethostname(2)` may change.
     pub names: Mutex<(String, String)>,
+    /// FIFOs, epoll, standard streams.
+    pub ipc: crate::ipc::IpcState,
     ids: AtomicU64,
     status: Mutex<Option<Result<ExitStatus, StartError>>>,
     /// Numbers of unimplemented calls that were logged already.
@@ -41,6 +43,7 @@ impl Kernel {
             pids: Pids::default(),
             config,
             names,
+            ipc: Default::default(),
             ids: AtomicU64::new(1),
             status: Mutex::new(None),
             missing_logged: Mutex::new(Default::default()),
@@ -86,7 +89,11 @@ impl Kernel {
         }
     }
 
-    fn handle_event(self: &Arc<Kernel>, _event: hal::Event) {}
+    fn handle_event(self: &Arc<Kernel>, event: hal::Event) {
+        if let hal::Event::Stream(index) = event {
+            self.ipc.stream_ready(index);
+        }
+    }
 
     /// A panic in kernel code on behalf of `task`: reported, and the process dies.
     pub(crate) fn oops(self: &Arc<Kernel>, task: &Arc<Task>, message: &str) {

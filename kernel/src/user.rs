@@ -160,7 +160,8 @@ impl UserCStr {
     }
 }
 
-/// Where bytes go: user memory, a kernel buffer, a pipe.
+/// Where bytes go: user memory, a kernel buffer, a pipe. Its methods are called with the lock of the file that is read held, so they must
+/// not suspend.
 pub trait Sink {
     /// Takes all of `bytes`, or fails. Never called with more than [`Sink::room`].
     fn put(&mut self, bytes: &[u8]) -> Result<()>;
@@ -168,7 +169,7 @@ pub trait Sink {
     fn room(&self) -> usize;
 }
 
-/// Where bytes come from.
+/// Where bytes come from. As for [`Sink`], its methods must not suspend.
 pub trait Source {
     /// Fills `buf` from the front as far as there is something, and says how far.
     fn take(&mut self, buf: &mut [u8]) -> Result<usize>;

@@ -147,6 +147,12 @@ pub trait File: Send + Sync {
         err(Errno::ENOTTY)
     }
 
+    /// Operations of `fcntl(2)` that only some kinds of files know: `F_SETPIPE_SZ`, `F_GETPIPE_SZ`, `F_ADD_SEALS`, `F_GET_SEALS`. `EINVAL`
+    /// for those that this one does not know.
+    fn fcntl(&self, _cx: &Cx, _of: &OpenFile, _cmd: u32, _arg: u64) -> Result<u64> {
+        err(Errno::EINVAL)
+    }
+
     /// What `mmap(2)` of it shows.
     fn mmap(&self, _cx: &Cx, _of: &OpenFile) -> Result<Mappable> {
         err(Errno::ENODEV)

@@ -3,11 +3,13 @@
 //! Lock order: a process's `signals.shared`, then a task's `signals`.
 
 mod info;
+mod mask;
 mod pending;
 mod send;
 mod set;
 
-pub use info::{SigInfo, SigSource};
+pub use info::{SigInfo, SigSource, code};
+pub use mask::{read_mask, with_temporary_mask};
 pub use pending::{PendingQueue, SharedSignals, TaskSignals};
 pub use send::{interrupts_wait, send_to_process, send_to_task};
 pub use set::{SigSet, signal_name};

@@ -11,9 +11,12 @@ mod limits;
 #[macro_use]
 mod macros;
 mod misc;
+mod pipe;
+mod poll;
 mod prctl;
 mod sched;
 mod table;
+mod time;
 
 pub use arg::{Arg, ArgKind};
 pub use dispatch::{Entry, Support, SysRet, dispatch, entries, entry, name_of};

@@ -2,10 +2,12 @@
 //!
 //! Keep rows in order of their numbers.
 
+use super::poll;
 use crate::task::Rlimit;
+use crate::time::ClockNumber;
 use crate::user::UserPtr;
 use abi::system::{CapData, CapHeader, Rusage, SchedAttr, Sysinfo, Utsname};
-use abi::time::Timespec;
+use abi::time::{Timespec, Timeval};
 
 system_calls! {
     0 read() => none;
@@ -15,7 +17,7 @@ system_calls! {
     4 stat() => none;
     5 fstat() => none;
     6 lstat() => none;
-    7 poll() => none;
+    7 poll(fds: UserPtr<poll::PollFd>, count: u32, timeout_ms: i32) => poll::poll, Full;
     8 lseek() => none;
     9 mmap() => none;
     10 mprotect() => none;
@@ -30,8 +32,8 @@ system_calls! {
     19 readv() => none;
     20 writev() => none;
     21 access() => none;
-    22 pipe() => none;
-    23 select() => none;
+    22 pipe(fds: UserPtr<[i32; 2]>) => pipe::pipe, Full;
+    23 select(count: i32, read: UserPtr<u64>, write: UserPtr<u64>, except: UserPtr<u64>, timeout: UserPtr<Timeval>) => poll::select, Full;
     24 sched_yield() => sched::sched_yield, Full;
     25 mremap() => none;
     26 msync() => none;
@@ -43,7 +45,7 @@ system_calls! {
     32 dup() => none;
     33 dup2() => none;
     34 pause() => none;
-    35 nanosleep() => none;
+    35 nanosleep(time: UserPtr<Timespec>, remaining: UserPtr<Timespec>) => time::nanosleep, Full;
     36 getitimer() => none;
     37 alarm() => none;
     38 setitimer() => none;
@@ -104,7 +106,7 @@ system_calls! {
     93 fchown() => none;
     94 lchown() => none;
     95 umask() => none;
-    96 gettimeofday() => none;
+    96 gettimeofday(time: UserPtr<Timeval>, zone: UserPtr<[i32; 2]>) => time::gettimeofday, Full;
     97 getrlimit(resource: u32, rlim: UserPtr<Rlimit>) => limits::getrlimit, Full;
     98 getrusage(who: i32, buf: UserPtr<Rusage>) => limits::getrusage, Full;
     99 sysinfo(buf: UserPtr<Sysinfo>) => misc::sysinfo, Full;
@@ -172,7 +174,7 @@ system_calls! {
     161 chroot() => none;
     162 sync() => none;
     163 acct(arg: u64, arg2: u64) => misc::refuse, Partial, "EPERM, as in a container";
-    164 settimeofday() => none;
+    164 settimeofday(time: UserPtr<Timeval>, zone: UserPtr<[i32; 2]>) => time::settimeofday, Partial, "always EPERM";
     165 mount() => none;
     166 umount2() => none;
     167 swapon(arg: u64, arg2: u64) => misc::refuse, Partial, "EPERM, as in a container";
@@ -209,7 +211,7 @@ system_calls! {
     198 lremovexattr() => none;
     199 fremovexattr() => none;
     200 tkill() => none;
-    201 time() => none;
+    201 time(out: UserPtr<i64>) => time::time, Full;
     202 futex() => none;
     203 sched_setaffinity(pid: i32, len: u32, mask: UserPtr<u8>) => sched::sched_setaffinity, Full;
     204 sched_getaffinity(pid: i32, len: u32, mask: UserPtr<u8>) => sched::sched_getaffinity, Full;
@@ -227,7 +229,7 @@ system_calls! {
     216 remap_file_pages() => none;
     217 getdents64() => none;
     218 set_tid_address() => none;
-    219 restart_syscall() => none;
+    219 restart_syscall() => time::restart_syscall, Full;
     220 semtimedop() => none;
     221 fadvise64() => none;
     222 timer_create() => none;
@@ -235,10 +237,10 @@ system_calls! {
     224 timer_gettime() => none;
     225 timer_getoverrun() => none;
     226 timer_delete() => none;
-    227 clock_settime() => none;
-    228 clock_gettime() => none;
-    229 clock_getres() => none;
-    230 clock_nanosleep() => none;
+    227 clock_settime(clock: ClockNumber, time: UserPtr<Timespec>) => time::clock_settime, Partial, "always EPERM";
+    228 clock_gettime(clock: ClockNumber, time: UserPtr<Timespec>) => time::clock_gettime, Full;
+    229 clock_getres(clock: ClockNumber, resolution: UserPtr<Timespec>) => time::clock_getres, Full;
+    230 clock_nanosleep(clock: ClockNumber, flags: i32, time: UserPtr<Timespec>, remaining: UserPtr<Timespec>) => time::clock_nanosleep, Full;
     231 exit_group() => none;
     232 epoll_wait() => none;
     233 epoll_ctl() => none;
@@ -278,8 +280,8 @@ system_calls! {
     267 readlinkat() => none;
     268 fchmodat() => none;
     269 faccessat() => none;
-    270 pselect6() => none;
-    271 ppoll() => none;
+    270 pselect6(count: i32, read: UserPtr<u64>, write: UserPtr<u64>, except: UserPtr<u64>, timeout: UserPtr<Timespec>, mask: UserPtr<poll::SizedMask>) => poll::pselect6, Full;
+    271 ppoll(fds: UserPtr<poll::PollFd>, count: u32, timeout: UserPtr<Timespec>, mask: UserPtr<u64>, mask_size: usize) => poll::ppoll, Full;
     272 unshare() => none;
     273 set_robust_list() => none;
     274 get_robust_list() => none;
@@ -301,7 +303,7 @@ system_calls! {
     290 eventfd2() => none;
     291 epoll_create1() => none;
     292 dup3() => none;
-    293 pipe2() => none;
+    293 pipe2(fds: UserPtr<[i32; 2]>, flags: u32) => pipe::pipe2, Full;
     294 inotify_init1() => none;
     295 preadv() => none;
     296 pwritev() => none;

@@ -47,17 +47,29 @@ pub struct Cx<'a> {
     pub(crate) files: RefCell<Arc<FdTable>>,
     /// The last fault (vector, error code, address), for signal frames.
     pub(crate) last_fault: Cell<(u32, u32, u64)>,
-    /// What `restart_syscall(2)` goes on with: an absolute deadline on the monotonic clock and where to report the rest.
+    /// What `restart_syscall(2)` goes on with.
     pub(crate) restart: Cell<Option<RestartState>>,
 }
 
-/// See [`Cx::restart`].
+/// See [`Cx::restart`]. Deadlines are monotonic nanoseconds.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RestartState {
-    /// The monotonic time at which the sleep ends, in nanoseconds.
-    pub deadline_ns: u64,
-    /// Where the remaining time goes; 0 for nowhere.
-    pub remaining: u64,
+pub(crate) enum RestartState {
+    /// A relative sleep.
+    Sleep {
+        /// When it ends.
+        deadline_ns: u64,
+        /// Where the remaining time goes; 0 for nowhere.
+        remaining: u64,
+    },
+    /// `poll(2)`.
+    Poll {
+        /// The array.
+        fds: u64,
+        /// Its length.
+        count: u32,
+        /// When it times out.
+        deadline_ns: Option<u64>,
+    },
 }
 
 struct WakeTask(Weak<Task>);

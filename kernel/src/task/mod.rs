@@ -16,6 +16,7 @@ mod spawn;
 mod usage;
 
 pub use creds::{CAP_FULL, CAP_LAST, Cap, Creds};
+pub(crate) use cx::RestartState;
 pub use cx::{Cx, WaitEnd};
 pub use pid::Pids;
 pub use process::{ExitStatus, Family, Image, Process, ProcessState, Session, Usage};

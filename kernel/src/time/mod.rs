@@ -1,5 +1,7 @@
-//! Time: the timer queue. Clocks come from the machine.
+//! Time: clocks, sleeps and the timer queue. The raw clocks come from the machine.
 
+mod clock;
 mod queue;
 
+pub use clock::{Clock, ClockNumber, CpuTime, deadline_after, process_cpu_ns, read_timespec, task_cpu_ns};
 pub use queue::{TimerHook, TimerId, TimerQueue};

@@ -1,0 +1,40 @@
+//! Signal masks for the time of one call (`ppoll(2)`, `pselect(2)`, `epoll_pwait(2)`, `sigsuspend(2)`).
+
+use super::{SigSet, interrupts_wait};
+use crate::error::{Error, Result};
+use crate::task::Cx;
+use crate::user::UserPtr;
+use abi::Errno;
+use core::sync::atomic::Ordering;
+
+/// Runs `call` with this mask. When a signal interrupts it, the old mask stays in `saved_mask`: the signal code delivers under the temporary
+/// mask and puts the old one back, into the handler's frame or, when no handler runs, at once. Otherwise it is put back here.
+pub fn with_temporary_mask<T>(cx: &Cx, mask: Option<SigSet>, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(mask) = mask else { return call() };
+    {
+        let mut signals = cx.task.signals.lock();
+        let old = core::mem::replace(&mut signals.mask, mask.as_mask());
+        signals.saved_mask.get_or_insert(old);
+    }
+    // What the old mask blocked may be deliverable now.
+    if interrupts_wait(cx.task) {
+        cx.task.signal_pending.store(true, Ordering::SeqCst);
+    }
+    let result = call();
+    if !matches!(result, Err(Error::Interrupted(_))) {
+        let mut signals = cx.task.signals.lock();
+        if let Some(old) = signals.saved_mask.take() {
+            signals.mask = old;
+        }
+    }
+    result
+}
+
+/// Copies in a signal set that a call takes with its size: `None` for `NULL`, `EINVAL` for a wrong size.
+pub fn read_mask(cx: &Cx, mask: UserPtr<u64>, size: usize) -> Result<Option<SigSet>> {
+    let Some(mask) = mask.non_null() else { return Ok(None) };
+    if size != size_of::<u64>() {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(Some(SigSet(mask.read(cx)?)))
+}
