@@ -9,6 +9,7 @@
 mod cpu;
 mod fiber;
 mod file;
+mod guest;
 mod hostfs;
 mod node;
 mod ram;
@@ -18,6 +19,7 @@ mod stream;
 pub use cpu::MockCpu;
 pub use fiber::MockFibers;
 pub use file::MockFile;
+pub use guest::Guest;
 pub use hostfs::{HostOp, MockFs};
 pub use node::MockNode;
 pub use ram::MockRam;
@@ -208,6 +210,11 @@ impl MockMachine {
     /// Adds an exit that any context returns once its own and its space's scripts are used up.
     pub fn push_exit(&self, exit: Exit) {
         self.shared.push_exit(exit);
+    }
+    /// Puts code at a guest address: a context that runs there and has no script executes it, a program's entry point
+    /// as well as a signal handler.
+    pub fn code(&self, at: u64, code: impl Fn(&mut Guest) + Send + Sync + 'static) {
+        self.shared.code().insert(at, Arc::new(code));
     }
     /// Makes the next [`VmSpace::update`] in any space do nothing and fail.
     pub fn fail_next_update(&self, error: SpaceError) {

@@ -1,12 +1,13 @@
 //! Address spaces as page tables that tests can read, and guests as scripts of exits.
 //!
-//! A script is looked for in the context, then in its space, then in the machine; when all are used up the
-//! space is dead, with a text that says so.
+//! A script is looked for in the context, then in its space, then in the machine; when all are used up, code (see
+//! [`super::Guest`]) at the context's `rip` runs. Where there is none, the space is dead, with a text that says so.
 
+use super::guest::{CodeMap, GuestThread, Request, buffer};
 use super::{MockCpu, MockFile, MockRam, lock};
 use crate::{
-    Backing, CpuId, Exit, MapOp, PAGE_SIZE, PhysAddr, Prot, Ram, Regs, SpaceError, UserContext, VirtAddr,
-    VmSpace,
+    Backing, CpuId, Exit, Fault, MapOp, PAGE_SIZE, PhysAddr, Prot, Ram, Regs, SpaceError, UserContext,
+    VirtAddr, VmSpace,
 };
 use core::any::Any;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +30,7 @@ pub(super) struct Shared {
     results: Mutex<Vec<(usize, u64)>>,
     contexts: AtomicUsize,
     spaces: AtomicUsize,
+    code: CodeMap,
 }
 
 impl Shared {
@@ -42,7 +44,11 @@ impl Shared {
             results: Mutex::default(),
             contexts: AtomicUsize::new(0),
             spaces: AtomicUsize::new(0),
+            code: CodeMap::new(),
         }
+    }
+    pub(super) fn code(&self) -> &CodeMap {
+        &self.code
     }
     pub(super) fn push_exit(&self, exit: Exit) {
         lock(&self.script).push_back(exit);
@@ -193,6 +199,61 @@ impl MockSpace {
         })
     }
 
+    /// Runs the code of a context until it traps.
+    fn run_code(&self, cpu: CpuId, ctx: &mut MockContext) -> Exit {
+        match &mut ctx.guest {
+            Some(thread) => {
+                if let Some(ask) = thread.waiting.take() {
+                    // A system call, a trap or a detour; loads and stores are still to be done.
+                    match ask.request {
+                        Request::Load(..) | Request::Store(..) | Request::Compute(_)
+                            if ctx.regs.rip == ask.regs.rip =>
+                        {
+                            thread.waiting = Some(ask);
+                        }
+                        _ => thread.answer(ctx.regs, Vec::new()),
+                    }
+                }
+            }
+            None => ctx.guest = GuestThread::start(&self.shared, ctx.regs),
+        }
+        let Some(thread) = &mut ctx.guest else {
+            return Exit::Dead(std::format!("no script, and no code at {:#x}", ctx.regs.rip));
+        };
+        loop {
+            let Some(ask) = &mut thread.waiting else { return Exit::Dead("the code ended".to_string()) };
+            let mut regs = ask.regs;
+            ctx.regs = regs;
+            if let Request::Compute(ns) = &mut ask.request {
+                self.shared.cpu.advance(core::mem::take(ns));
+            }
+            if self.shared.cpu.take_interrupt(cpu) {
+                return Exit::Interrupted;
+            }
+            let mut data = Vec::new();
+            let result = match &ask.request {
+                Request::Syscall(nr, args) => {
+                    return Exit::Syscall { nr: *nr, args: *args, ip: regs.rip.wrapping_add(2) };
+                }
+                Request::Trap(fault) => return Exit::Fault(fault.clone()),
+                Request::Load(at, len) => {
+                    data = buffer(*len);
+                    self.guest_read(VirtAddr(*at), &mut data).map_err(|at| (at, 4))
+                }
+                Request::Store(at, bytes) => self.guest_write(VirtAddr(*at), bytes).map_err(|at| (at, 6)),
+                Request::Compute(_) => Ok(()),
+            };
+            if let Err((at, access)) = result {
+                let present = u32::from(self.page(at).is_some());
+                let code = if present != 0 { 2 } else { 1 };
+                let fault = Fault { vector: 14, error: access | present, addr: at.0, signo: 11, code };
+                return Exit::Fault(fault);
+            }
+            regs.rip = regs.rip.wrapping_add(2);
+            thread.answer(regs, data);
+        }
+    }
+
     fn access(
         &self,
         at: VirtAddr,
@@ -296,7 +357,7 @@ impl VmSpace for MockSpace {
             .pop_front()
             .or_else(|| lock(&self.inner).script.pop_front())
             .or_else(|| lock(&self.shared.script).pop_front())
-            .unwrap_or_else(|| Exit::Dead("the script is used up".to_string()));
+            .unwrap_or_else(|| self.run_code(cpu, ctx));
         if let Exit::Syscall { nr, args, ip } = exit {
             let r = &mut ctx.regs;
             (r.rax, r.rip, r.rcx, r.r11) = (nr, ip, ip, r.eflags);
@@ -317,6 +378,7 @@ pub struct MockContext {
     regs: Regs,
     fpu: Vec<u8>,
     script: VecDeque<Exit>,
+    guest: Option<GuestThread>,
 }
 
 impl MockContext {
@@ -328,6 +390,7 @@ impl MockContext {
             regs: Regs { eflags: 0x202, ..Regs::default() },
             fpu: Vec::new(),
             script: VecDeque::new(),
+            guest: None,
         }
     }
     /// The mock inside of a [`UserContext`]; panics for a context of another machine.

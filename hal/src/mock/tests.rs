@@ -325,3 +325,91 @@ fn entropy_is_seeded_and_the_log_is_kept() {
     m.raise(Event::Terminate(15));
     assert_eq!(m.next_event(), Some(Event::Terminate(15)));
 }
+
+#[test]
+fn code_makes_system_calls_and_faults_until_mapped() {
+    let m = MockMachine::new();
+    let space = m.new_space().unwrap();
+    let mut ctx = m.new_context();
+    m.code(0x400000, |g| {
+        assert_eq!(g.syscall(39, &[]), 77);
+        g.store(0x1ffc, b"12345678");
+        let value = g.load_u64(0x1ffc);
+        g.compute(1000);
+        g.syscall(60, &[value]);
+    });
+    ctx.regs().rip = 0x400000;
+    assert!(matches!(space.run(CPU0, &mut *ctx), Exit::Syscall { nr: 39, .. }));
+    ctx.set_syscall_result(77);
+    for page in [0x1000, 0x2000] {
+        let Exit::Fault(fault) = space.run(CPU0, &mut *ctx) else { panic!("no fault") };
+        assert!(fault.is_write() && fault.error & 1 == 0 && fault.code == 1);
+        assert_eq!(fault.addr & !0xfff, page);
+        space.update(CPU0, &[map(page, 0x1000, Prot::READ | Prot::WRITE, page)]).unwrap();
+    }
+    m.cpu().set_alarm(CPU0, Some(500));
+    assert_eq!(space.run(CPU0, &mut *ctx), Exit::Interrupted);
+    assert_eq!(m.clock_ns(ClockId::Monotonic), 1000);
+    let Exit::Syscall { nr: 60, args, .. } = space.run(CPU0, &mut *ctx) else { panic!("no exit") };
+    assert_eq!(args[0].to_ne_bytes(), *b"12345678");
+}
+
+#[test]
+fn a_handler_runs_on_top_and_returns_by_its_restorer() {
+    let m = MockMachine::new();
+    let space = m.new_space().unwrap();
+    space.update(CPU0, &[map(0x1000, 0x1000, Prot::READ | Prot::WRITE, 0)]).unwrap();
+    let mut ctx = m.new_context();
+    m.code(0x400000, |g| {
+        g.syscall(34, &[]);
+        g.syscall(60, &[1]);
+    });
+    m.code(0x500000, |g| {
+        g.syscall(39, &[]);
+    });
+    m.code(0x600000, |g| {
+        g.syscall(15, &[]);
+        unreachable!("sigreturn does not return");
+    });
+    ctx.regs().rip = 0x400000;
+    assert!(matches!(space.run(CPU0, &mut *ctx), Exit::Syscall { nr: 34, .. }));
+    // As a kernel does: save, push the restorer's address, go to the handler.
+    let saved = *ctx.regs();
+    m.ram().write(PhysAddr(0x800), &0x600000u64.to_ne_bytes());
+    (ctx.regs().rip, ctx.regs().rsp) = (0x500000, 0x1800);
+    assert!(matches!(space.run(CPU0, &mut *ctx), Exit::Syscall { nr: 39, .. }));
+    assert!(matches!(space.run(CPU0, &mut *ctx), Exit::Syscall { nr: 15, .. }));
+    assert_eq!(ctx.regs().rsp, 0x1808);
+    *ctx.regs() = saved;
+    assert!(matches!(space.run(CPU0, &mut *ctx), Exit::Syscall { nr: 60, .. }));
+}
+
+#[test]
+fn restarted_calls_forks_execs_and_lost_control() {
+    let m = MockMachine::new();
+    let space = m.new_space().unwrap();
+    let mut ctx = m.new_context();
+    m.code(0x400000, |g| {
+        assert_eq!(g.syscall(35, &[5]), 9);
+        assert_eq!(g.fork(57, &[], |g| _ = g.syscall(60, &[100])), 2);
+        g.syscall(59, &[]);
+        unreachable!("exec does not return");
+    });
+    m.code(0x700000, |g| _ = g.syscall(60, &[200]));
+    ctx.regs().rip = 0x400000;
+    assert!(matches!(space.run(CPU0, &mut *ctx), Exit::Syscall { nr: 35, .. }));
+    ctx.regs().rip -= 2;
+    assert!(matches!(space.run(CPU0, &mut *ctx), Exit::Syscall { nr: 35, args: [5, ..], .. }));
+    ctx.set_syscall_result(9);
+    assert!(matches!(space.run(CPU0, &mut *ctx), Exit::Syscall { nr: 57, .. }));
+    let mut child = ctx.duplicate();
+    child.set_syscall_result(0);
+    ctx.set_syscall_result(2);
+    assert!(matches!(space.run(CPU0, &mut *child), Exit::Syscall { nr: 60, args: [100, ..], .. }));
+    assert!(matches!(space.run(CPU0, &mut *ctx), Exit::Syscall { nr: 59, .. }));
+    ctx.regs().rip = 0x700000;
+    assert!(matches!(space.run(CPU0, &mut *ctx), Exit::Syscall { nr: 60, args: [200, ..], .. }));
+    ctx.regs().rip = 0x1234;
+    let Exit::Fault(fault) = space.run(CPU0, &mut *ctx) else { panic!("no fault") };
+    assert!(fault.is_exec() && fault.addr == 0x1234, "{fault:?}");
+}
