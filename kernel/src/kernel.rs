@@ -11,6 +11,20 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hal::{CpuId, LogLevel, Machine};
 
+/// Ends the kernel when its processes took too long to end by themselves.
+struct EndKernel {
+    kernel: alloc::sync::Weak<Kernel>,
+    signo: i32,
+}
+
+impl crate::time::TimerHook for EndKernel {
+    fn fire(&self, _now_ns: u64) {
+        if let Some(kernel) = self.kernel.upgrade() {
+            kernel.finish(Ok(ExitStatus::Signaled { signo: self.signo, core: false }));
+        }
+    }
+}
+
 /// One kernel. Everything that runs in it holds an `Arc` of it or borrows it through [`crate::task::Cx`].
 pub struct Kernel {
     /// The machine below.
@@ -27,8 +41,11 @@ pub struct Kernel {
     pub names: Mutex<(String, String)>,
     /// FIFOs, epoll, standard streams.
     pub ipc: crate::ipc::IpcState,
+    /// Who waits on futexes.
+    pub(crate) futexes: crate::ipc::futex::Futexes,
     ids: AtomicU64,
     status: Mutex<Option<Result<ExitStatus, StartError>>>,
+    terminating: core::sync::atomic::AtomicBool,
     /// Numbers of unimplemented calls that were logged already.
     pub(crate) missing_logged: Mutex<alloc::collections::BTreeSet<u64>>,
 }
@@ -44,8 +61,10 @@ impl Kernel {
             config,
             names,
             ipc: Default::default(),
+            futexes: Default::default(),
             ids: AtomicU64::new(1),
             status: Mutex::new(None),
+            terminating: Default::default(),
             missing_logged: Mutex::new(Default::default()),
             machine,
         })
@@ -59,6 +78,16 @@ impl Kernel {
     /// The scheduler loop of a virtual CPU. Returns when the kernel has ended. Call it once for each CPU, each time on a thread of its own.
     pub fn run_cpu(self: &Arc<Kernel>, cpu: CpuId) {
         crate::sched::run_cpu(self, cpu);
+    }
+
+    /// Whether this is the process whose end is the kernel's.
+    pub(crate) fn is_main(&self, process: &crate::task::Process) -> bool {
+        process.pid == 2
+    }
+
+    /// Most tasks that there can be (`/proc/sys/kernel/threads-max`): the records and stacks of all of them must fit beside the guests.
+    pub fn max_tasks(&self) -> u64 {
+        (self.frames.total() / 4).clamp(512, 1 << 20)
     }
 
     /// Drops every task, suspended ones by unwinding their stacks. For the owner, after the CPUs' loops have returned.
@@ -90,9 +119,27 @@ impl Kernel {
     }
 
     fn handle_event(self: &Arc<Kernel>, event: hal::Event) {
-        if let hal::Event::Stream(index) = event {
-            self.ipc.stream_ready(index);
+        match event {
+            hal::Event::Stream(index) => self.ipc.stream_ready(index),
+            hal::Event::WindowSize => crate::tty::window_changed(self),
+            hal::Event::Terminate(signo) => self.terminate(signo),
         }
+    }
+
+    /// The outside asks for an end: every process gets the signal now, and the kernel ends after a grace period or with the first
+    /// process. A second request ends it at once.
+    fn terminate(self: &Arc<Kernel>, signo: i32) {
+        const GRACE_NS: u64 = 2_000_000_000;
+        let killed = ExitStatus::Signaled { signo, core: false };
+        if self.terminating.swap(true, Ordering::SeqCst) {
+            return self.finish(Ok(killed));
+        }
+        for process in self.pids.processes() {
+            process.send_signal(crate::signal::SigInfo::kernel(signo));
+            process.send_signal(crate::signal::SigInfo::kernel(crate::signal::sig::CONT));
+        }
+        let end = EndKernel { kernel: Arc::downgrade(self), signo };
+        self.sched.timers.add(self.sched.now_ns() + GRACE_NS, Arc::new(end));
     }
 
     /// A panic in kernel code on behalf of `task`: reported, and the process dies.

@@ -23,6 +23,7 @@ pub mod task;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod tty;
 pub mod user;
 pub mod version;
 pub mod wait;

@@ -12,8 +12,11 @@ mod dentry;
 mod fd_table;
 mod file;
 mod inode;
+pub mod lock;
+mod start;
 
 pub use dentry::{Dentry, Mount, Path};
 pub use fd_table::{Fd, FdTable};
 pub use file::{DirEntry, File, Mappable, OpenFile, OpenFlags};
 pub use inode::{FileSystem, Inode, NewInode, NewKind};
+pub use start::{AT_FDCWD, change_directory, mount_root, open_path};

@@ -2,6 +2,7 @@
 
 mod anon;
 mod fifo;
+pub mod futex;
 mod host_stream;
 mod pipe;
 mod pipe_buf;
@@ -28,4 +29,24 @@ impl IpcState {
             stream.changed();
         }
     }
+}
+
+/// A descriptor for a process (`pidfd_open(2)`).
+pub fn pidfd_new(
+    _cx: &crate::task::Cx,
+    _process: &alloc::sync::Arc<crate::task::Process>,
+    _flags: crate::fs::OpenFlags,
+) -> alloc::sync::Arc<crate::fs::OpenFile> {
+    unreachable!("placeholder")
+}
+
+/// A standard stream of the outside as an open file; `ENXIO` where there is none. Readable and writable: the outside's own
+/// descriptor decides what works.
+pub fn open_host_stream(
+    cx: &crate::task::Cx,
+    index: usize,
+) -> crate::error::Result<alloc::sync::Arc<crate::fs::OpenFile>> {
+    let stream = HostStream::new(cx.kernel, index).ok_or(abi::Errno::ENXIO)?;
+    let file = alloc::sync::Arc::new(stream);
+    Ok(crate::fs::OpenFile::new(cx.kernel, file, None, None, crate::fs::OpenFlags::RDWR))
 }

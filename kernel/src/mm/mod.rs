@@ -6,4 +6,4 @@ mod space;
 
 pub use cache::PageCache;
 pub use frames::{Frame, Frames};
-pub use space::{FaultOutcome, FutexKey, MapFlags, MapRequest, Mm, VmaInfo};
+pub use space::{FaultOutcome, FutexKey, MapFlags, MapRequest, Mm, VmaInfo, oom_victim};

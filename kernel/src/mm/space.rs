@@ -150,8 +150,21 @@ impl Mm {
         err(Errno::EFAULT)
     }
 
+    /// Most pages that were resident at once.
+    pub fn peak_rss_pages(&self) -> u64 {
+        0
+    }
+
+    /// Where the program break starts (`execve`).
+    pub fn set_brk_start(&self, _addr: u64) {}
+
     /// Areas in ascending order.
     pub fn vmas(&self) -> Vec<VmaInfo> {
         Vec::new()
     }
+}
+
+/// Who is to be killed when RAM is full.
+pub fn oom_victim(_kernel: &Kernel) -> Option<Arc<crate::task::Process>> {
+    None
 }

@@ -2,16 +2,23 @@
 //!
 //! Lock order: a process's `signals.shared`, then a task's `signals`.
 
+mod deliver;
+mod frame;
+pub(crate) mod group;
 mod info;
 mod mask;
 mod pending;
 mod send;
 mod set;
+pub(crate) mod stop;
 
-pub use info::{SigInfo, SigSource, code};
 pub use mask::{read_mask, with_temporary_mask};
+pub(crate) use deliver::{Delivery, deliver, force};
+pub(crate) use frame::sigreturn;
+pub use group::send_to_group;
+pub use info::{SigInfo, SigSource, code};
 pub use pending::{PendingQueue, SharedSignals, TaskSignals};
-pub use send::{interrupts_wait, send_to_process, send_to_task};
+pub use send::{SIG_DFL, SIG_IGN, ignored_by_default, interrupts_wait, send_to_process, send_to_task};
 pub use set::{SigSet, signal_name};
 
 /// Signal numbers of x86_64 and aarch64.
@@ -53,9 +60,3 @@ pub mod sig {
     /// The last signal.
     pub const MAX: i32 = 64;
 }
-
-use crate::task::Process;
-use alloc::sync::Arc;
-
-/// Continues a stopped process (`SIGCONT`, or `SIGKILL` without a report).
-pub(crate) fn continue_process(_process: &Arc<Process>, _report: bool) {}

@@ -1,7 +1,7 @@
 //! Sending signals.
 
 use super::{SigInfo, SigSet, sig};
-use crate::task::{Process, Task};
+use crate::task::{ExitStatus, Process, Task, group_exit, must_end};
 use crate::wait::PollEvents;
 use alloc::sync::Arc;
 
@@ -32,6 +32,13 @@ pub fn send_to_task(task: &Arc<Task>, info: SigInfo) {
 }
 
 fn send(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) {
+    if process.pid == 1 {
+        // The init process is a record of the kernel's; nothing disturbs it.
+        return;
+    }
+    if info.signo == sig::KILL {
+        return group_exit(process, ExitStatus::Signaled { signo: sig::KILL, core: false });
+    }
     let threads = process.threads();
     side_effects(process, &threads, info.signo);
     let blocks = |task: &Arc<Task>| {
@@ -53,7 +60,6 @@ fn send(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) {
     process.signals.sent.wake_all(PollEvents::READABLE);
     match target {
         Some(task) => notify_if_ready(task, info.signo),
-        None if info.signo == sig::KILL => threads.iter().for_each(|t| t.notify_signal()),
         None => {
             // The main thread if it can take it, as Linux prefers, else the first that can.
             let ready = threads.iter().find(|t| !t.signals.lock().mask.has(info.signo));
@@ -86,8 +92,8 @@ fn side_effects(process: &Arc<Process>, threads: &[Arc<Task>], signo: i32) {
             task.signals.lock().pending.discard(discard);
         }
     }
-    if signo == sig::CONT || signo == sig::KILL {
-        crate::signal::continue_process(process, signo == sig::CONT);
+    if signo == sig::CONT {
+        super::stop::continue_process(process);
     }
 }
 
@@ -95,7 +101,7 @@ fn side_effects(process: &Arc<Process>, threads: &[Arc<Task>], signo: i32) {
 pub fn interrupts_wait(task: &Arc<Task>) -> bool {
     let mask = task.sigmask();
     let process = &task.process;
-    if process.family.lock().exiting.is_some() {
+    if must_end(task) || process.family.lock().stopped.is_some() {
         return true;
     }
     let own = task.signals.lock().pending.set();

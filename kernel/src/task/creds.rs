@@ -102,4 +102,21 @@ impl Creds {
     pub fn in_egroup(&self, gid: u32) -> bool {
         self.egid == gid || self.groups.contains(&gid)
     }
+
+    /// The capability sets after an `execve` of a file without capabilities of its own (`capabilities(7)`): user 0 has all that
+    /// the bounding set allows, others keep the ambient ones.
+    pub fn after_exec(&mut self) {
+        const SECBIT_NOROOT: u32 = 1;
+        let root = self.securebits & SECBIT_NOROOT == 0;
+        if self.euid == 0 && root {
+            self.permitted = self.bounding;
+            self.effective = self.permitted;
+        } else {
+            self.permitted = self.ambient | if self.uid == 0 && root { self.bounding } else { 0 };
+            self.effective = self.ambient;
+        }
+        if self.euid != self.uid || self.egid != self.gid {
+            self.ambient = 0;
+        }
+    }
 }

@@ -51,6 +51,17 @@ pub struct Cx<'a> {
     pub(crate) restart: Cell<Option<RestartState>>,
 }
 
+/// What ends a wait besides what it waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// Any signal that is not blocked.
+    AnySignal,
+    /// The task has to end.
+    Death,
+    /// Nothing.
+    Nothing,
+}
+
 /// See [`Cx::restart`]. Deadlines are monotonic nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RestartState {
@@ -183,7 +194,7 @@ impl<'a> Cx<'a> {
         mut ready: impl FnMut() -> Option<T>,
     ) -> Result<T, WaitEnd> {
         let _registrations: Vec<Registration> = queues.iter().map(|q| q.register_task(self.task)).collect();
-        self.sleep_until(deadline_ns, true, &mut ready)
+        self.sleep_until(deadline_ns, Ends::AnySignal, &mut ready)
     }
 
     /// Waits for a poll: `look` checks readiness; it is called once with a table to add its queues to, and then again after every
@@ -198,7 +209,7 @@ impl<'a> Cx<'a> {
         if let Some(result) = look(Some(&mut PollTable::new(&mut add))) {
             return Ok(result);
         }
-        let result = self.sleep_until(deadline_ns, true, &mut || look(None));
+        let result = self.sleep_until(deadline_ns, Ends::AnySignal, &mut || look(None));
         drop(registrations);
         result
     }
@@ -207,15 +218,21 @@ impl<'a> Cx<'a> {
     pub fn wait_uninterruptible<T>(&self, queue: &WaitQueue, mut ready: impl FnMut() -> Option<T>) -> T {
         let _registration = queue.register_task(self.task);
         loop {
-            if let Ok(result) = self.sleep_until(None, false, &mut ready) {
+            if let Ok(result) = self.sleep_until(None, Ends::Nothing, &mut ready) {
                 return result;
             }
         }
     }
 
+    /// Like [`Cx::wait_deadline`], but only the task's own end cuts it short (`None`).
+    pub fn wait_killable<T>(&self, queue: &WaitQueue, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
+        let _registration = queue.register_task(self.task);
+        self.sleep_until(None, Ends::Death, &mut ready).ok()
+    }
+
     /// Sleeps until the deadline or a signal.
     pub fn sleep(&self, deadline_ns: Option<u64>) -> WaitEnd {
-        match self.sleep_until(deadline_ns, true, &mut || None::<()>) {
+        match self.sleep_until(deadline_ns, Ends::AnySignal, &mut || None::<()>) {
             Ok(()) => WaitEnd::Interrupted,
             Err(end) => end,
         }
@@ -224,7 +241,7 @@ impl<'a> Cx<'a> {
     fn sleep_until<T>(
         &self,
         deadline_ns: Option<u64>,
-        interruptible: bool,
+        ends: Ends,
         ready: &mut dyn FnMut() -> Option<T>,
     ) -> Result<T, WaitEnd> {
         let sched = &self.kernel.sched;
@@ -232,11 +249,18 @@ impl<'a> Cx<'a> {
         let mut timer = None;
         let result = loop {
             // Announce first, look second: a wake-up after this line is not lost.
-            entity.set_state(if interruptible { RunState::PreparingSleep } else { RunState::PreparingBlock });
+            let blocked = ends == Ends::Nothing;
+            entity.set_state(if blocked { RunState::PreparingBlock } else { RunState::PreparingSleep });
             if let Some(result) = ready() {
                 break Ok(result);
             }
-            if interruptible && self.task.has_signal() && crate::signal::interrupts_wait(self.task) {
+            let ended = self.task.has_signal()
+                && match ends {
+                    Ends::AnySignal => crate::signal::interrupts_wait(self.task),
+                    Ends::Death => super::exit::must_end(self.task),
+                    Ends::Nothing => false,
+                };
+            if ended {
                 break Err(WaitEnd::Interrupted);
             }
             if let Some(deadline) = deadline_ns {

@@ -5,19 +5,26 @@
 //!
 //! Lock order: [`pid::Pids`] before a process's `state`; everything else here is a leaf.
 
+pub mod clone;
 mod creds;
 mod cx;
+pub(crate) mod exec;
+pub(crate) mod exit;
 pub mod ids;
 mod pid;
 pub mod priority;
 mod process;
 mod rlimit;
 mod spawn;
+pub(crate) mod start;
 mod usage;
+pub(crate) mod user_loop;
+pub mod wait;
 
 pub use creds::{CAP_FULL, CAP_LAST, Cap, Creds};
 pub(crate) use cx::RestartState;
 pub use cx::{Cx, WaitEnd};
+pub(crate) use exit::{group_exit, must_end};
 pub use pid::Pids;
 pub use process::{ExitStatus, Family, Image, Process, ProcessState, Session, Usage};
 pub use rlimit::{Limits, RLIM_NLIMITS, Resource, Rlimit};

@@ -76,6 +76,10 @@ impl Pids {
         }
         core::mem::take(&mut inner.tasks).into_values().collect()
     }
+    /// Number of tasks for which `pick` holds.
+    pub fn count_tasks(&self, pick: impl Fn(&Task) -> bool) -> usize {
+        self.inner.lock().tasks.values().filter(|t| pick(t)).count()
+    }
     /// Number of tasks.
     pub fn task_count(&self) -> usize {
         self.inner.lock().tasks.len()

@@ -35,19 +35,10 @@ pub(crate) struct NewTask {
     pub vruntime: u64,
 }
 
-/// The load weight of a nice value: 1024 at 0, a step is a factor of about 1.25 (`sched(7)`).
-pub(crate) fn weight_of_nice(nice: i32) -> u64 {
-    let mut weight = 1024u64 * 1000;
-    for _ in 0..nice.unsigned_abs().min(20) {
-        weight = if nice > 0 { weight * 4 / 5 } else { weight * 5 / 4 };
-    }
-    (weight / 1000).max(1)
-}
-
 impl NewTask {
     /// Makes the task record; it has no fiber yet and is in no table.
     pub(crate) fn build(self, kernel: &Kernel) -> Arc<Task> {
-        let entity = Entity::new(self.cpu, weight_of_nice(self.policy.nice), self.allowed);
+        let entity = Entity::new(self.cpu, crate::sched::nice_weight(self.policy.nice), self.allowed);
         entity.vruntime.store(self.vruntime, Ordering::Relaxed);
         Arc::new(Task {
             tid: AtomicI32::new(self.tid),

@@ -30,6 +30,8 @@ impl Process {
         };
         for task in threads {
             sum.add(&task.usage());
+            let mm = task.mm.lock().clone();
+            sum.max_rss_pages = sum.max_rss_pages.max(mm.map_or(0, |mm| mm.peak_rss_pages()));
         }
         sum
     }

@@ -1,0 +1,282 @@
+//! New tasks from the current one (`clone(2)`).
+
+use super::spawn::{launch, new_process};
+use super::{Cx, NewTask, Resource, Task, VforkDone, user_loop};
+use crate::error::{Result, err};
+use crate::signal::{SharedSignals, sig};
+use crate::sync::Mutex;
+use crate::user::UserPtr;
+use abi::Errno;
+use alloc::sync::Arc;
+use bitflags::bitflags;
+use core::sync::atomic::Ordering;
+
+bitflags! {
+    /// `CLONE_*` without the exit signal (`uapi/linux/sched.h`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[allow(missing_docs)]
+    pub struct CloneFlags: u64 {
+        const NEWTIME = 0x80;
+        const VM = 0x100;
+        const FS = 0x200;
+        const FILES = 0x400;
+        const SIGHAND = 0x800;
+        const PIDFD = 0x1000;
+        const PTRACE = 0x2000;
+        const VFORK = 0x4000;
+        const PARENT = 0x8000;
+        const THREAD = 0x1_0000;
+        const NEWNS = 0x2_0000;
+        const SYSVSEM = 0x4_0000;
+        const SETTLS = 0x8_0000;
+        const PARENT_SETTID = 0x10_0000;
+        const CHILD_CLEARTID = 0x20_0000;
+        const DETACHED = 0x40_0000;
+        const UNTRACED = 0x80_0000;
+        const CHILD_SETTID = 0x100_0000;
+        const NEWCGROUP = 0x200_0000;
+        const NEWUTS = 0x400_0000;
+        const NEWIPC = 0x800_0000;
+        const NEWUSER = 0x1000_0000;
+        const NEWPID = 0x2000_0000;
+        const NEWNET = 0x4000_0000;
+        const IO = 0x8000_0000;
+        const CLEAR_SIGHAND = 0x1_0000_0000;
+        const INTO_CGROUP = 0x2_0000_0000;
+    }
+}
+
+impl CloneFlags {
+    /// Those that ask for a new namespace.
+    pub const NAMESPACES: CloneFlags = CloneFlags::NEWTIME
+        .union(CloneFlags::NEWNS)
+        .union(CloneFlags::NEWCGROUP)
+        .union(CloneFlags::NEWUTS)
+        .union(CloneFlags::NEWIPC)
+        .union(CloneFlags::NEWUSER)
+        .union(CloneFlags::NEWPID)
+        .union(CloneFlags::NEWNET);
+}
+
+/// What to make.
+#[derive(Clone, Copy, Debug)]
+pub struct CloneArgs {
+    /// What is shared.
+    pub flags: CloneFlags,
+    /// The signal that the parent gets at the end; 0 for none.
+    pub exit_signal: i32,
+    /// Stack pointer of the child; 0 for the parent's.
+    pub stack: u64,
+    /// TLS base.
+    pub tls: u64,
+    /// Where the parent's memory gets the child's id.
+    pub parent_tid: u64,
+    /// Where the child's memory gets its id, and what is cleared at its end.
+    pub child_tid: u64,
+    /// Where the descriptor for `PIDFD` goes.
+    pub pidfd: u64,
+}
+
+fn check(flags: CloneFlags, exit_signal: i32) -> Result<()> {
+    let need = |flag, other| !flags.contains(flag) || flags.contains(other);
+    if !need(CloneFlags::THREAD, CloneFlags::SIGHAND) || !need(CloneFlags::SIGHAND, CloneFlags::VM) {
+        return err(Errno::EINVAL);
+    }
+    if flags.contains(CloneFlags::SIGHAND | CloneFlags::CLEAR_SIGHAND) {
+        return err(Errno::EINVAL);
+    }
+    if flags.contains(CloneFlags::NEWNS | CloneFlags::FS) {
+        return err(Errno::EINVAL);
+    }
+    if flags.intersects(CloneFlags::NAMESPACES) {
+        return Err(crate::error::Error::new(Errno::EPERM, "namespaces are not supported"));
+    }
+    if !(0..=sig::MAX).contains(&exit_signal) {
+        return err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// `clone(2)`: returns the child's thread id. Blocks until the child lets go when `VFORK`.
+pub fn clone(cx: &Cx, args: &CloneArgs) -> Result<i32> {
+    let flags = args.flags;
+    check(flags, args.exit_signal)?;
+    check_process_limit(cx)?;
+    let kernel = cx.kernel;
+    let (me, my_process) = (cx.task, cx.process());
+    let tid = kernel.pids.allocate().ok_or(Errno::EAGAIN)?;
+    let thread = flags.contains(CloneFlags::THREAD);
+
+    let mm = if flags.contains(CloneFlags::VM) { cx.mm() } else { cx.mm().fork(cx)? };
+    let process = if thread { my_process.clone() } else { child_process(cx, tid, args) };
+    let policy = *me.policy.lock();
+    let new = NewTask {
+        tid,
+        process: process.clone(),
+        name: me.name.lock().clone(),
+        creds: me.creds(),
+        mm: Some(mm),
+        files: if flags.contains(CloneFlags::FILES) { cx.files() } else { cx.files().duplicate() },
+        fs: if flags.contains(CloneFlags::FS) { cx.fs() } else { cx.fs().duplicate() },
+        mask: me.sigmask(),
+        policy,
+        cpu: cx.cpu(),
+        allowed: me.sched.allowed.load(Ordering::Relaxed),
+        vruntime: me.sched.vruntime.load(Ordering::Relaxed),
+    };
+    let task = new.build(kernel);
+    task.no_new_privs.store(me.no_new_privs.load(Ordering::Relaxed), Ordering::Relaxed);
+    task.timer_slack_ns.store(me.timer_slack_ns.load(Ordering::Relaxed), Ordering::Relaxed);
+    inherit_signals(cx, &task, flags);
+    if flags.contains(CloneFlags::CHILD_CLEARTID) {
+        task.clear_child_tid.store(args.child_tid, Ordering::Relaxed);
+    }
+    if !flags.contains(CloneFlags::VM) || thread {
+        *task.rseq.lock() = if thread { None } else { *me.rseq.lock() };
+    }
+    let vfork = flags.contains(CloneFlags::VFORK).then(|| {
+        let done = Arc::new(VforkDone::default());
+        *task.vfork_done.lock() = Some(done.clone());
+        done
+    });
+
+    let mut user = cx.user.borrow_mut().duplicate();
+    {
+        let regs = user.regs();
+        regs.rax = 0;
+        if args.stack != 0 {
+            regs.rsp = args.stack;
+        }
+        if flags.contains(CloneFlags::SETTLS) {
+            regs.fs_base = args.tls;
+        }
+    }
+    if flags.contains(CloneFlags::PARENT_SETTID) {
+        UserPtr::<i32>::new(args.parent_tid).write(cx, &tid)?;
+    }
+    if flags.contains(CloneFlags::PIDFD) {
+        let file = crate::ipc::pidfd_new(cx, &process, Default::default());
+        let fd = cx.install(file, true)?;
+        if let Err(error) = UserPtr::<i32>::new(args.pidfd).write(cx, &fd.0) {
+            drop(cx.files().remove(fd));
+            return Err(error);
+        }
+    }
+    enter_tables(cx, &task, thread)?;
+    let set_tid = flags.contains(CloneFlags::CHILD_SETTID).then_some(args.child_tid);
+    let started = launch(kernel, &task, user, move |cx| {
+        if let Some(addr) = set_tid {
+            // As on Linux, a bad address is the child's own problem.
+            let _ = UserPtr::<i32>::new(addr).write(cx, &tid);
+        }
+        user_loop::user_loop(cx);
+    });
+    if let Err(error) = started {
+        withdraw(cx, &task, thread);
+        return Err(error);
+    }
+    if let Some(done) = vfork {
+        wait_vfork(cx, &done);
+    }
+    Ok(tid)
+}
+
+/// Until the child executes or ends, or this task has to end itself; other signals wait.
+fn wait_vfork(cx: &Cx, done: &VforkDone) {
+    cx.wait_killable(&done.queue, || done.done.load(Ordering::SeqCst).then_some(()));
+}
+
+/// `RLIMIT_NPROC` counts the tasks of a real user id (`getrlimit(2)`).
+fn check_process_limit(cx: &Cx) -> Result<()> {
+    let creds = cx.task.creds();
+    let limit = cx.process().limit(Resource::Nproc);
+    let privileged = creds.uid == 0 || creds.has(super::Cap::SysAdmin) || creds.has(super::Cap::SysResource);
+    if limit == u64::MAX || privileged {
+        let max = cx.kernel.max_tasks() as usize;
+        return if cx.kernel.pids.task_count() >= max { err(Errno::EAGAIN) } else { Ok(()) };
+    }
+    let used = cx.kernel.pids.count_tasks(|task| task.creds.lock().uid == creds.uid);
+    if used as u64 >= limit { err(Errno::EAGAIN) } else { Ok(()) }
+}
+
+fn child_process(cx: &Cx, pid: i32, args: &CloneArgs) -> Arc<super::Process> {
+    let mine = cx.process();
+    let parent = if args.flags.contains(CloneFlags::PARENT) {
+        mine.family.lock().parent.upgrade().unwrap_or_else(|| mine.clone())
+    } else {
+        mine.clone()
+    };
+    let session = mine.session.lock().clone();
+    let limits = *mine.limits.lock();
+    let process =
+        new_process(cx.kernel, pid, Some(&parent), session, mine.pgid.load(Ordering::Relaxed), limits);
+    let exit_signal = if args.flags.contains(CloneFlags::PARENT) {
+        mine.exit_signal.load(Ordering::Relaxed)
+    } else {
+        args.exit_signal
+    };
+    process.exit_signal.store(exit_signal, Ordering::Relaxed);
+    process.dumpable.store(mine.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
+    process.personality.store(mine.personality.load(Ordering::Relaxed), Ordering::Relaxed);
+    process.oom_score_adj.store(mine.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
+    *process.image.lock() = mine.image.lock().clone();
+    process
+}
+
+fn inherit_signals(cx: &Cx, task: &Arc<Task>, flags: CloneFlags) {
+    if !flags.contains(CloneFlags::THREAD) {
+        let mine: &SharedSignals = &cx.process().signals;
+        let table = mine.actions.lock().clone();
+        let table = if flags.contains(CloneFlags::SIGHAND) {
+            table
+        } else {
+            let mut copy = *table.lock();
+            if flags.contains(CloneFlags::CLEAR_SIGHAND) {
+                for action in copy.iter_mut().filter(|a| a.handler != crate::signal::SIG_IGN) {
+                    *action = Default::default();
+                }
+            }
+            Arc::new(Mutex::new(copy))
+        };
+        *task.process.signals.actions.lock() = table;
+    }
+    // A new stack needs a new alternate stack, unless the parent waits (`vfork`).
+    if !flags.contains(CloneFlags::VM) || flags.contains(CloneFlags::VFORK) {
+        task.signals.lock().altstack = cx.task.signals.lock().altstack;
+    }
+}
+
+fn enter_tables(cx: &Cx, task: &Arc<Task>, thread: bool) -> Result<()> {
+    let process = &task.process;
+    if thread {
+        let mut family = process.family.lock();
+        if family.exiting.is_some() || family.exec_by.is_some() {
+            return err(Errno::EAGAIN);
+        }
+        family.threads.push(task.clone());
+    } else {
+        process.family.lock().threads.push(task.clone());
+        *process.leader.lock() = Some(task.clone());
+        let parent = process.family.lock().parent.upgrade();
+        if let Some(parent) = parent {
+            parent.family.lock().children.push(process.clone());
+        }
+        cx.kernel.pids.add_process(process);
+    }
+    cx.kernel.pids.add_task(task);
+    Ok(())
+}
+
+fn withdraw(cx: &Cx, task: &Arc<Task>, thread: bool) {
+    let process = &task.process;
+    process.family.lock().threads.retain(|t| !Arc::ptr_eq(t, task));
+    cx.kernel.pids.remove_task(task.tid());
+    if !thread {
+        let parent = process.family.lock().parent.upgrade();
+        if let Some(parent) = parent {
+            parent.family.lock().children.retain(|c| !Arc::ptr_eq(c, process));
+        }
+        cx.kernel.pids.remove_process(process.pid);
+        drop(process.leader.lock().take());
+    }
+}

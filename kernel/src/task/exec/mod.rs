@@ -1,0 +1,224 @@
+//! `execve(2)`: a new program in place of the old one.
+//!
+//! The new address space is built completely before the old one goes, so a file that can't be executed is an errno for the caller and
+//! never a half-replaced process.
+
+mod image;
+mod script;
+mod stack;
+
+use super::{Cx, exit};
+use crate::error::{Result, err};
+use crate::fs::{OpenFile, OpenFlags};
+use crate::mm::Mm;
+use crate::signal::{SIG_IGN, SigSet};
+use crate::sync::Mutex;
+use crate::user::Sink;
+use crate::wait::PollEvents;
+use abi::Errno;
+use abi::fs::FileType;
+use abi::signal::Sigaction;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+use hal::Regs;
+
+/// A program to execute, with everything copied out of user memory.
+pub struct Program {
+    /// The file.
+    pub file: Arc<OpenFile>,
+    /// Its path as the caller gave it, for `AT_EXECFN` and for scripts.
+    pub path: Vec<u8>,
+    /// Arguments.
+    pub args: Vec<Vec<u8>>,
+    /// Environment.
+    pub env: Vec<Vec<u8>>,
+}
+
+/// Most interpreters that `#!` lines may lead through (`BINPRM_MAX_RECURSION`).
+const MAX_SCRIPTS: usize = 5;
+
+/// Checks that a file may be executed by this task.
+pub(crate) fn check_executable(cx: &Cx, file: &OpenFile) -> Result<()> {
+    let attr = file.attr()?;
+    if attr.file_type() != FileType::Regular {
+        return err(Errno::EACCES);
+    }
+    let creds = cx.task.creds();
+    let bits = if attr.uid == creds.fsuid {
+        attr.mode >> 6
+    } else if creds.in_group(attr.gid) {
+        attr.mode >> 3
+    } else {
+        attr.mode
+    };
+    // Root may execute what anybody may execute.
+    let any = attr.mode & 0o111 != 0 && creds.has(super::Cap::DacOverride);
+    if bits & 1 != 0 || any { Ok(()) } else { err(Errno::EACCES) }
+}
+
+/// Opens a file for execution.
+pub(crate) fn open_executable(cx: &Cx, path: &[u8]) -> Result<Arc<OpenFile>> {
+    let file = crate::fs::open_path(cx, crate::fs::AT_FDCWD, path, OpenFlags::empty(), 0)?;
+    check_executable(cx, &file)?;
+    Ok(file)
+}
+
+/// Reads up to `len` bytes at `offset`.
+pub(super) fn read_at(cx: &Cx, file: &OpenFile, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        let mut pos = offset + done as u64;
+        let mut rest: &mut [u8] = bytes.get_mut(done..).unwrap_or_default();
+        let sink: &mut dyn Sink = &mut rest;
+        match file.file.read(cx, file, &mut pos, sink)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    bytes.truncate(done);
+    Ok(bytes)
+}
+
+/// Replaces the current program. On success the registers are those of the new program's start.
+pub fn exec(cx: &Cx, mut program: Program) -> Result<()> {
+    check_executable(cx, &program.file)?;
+    let head = {
+        let mut scripts = 0;
+        loop {
+            let head = read_at(cx, &program.file, 0, script::HEAD_LEN)?;
+            match script::parse(&head)? {
+                None => break head,
+                Some(_) if scripts == MAX_SCRIPTS => return err(Errno::ELOOP),
+                Some(line) => script::apply(cx, &mut program, &line)?,
+            }
+            scripts += 1;
+        }
+    };
+    let mm = Mm::new(cx.kernel)?;
+    let image = image::load(cx, &mm, &program.file, &head)?;
+    let stack = stack::build(cx, &mm, &program, &image)?;
+
+    // From here on there is no way back.
+    end_other_threads(cx)?;
+    let task = cx.task;
+    let process = cx.process();
+    exit_old_image(cx);
+    cx.set_mm(mm);
+    if Arc::strong_count(&cx.files()) > 2 {
+        // Shared with somebody (besides the two references of this task).
+        let own = cx.files().duplicate();
+        cx.set_files(own);
+    }
+    drop(cx.files().remove_range(0, usize::MAX, |cloexec| cloexec));
+    reset_signals(cx);
+    change_credentials(cx, &program.file);
+    *task.name.lock() = stack::comm(&program.path);
+    {
+        let mut current = process.image.lock();
+        *current = crate::task::Image {
+            exe: program.file.path.clone(),
+            args: stack.args,
+            env: stack.env,
+            auxv: stack.auxv,
+            stack_start: stack.sp,
+            code: image.code,
+            data: image.data,
+        };
+    }
+    process.did_exec.store(true, Ordering::Relaxed);
+    process.dumpable.store(1, Ordering::Relaxed);
+    exit::release_vfork(task);
+    let mut user = cx.user.borrow_mut();
+    *user.regs() = Regs { rip: image.start, rsp: stack.sp, eflags: 0x202, ..Regs::default() };
+    user.set_fpu(&[]);
+    Ok(())
+}
+
+/// What a task leaves in its old memory: cleared tid, robust locks.
+fn exit_old_image(cx: &Cx) {
+    crate::ipc::futex::exit_robust_list(cx);
+    let clear = cx.task.clear_child_tid.swap(0, Ordering::Relaxed);
+    if clear != 0 {
+        let ptr = crate::user::UserPtr::<u32>::new(clear);
+        if ptr.write(cx, &0).is_ok() {
+            crate::ipc::futex::wake_address(cx, ptr.addr(), 1);
+        }
+    }
+    *cx.task.rseq.lock() = None;
+}
+
+/// Ends all other threads and takes over the process id. `EAGAIN` when another thread was faster.
+fn end_other_threads(cx: &Cx) -> Result<()> {
+    let (task, process) = (cx.task, cx.process());
+    let others = {
+        let mut family = process.family.lock();
+        if family.exiting.is_some() || family.exec_by.is_some() {
+            return err(Errno::EAGAIN);
+        }
+        if family.threads.len() == 1 && task.tid() == process.pid {
+            return Ok(());
+        }
+        family.exec_by = Some(task.tid());
+        family.threads.clone()
+    };
+    for other in others.iter().filter(|t| !Arc::ptr_eq(t, task)) {
+        other.notify_signal();
+    }
+    let alone =
+        cx.wait_killable(&process.changed, || (process.family.lock().threads.len() == 1).then_some(()));
+    if alone.is_none() {
+        // A group exit overtakes; the user loop ends this task.
+        return err(Errno::EINTR);
+    }
+    if task.tid() != process.pid {
+        cx.kernel.pids.remove_task(task.tid());
+        task.set_tid(process.pid);
+        cx.kernel.pids.add_task(task);
+        *process.leader.lock() = Some(task.clone());
+    }
+    process.family.lock().exec_by = None;
+    Ok(())
+}
+
+/// Handlers become default, what is ignored stays ignored; the alternate stack goes, mask and pending signals stay.
+fn reset_signals(cx: &Cx) {
+    let old = *cx.process().signals.actions.lock().clone().lock();
+    let mut new = [Sigaction::default(); 64];
+    for (new, old) in new.iter_mut().zip(old) {
+        if old.handler == SIG_IGN {
+            new.handler = SIG_IGN;
+        }
+    }
+    *cx.process().signals.actions.lock() = Arc::new(Mutex::new(new));
+    let mut signals = cx.task.signals.lock();
+    signals.altstack = Default::default();
+    signals.saved_mask = None;
+    signals.waiting_for = SigSet::EMPTY;
+    drop(signals);
+    crate::time::exec_resets_timers(cx.process());
+    cx.process().changed.wake_all(PollEvents::empty());
+}
+
+/// Set-user-ID and set-group-ID, and the rules of `capabilities(7)` for `execve`.
+fn change_credentials(cx: &Cx, file: &OpenFile) {
+    let mut creds = (*cx.task.creds()).clone();
+    if let Ok(attr) = file.attr() {
+        if !cx.task.no_new_privs.load(Ordering::Relaxed) {
+            if attr.mode & 0o4000 != 0 {
+                creds.euid = attr.uid;
+            }
+            if attr.mode & 0o2010 == 0o2010 {
+                creds.egid = attr.gid;
+            }
+        }
+    }
+    creds.suid = creds.euid;
+    creds.fsuid = creds.euid;
+    creds.sgid = creds.egid;
+    creds.fsgid = creds.egid;
+    creds.after_exec();
+    *cx.task.creds.lock() = Arc::new(creds);
+}

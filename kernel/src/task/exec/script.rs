@@ -1,0 +1,89 @@
+//! `#!` scripts (`execve(2)`, "Interpreter scripts").
+
+use super::Program;
+use crate::error::{Result, err};
+use crate::task::Cx;
+use abi::Errno;
+use alloc::vec::Vec;
+
+/// How much of a file decides what it is (`BINPRM_BUF_SIZE`).
+pub(super) const HEAD_LEN: usize = 256;
+
+/// A `#!` line.
+pub(super) struct Line {
+    interpreter: Vec<u8>,
+    argument: Option<Vec<u8>>,
+}
+
+/// The line of a script; `None` when the file is none.
+pub(super) fn parse(head: &[u8]) -> Result<Option<Line>> {
+    let Some(rest) = head.strip_prefix(b"#!") else { return Ok(None) };
+    let end = rest.iter().position(|&b| b == b'\n' || b == 0);
+    let blank = |b: &u8| *b == b' ' || *b == b'\t';
+    let line = match end {
+        Some(end) => rest.get(..end).unwrap_or_default(),
+        // Cut off: fine as long as the interpreter's path is whole.
+        None if rest.len() + 2 < HEAD_LEN => rest,
+        None => {
+            let start = rest.iter().position(|b| !blank(b)).unwrap_or(rest.len());
+            if !rest.get(start..).unwrap_or_default().iter().any(blank) {
+                return err(Errno::ENOEXEC);
+            }
+            rest
+        }
+    };
+    let line = line.trim_ascii();
+    if line.is_empty() {
+        return err(Errno::ENOEXEC);
+    }
+    let split = line.iter().position(blank).unwrap_or(line.len());
+    let (interpreter, argument) = line.split_at(split);
+    let argument = argument.trim_ascii();
+    Ok(Some(Line {
+        interpreter: interpreter.to_vec(),
+        argument: (!argument.is_empty()).then(|| argument.to_vec()),
+    }))
+}
+
+/// Turns the program into its interpreter with the script as an argument.
+pub(super) fn apply(cx: &Cx, program: &mut Program, line: &Line) -> Result<()> {
+    let file = super::open_executable(cx, &line.interpreter)?;
+    let mut args = Vec::with_capacity(program.args.len() + 2);
+    args.push(line.interpreter.clone());
+    args.extend(line.argument.clone());
+    args.push(program.path.clone());
+    args.extend(program.args.drain(..).skip(1));
+    program.args = args;
+    program.path = line.interpreter.clone();
+    program.file = file;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(head: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+        parse(head).unwrap().map(|l| (l.interpreter, l.argument))
+    }
+
+    #[test]
+    fn the_rest_of_the_line_is_one_argument() {
+        assert_eq!(parsed(b"#! /bin/sh -e -x \nfoo"), Some((b"/bin/sh".to_vec(), Some(b"-e -x".to_vec()))));
+        assert_eq!(parsed(b"#!/bin/sh\n"), Some((b"/bin/sh".to_vec(), None)));
+        assert_eq!(parsed(b"\x7fELF"), None);
+    }
+
+    #[test]
+    fn an_empty_line_is_no_program() {
+        assert!(parse(b"#!\n").is_err());
+        assert!(parse(b"#!   \n").is_err());
+    }
+
+    #[test]
+    fn an_interpreter_that_does_not_end_is_refused() {
+        let mut head = b"#!/".to_vec();
+        head.resize(HEAD_LEN, b'a');
+        assert!(parse(&head).is_err());
+    }
+}

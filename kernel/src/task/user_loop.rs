@@ -1,0 +1,131 @@
+//! The user loop: run guest code, serve why it stopped, look at signals, run again.
+
+use super::{Cx, ExitStatus, exit};
+use crate::error::{Error, Restart};
+use crate::mm::FaultOutcome;
+use crate::signal::{self, Delivery, SigInfo, sig};
+use crate::syscall::{SysRet, dispatch};
+use abi::Errno;
+use alloc::format;
+use core::sync::atomic::Ordering;
+use hal::{Exit, Fault, LogLevel};
+
+/// A system call that a signal interrupted, while it is undecided what becomes of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InterruptedCall {
+    pub nr: u64,
+    pub restart: Restart,
+}
+
+/// Length of the `syscall` instruction.
+const SYSCALL_LEN: u64 = 2;
+/// `__NR_restart_syscall`.
+const NR_RESTART_SYSCALL: u64 = abi::raw::__NR_restart_syscall as u64;
+
+/// Runs the task's guest code until the task has ended. The registers in `cx.user` are where it starts.
+pub(crate) fn user_loop(cx: &Cx) {
+    let mut interrupted = None;
+    loop {
+        if !prepare(cx, interrupted.take()) {
+            return;
+        }
+        let start = cx.now_ns();
+        let exit = {
+            let mm = cx.mm.borrow();
+            let Some(mm) = mm.as_ref() else { return };
+            mm.space().run(cx.cpu(), &mut **cx.user.borrow_mut())
+        };
+        cx.task.user_ns.fetch_add(cx.now_ns().saturating_sub(start), Ordering::Relaxed);
+        match exit {
+            Exit::Syscall { nr, args, .. } => match dispatch(cx, nr, &args) {
+                Ok(SysRet::Value(value)) => cx.user.borrow_mut().set_syscall_result(value),
+                Ok(SysRet::Keep) => {}
+                Ok(SysRet::Exit) => return,
+                Err(Error::Errno { errno, .. }) => set_errno(cx, errno),
+                Err(Error::Interrupted(restart)) => {
+                    // The signal decides; until then the call counts as failed.
+                    set_errno(cx, Errno::EINTR);
+                    interrupted = Some(InterruptedCall { nr, restart });
+                }
+            },
+            Exit::Fault(fault) => serve_fault(cx, &fault),
+            Exit::Interrupted => {}
+            Exit::Dead(why) => {
+                cx.kernel.log(
+                    LogLevel::Error,
+                    &format!("process {} is killed: its address space failed: {why}", cx.process().pid),
+                );
+                exit::group_exit(cx.process(), ExitStatus::Signaled { signo: sig::KILL, core: false });
+            }
+        }
+    }
+}
+
+fn set_errno(cx: &Cx, errno: Errno) {
+    cx.user.borrow_mut().set_syscall_result(i64::from(-errno.raw()) as u64);
+}
+
+/// Everything that has to happen before guest code runs. False when the task has ended.
+fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> bool {
+    cx.kernel.poll_machine();
+    let cpu = cx.cpu();
+    if cx.kernel.sched.should_yield(cpu) {
+        cx.task.sched.switches[1].fetch_add(1, Ordering::Relaxed);
+        cx.yield_now();
+    }
+    if interrupted.is_some() || cx.task.has_signal() {
+        match signal::deliver(cx, interrupted) {
+            Delivery::Run => {}
+            Delivery::Exit(status) => {
+                exit::exit_task(cx, status);
+                return false;
+            }
+        }
+    }
+    cx.kernel.sched.arm(cx.cpu());
+    true
+}
+
+/// Has the interrupted call made again when guest code runs next.
+pub(crate) fn restart_call(cx: &Cx, call: InterruptedCall) {
+    let nr = if call.restart == Restart::Resume { NR_RESTART_SYSCALL } else { call.nr };
+    let mut user = cx.user.borrow_mut();
+    let regs = user.regs();
+    regs.rip = regs.rip.wrapping_sub(SYSCALL_LEN);
+    regs.rax = nr;
+}
+
+fn serve_fault(cx: &Cx, fault: &Fault) {
+    const PAGE_FAULT: u32 = 14;
+    if fault.vector == PAGE_FAULT {
+        match cx.mm().fault(cx, fault) {
+            FaultOutcome::Handled => return,
+            FaultOutcome::Signal { signo, code } => {
+                cx.last_fault.set((fault.vector, fault.error, fault.addr));
+                signal::force(cx, SigInfo::fault(signo, code, fault.addr));
+            }
+            FaultOutcome::OutOfMemory => out_of_memory(cx),
+        }
+        return;
+    }
+    cx.last_fault.set((fault.vector, fault.error, fault.addr));
+    let addr = if fault.code == signal::code::KERNEL { 0 } else { fault.addr };
+    signal::force(cx, SigInfo::fault(fault.signo, fault.code, addr));
+}
+
+/// RAM is full: somebody has to go, or this task can't go on.
+fn out_of_memory(cx: &Cx) {
+    let victim = crate::mm::oom_victim(cx.kernel).unwrap_or_else(|| cx.process().clone());
+    let name = victim
+        .leader
+        .lock()
+        .as_ref()
+        .map(|t| alloc::string::String::from_utf8_lossy(&t.name.lock()).into_owned())
+        .unwrap_or_default();
+    cx.kernel.log(LogLevel::Warn, &format!("out of memory: killed process {} ({name})", victim.pid));
+    exit::group_exit(&victim, ExitStatus::Signaled { signo: sig::KILL, core: false });
+    if !alloc::sync::Arc::ptr_eq(&victim, cx.process()) {
+        // Its memory comes back when it runs and ends.
+        cx.yield_now();
+    }
+}
