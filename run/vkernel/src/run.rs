@@ -40,9 +40,10 @@ pub fn run(args: &RunArgs) -> u8 {
         }
     };
     let kernel = Kernel::new(machine.clone(), kernel_config);
-    // kernel.start();
-    let ran = machine.run_cpus(|cpu| kernel.run_cpu(cpu));
-    let status = kernel.exit_status();
+    let (ran, status) = match kernel.start() {
+        Ok(()) => (machine.run_cpus(|cpu| kernel.run_cpu(cpu)), kernel.exit_status()),
+        Err(error) => (Ok(()), Some(Err(error))),
+    };
     kernel.shutdown();
     // The terminal is put back before anything is printed on it.
     machine.shutdown();
