@@ -4,15 +4,13 @@
 //! and then does what the old value asks for (wake the sleeper, kick the running space).
 //!
 //! Alarms: one timerfd for all CPUs, always armed for the earliest alarm or earlier. Setting an alarm that is
-//! later than the armed time costs no host call; the I/O thread re-arms when it rings.
-//!
-//! Lock order: `Alarms`, then a slot's `space`.
+//! later than the armed time costs neither a host call nor a lock; the I/O thread re-arms when it rings.
 
 use hal::{Cpu, CpuId};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// The kernel runs, and no interrupt is pending.
@@ -36,6 +34,8 @@ pub(crate) trait Kick: Send + Sync {
 #[repr(align(64))]
 struct Slot {
     state: AtomicU32,
+    /// The alarm, in monotonic nanoseconds.
+    alarm_ns: AtomicU64,
     /// Where the CPU runs or ran last. Weak: a CPU must not keep a space alive.
     space: Mutex<Option<Weak<dyn Kick>>>,
     /// The address behind `space`, read and written by the CPU's own thread only; the weak pointer keeps it
@@ -43,17 +43,12 @@ struct Slot {
     current: AtomicUsize,
 }
 
-struct Alarms {
-    /// Per CPU, in monotonic nanoseconds.
-    at_ns: Vec<u64>,
-    /// What the timerfd is armed for.
-    armed_ns: u64,
-}
-
 /// The virtual CPUs of a machine.
 pub struct LinuxCpus {
     slots: Vec<Slot>,
-    alarms: Mutex<Alarms>,
+    /// What the timerfd is armed for; the lock is for whoever changes it.
+    armed_ns: AtomicU64,
+    arming: Mutex<()>,
     timer: OwnedFd,
 }
 
@@ -77,8 +72,12 @@ fn timespec(ns: u64) -> libc::timespec {
 impl LinuxCpus {
     /// `count` CPUs, at least one. No thread is started.
     pub fn new(count: usize) -> io::Result<LinuxCpus> {
-        let slot =
-            || Slot { state: AtomicU32::new(RUNNING), space: Mutex::new(None), current: AtomicUsize::new(0) };
+        let slot = || Slot {
+            state: AtomicU32::new(RUNNING),
+            alarm_ns: AtomicU64::new(NEVER),
+            space: Mutex::new(None),
+            current: AtomicUsize::new(0),
+        };
         // SAFETY: plain call; the result is checked.
         let timer =
             unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
@@ -87,9 +86,12 @@ impl LinuxCpus {
         }
         // SAFETY: a descriptor that was just made and belongs to nobody else.
         let timer = unsafe { OwnedFd::from_raw_fd(timer) };
-        let count = count.max(1);
-        let alarms = Mutex::new(Alarms { at_ns: vec![NEVER; count], armed_ns: NEVER });
-        Ok(LinuxCpus { slots: (0..count).map(|_| slot()).collect(), alarms, timer })
+        Ok(LinuxCpus {
+            slots: (0..count.max(1)).map(|_| slot()).collect(),
+            armed_ns: AtomicU64::new(NEVER),
+            arming: Mutex::new(()),
+            timer,
+        })
     }
 
     /// The timerfd, for the I/O thread.
@@ -99,30 +101,36 @@ impl LinuxCpus {
 
     /// The timer rang: interrupts the CPUs whose alarm is due and arms it for the next.
     pub(crate) fn ring(&self) {
-        let mut due = Vec::new();
-        {
-            let mut alarms = lock(&self.alarms);
-            let mut expirations = [0u8; 8];
-            // SAFETY: reads at most eight bytes into the buffer. EAGAIN when the timer was set anew meanwhile.
-            unsafe { libc::read(self.timer.as_raw_fd(), expirations.as_mut_ptr().cast(), 8) };
-            let now = now_ns(libc::CLOCK_MONOTONIC);
-            let mut next = NEVER;
-            for (cpu, at) in alarms.at_ns.iter_mut().enumerate() {
-                if *at <= now {
-                    *at = NEVER;
-                    due.push(cpu);
-                }
-                next = next.min(*at);
+        let _arming = lock(&self.arming);
+        let mut expirations = [0u8; 8];
+        // SAFETY: reads at most eight bytes into the buffer. EAGAIN when the timer was set anew meanwhile.
+        unsafe { libc::read(self.timer.as_raw_fd(), expirations.as_mut_ptr().cast(), 8) };
+        let now = now_ns(libc::CLOCK_MONOTONIC);
+        for (cpu, slot) in self.slots.iter().enumerate() {
+            let at = slot.alarm_ns.load(Ordering::SeqCst);
+            // A failed exchange means that the CPU has set another one meanwhile, which counts.
+            if at <= now
+                && slot.alarm_ns.compare_exchange(at, NEVER, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            {
+                self.interrupt(CpuId(cpu));
             }
-            self.arm(&mut alarms, next);
         }
-        for cpu in due {
-            self.interrupt(CpuId(cpu));
+        // An alarm that is set while we look either sees the new armed time or is seen by the next look.
+        let earliest = || self.slots.iter().map(|s| s.alarm_ns.load(Ordering::SeqCst)).min().unwrap_or(NEVER);
+        let mut next = earliest();
+        loop {
+            self.armed_ns.store(next, Ordering::SeqCst);
+            let again = earliest();
+            if again >= next {
+                break;
+            }
+            next = again;
         }
+        self.arm(next);
     }
 
-    fn arm(&self, alarms: &mut Alarms, at_ns: u64) {
-        alarms.armed_ns = at_ns;
+    /// Sets the timer. The caller holds the lock.
+    fn arm(&self, at_ns: u64) {
         // Zero would disarm it; the first nanosecond is as good.
         let value = timespec(if at_ns == NEVER { 0 } else { at_ns.max(1) });
         let spec = libc::itimerspec { it_interval: timespec(0), it_value: value };
@@ -246,10 +254,18 @@ impl Cpu for LinuxCpus {
 
     fn set_alarm(&self, cpu: CpuId, deadline_ns: Option<u64>) {
         let at = deadline_ns.unwrap_or(NEVER);
-        let mut alarms = lock(&self.alarms);
-        alarms.at_ns[cpu.0] = at;
-        if at < alarms.armed_ns {
-            self.arm(&mut alarms, at);
+        let alarm = &self.slots[cpu.0].alarm_ns;
+        if alarm.load(Ordering::Relaxed) == at {
+            return;
+        }
+        alarm.store(at, Ordering::SeqCst);
+        if at >= self.armed_ns.load(Ordering::SeqCst) {
+            return;
+        }
+        let _arming = lock(&self.arming);
+        if at < self.armed_ns.load(Ordering::SeqCst) {
+            self.armed_ns.store(at, Ordering::SeqCst);
+            self.arm(at);
         }
     }
 }
@@ -284,7 +300,6 @@ fn pin(host: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU64;
 
     #[test]
     fn no_wake_up_is_lost() {
