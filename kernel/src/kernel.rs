@@ -1,15 +1,18 @@
 //! The kernel object.
 
 use crate::config::{Config, StartError};
+use crate::fs::pseudo::Tree;
 use crate::mm::Frames;
 use crate::sched::Scheduler;
 use crate::sync::Mutex;
 use crate::task::{ExitStatus, Pids, Task};
+use crate::tty::Terminals;
+use abi::time::Timespec;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
-use hal::{CpuId, LogLevel, Machine};
+use hal::{ClockId, CpuId, LogLevel, Machine};
 
 /// Ends the kernel when its processes took too long to end by themselves.
 struct EndKernel {
@@ -43,6 +46,10 @@ pub struct Kernel {
     pub ipc: crate::ipc::IpcState,
     /// Who waits on futexes.
     pub(crate) futexes: crate::ipc::futex::Futexes,
+    /// Entries of `/proc`; register more here.
+    pub proc: Arc<Tree>,
+    /// Terminals.
+    pub terminals: Terminals,
     ids: AtomicU64,
     status: Mutex<Option<Result<ExitStatus, StartError>>>,
     terminating: core::sync::atomic::AtomicBool,
@@ -54,6 +61,7 @@ impl Kernel {
     /// A kernel on a machine. Nothing runs until [`Kernel::start`] and [`Kernel::run_cpu`].
     pub fn new(machine: Arc<dyn Machine>, config: Config) -> Arc<Kernel> {
         let names = Mutex::new((config.hostname.clone(), String::from("(none)")));
+        let now = Timespec::from_ns(machine.clock_ns(ClockId::Realtime));
         Arc::new(Kernel {
             sched: Scheduler::new(machine.clone()),
             frames: Frames::new(machine.clone()),
@@ -62,6 +70,8 @@ impl Kernel {
             names,
             ipc: Default::default(),
             futexes: Default::default(),
+            proc: crate::fs::procfs::tree(now),
+            terminals: Terminals::default(),
             ids: AtomicU64::new(1),
             status: Mutex::new(None),
             terminating: Default::default(),

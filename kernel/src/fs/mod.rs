@@ -13,6 +13,8 @@ mod fd_table;
 mod file;
 mod inode;
 pub mod lock;
+pub mod procfs;
+pub mod pseudo;
 mod start;
 
 pub use dentry::{Dentry, Mount, Path};

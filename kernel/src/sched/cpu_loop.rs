@@ -49,6 +49,7 @@ fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>) {
     me.since_ns.store(start, Ordering::Relaxed);
     sched.switches.fetch_add(1, Ordering::Relaxed);
 
+    let user_before = task.user_ns.load(Ordering::Relaxed);
     task.sched.set_state(RunState::OnCpu);
     // Nobody else wants the lock: a task whose fiber is in use is in no queue.
     let state = {
@@ -66,7 +67,11 @@ fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>) {
     };
     let ran = sched.now_ns().saturating_sub(start);
     task.sched.run_ns.fetch_add(ran, Ordering::Relaxed);
+    me.busy_ns.fetch_add(ran, Ordering::Relaxed);
+    let user = task.user_ns.load(Ordering::Relaxed).saturating_sub(user_before);
+    me.user_ns.fetch_add(user, Ordering::Relaxed);
     me.busy.store(false, Ordering::SeqCst);
+    sched.load.sample(sched.now_ns(), || sched.runnable());
     match state {
         FiberState::Suspended => settle(sched, task),
         FiberState::Finished => task.sched.set_state(RunState::Dead),

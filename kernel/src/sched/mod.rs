@@ -9,6 +9,7 @@
 //!
 //! Lock order: a run queue's lock is a leaf.
 
+mod account;
 mod cpu_loop;
 mod run_queue;
 mod weight;
@@ -146,6 +147,10 @@ pub(crate) struct PerCpu {
     pub(crate) since_ns: AtomicU64,
     /// Whether a task is on the CPU.
     pub(crate) busy: AtomicBool,
+    /// Time with a task on it, in nanoseconds, without the present one.
+    pub(crate) busy_ns: AtomicU64,
+    /// Time of that in guest code.
+    pub(crate) user_ns: AtomicU64,
 }
 
 /// Run queues and timers of one kernel.
@@ -157,6 +162,7 @@ pub struct Scheduler {
     /// Runnable tasks in all queues, without those on a CPU.
     pub(crate) waiting: AtomicUsize,
     pub(crate) switches: AtomicU64,
+    pub(crate) load: account::Load,
 }
 
 impl Scheduler {
@@ -169,6 +175,8 @@ impl Scheduler {
                 need_resched: AtomicBool::new(false),
                 since_ns: AtomicU64::new(0),
                 busy: AtomicBool::new(false),
+                busy_ns: AtomicU64::new(0),
+                user_ns: AtomicU64::new(0),
             })
             .collect();
         Arc::new(Scheduler {
@@ -178,6 +186,7 @@ impl Scheduler {
             stopping: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             switches: AtomicU64::new(0),
+            load: account::Load::default(),
         })
     }
 

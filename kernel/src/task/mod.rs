@@ -25,7 +25,7 @@ pub use creds::{CAP_FULL, CAP_LAST, Cap, Creds};
 pub(crate) use cx::RestartState;
 pub use cx::{Cx, WaitEnd};
 pub(crate) use exit::{group_exit, must_end};
-pub use pid::Pids;
+pub use pid::{PID_MAX, Pids};
 pub use process::{ExitStatus, Family, Image, Process, ProcessState, Session, Usage};
 pub use rlimit::{Limits, RLIM_NLIMITS, Resource, Rlimit};
 pub(crate) use spawn::{NewTask, spawn_first};

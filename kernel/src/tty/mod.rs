@@ -17,3 +17,18 @@ pub(crate) fn window_changed(_kernel: &Kernel) {}
 
 /// A session's leader has ended: hang up its terminal.
 pub(crate) fn session_ended(_kernel: &Kernel, _session: &Arc<Session>) {}
+/// All terminals of a kernel.
+#[derive(Default)]
+pub struct Terminals {}
+
+impl Terminals {
+    /// Number of pseudo-terminals.
+    pub fn pty_count(&self) -> usize {
+        0
+    }
+}
+
+/// Device number and foreground process group of a session's terminal, as `/proc/PID/stat` shows them.
+pub(crate) fn stat_numbers(_session: &Session) -> (i32, i32) {
+    (0, -1)
+}
