@@ -32,6 +32,3 @@ impl Terminals {
 pub(crate) fn stat_numbers(_session: &Session) -> (i32, i32) {
     (0, -1)
 }
-
-/// A session leader has ended: its terminal is hung up (`setsid(2)`).
-pub(crate) fn session_ended(_kernel: &alloc::sync::Arc<crate::Kernel>, _session: &Session) {}
