@@ -59,3 +59,28 @@ fn a_sleep_takes_virtual_time() {
     });
     assert!(after - before >= 5_000_000_000, "slept {} ns", after - before);
 }
+
+/// Runs `body` as another thread of the caller's process; it shares descriptors and address space. It runs when the caller waits.
+pub(crate) fn thread(cx: &Cx, body: impl FnOnce(&Cx) + Send + 'static) -> Arc<crate::task::Task> {
+    let caller = cx.task;
+    let tid = cx.kernel.pids.allocate().unwrap();
+    let task = crate::task::NewTask {
+        tid,
+        process: caller.process.clone(),
+        name: b"thread".to_vec(),
+        creds: caller.creds(),
+        mm: caller.mm.lock().clone(),
+        files: caller.files.lock().clone(),
+        fs: caller.fs.lock().clone(),
+        mask: caller.sigmask(),
+        policy: *caller.policy.lock(),
+        cpu: cx.cpu(),
+        allowed: u64::MAX,
+        vruntime: 0,
+    }
+    .build(cx.kernel);
+    caller.process.family.lock().threads.push(task.clone());
+    cx.kernel.pids.add_task(&task);
+    crate::task::launch(cx.kernel, &task, cx.kernel.machine.new_context(), body).unwrap();
+    task
+}

@@ -1,6 +1,8 @@
 //! Inter-process communication: pipes, FIFOs, eventfd, epoll, futexes and their kin.
 
 mod anon;
+mod epoll;
+mod eventfd;
 mod fifo;
 pub mod futex;
 mod host_stream;
@@ -8,16 +10,22 @@ mod pipe;
 mod pipe_buf;
 pub mod poll;
 
+pub use epoll::{Epoll, EpollEvent, EpollOp};
+pub use eventfd::EventFd;
 pub use fifo::fifo_open;
 pub use host_stream::{HostStream, StreamState};
 pub(crate) use pipe::raise_sigpipe;
 pub use pipe::{PIPE_MAX_SIZE, Pipe, PipeEnd, pipe_install, pipe_new};
+
+use crate::sync::Mutex;
 
 /// What IPC keeps per kernel.
 #[derive(Default)]
 pub struct IpcState {
     /// FIFOs that are open.
     pub(crate) fifos: fifo::Fifos,
+    /// Held while an epoll is registered with another: what makes sure that there is no cycle.
+    pub(crate) epoll_nesting: Mutex<()>,
     /// Standard input, output and error.
     pub streams: [StreamState; 3],
 }
@@ -50,3 +58,5 @@ pub fn open_host_stream(
     let file = alloc::sync::Arc::new(stream);
     Ok(crate::fs::OpenFile::new(cx.kernel, file, None, None, crate::fs::OpenFlags::RDWR))
 }
+#[cfg(test)]
+mod tests;

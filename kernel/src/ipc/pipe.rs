@@ -118,7 +118,7 @@ impl Pipe {
     }
 
     fn try_read(&self, sink: &mut dyn Sink, nonblocking: bool) -> Option<Result<usize>> {
-        let (result, freed, more) = {
+        let (result, freed) = {
             let mut state = self.state.lock();
             if state.buf.is_empty() {
                 return match () {
@@ -129,14 +129,11 @@ impl Pipe {
             }
             let was_full = state.buf.is_full();
             let result = state.buf.read(sink);
-            (result, was_full && !state.buf.is_full(), !state.buf.is_empty())
+            (result, was_full && !state.buf.is_full())
         };
         if freed {
             self.writers.wake(1, PollEvents::WRITABLE);
             self.pollers.wake_all(PollEvents::WRITABLE);
-        }
-        if more {
-            self.readers.wake(1, PollEvents::READABLE);
         }
         Some(result)
     }
@@ -147,8 +144,9 @@ impl Pipe {
             return Ok(0);
         }
         let result = cx.wait(&self.readers, || self.try_read(sink, nonblocking));
-        if matches!(result, Err(Error::Interrupted(_))) {
-            // The wake-up that this task got may have been meant for another.
+        // What is left is the next one's, also when a signal took this one away after it had been woken. Not earlier: as long as this task is
+        // in the queue the wake-up could go to itself.
+        if !self.state.lock().buf.is_empty() {
             self.readers.wake(1, PollEvents::READABLE);
         }
         result
@@ -163,7 +161,7 @@ impl Pipe {
         nonblocking: bool,
     ) -> Option<Written> {
         let before = *written;
-        let (outcome, was_empty, room) = {
+        let (outcome, was_empty) = {
             let mut state = self.state.lock();
             if state.readers == 0 {
                 return Some(Written::NoReader);
@@ -192,16 +190,13 @@ impl Pipe {
                     }
                 }
             };
-            (outcome, was_empty, !full)
+            (outcome, was_empty)
         };
         if *written > before {
             if was_empty {
                 self.readers.wake(1, PollEvents::READABLE);
             }
             self.pollers.wake_all(PollEvents::READABLE);
-        }
-        if room && outcome.is_some() {
-            self.writers.wake(1, PollEvents::WRITABLE);
         }
         outcome
     }
@@ -220,6 +215,10 @@ impl Pipe {
         let mut written = 0;
         let outcome =
             cx.wait(&self.writers, || self.try_write(source, &mut written, packet, nonblocking).map(Ok));
+        // As in `read`: room that is left is the next one's.
+        if !self.state.lock().buf.is_full() {
+            self.writers.wake(1, PollEvents::WRITABLE);
+        }
         match outcome {
             Ok(Written::All) => Ok(written),
             Ok(Written::NoReader) => {
@@ -227,8 +226,11 @@ impl Pipe {
                 if written > 0 { Ok(written) } else { err(Errno::EPIPE) }
             }
             Ok(Written::Failed(error)) | Err(error) => {
-                self.writers.wake(1, PollEvents::WRITABLE);
-                if written > 0 { Ok(written) } else { Err(error) }
+                if written > 0 {
+                    Ok(written)
+                } else {
+                    Err(error)
+                }
             }
         }
     }

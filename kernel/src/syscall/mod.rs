@@ -7,6 +7,7 @@
 mod arg;
 mod cred;
 mod dispatch;
+mod event;
 mod limits;
 #[macro_use]
 mod macros;

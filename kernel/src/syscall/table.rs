@@ -3,6 +3,8 @@
 //! Keep rows in order of their numbers.
 
 use super::poll;
+use crate::fs::Fd;
+use crate::ipc::EpollEvent;
 use crate::task::Rlimit;
 use crate::time::ClockNumber;
 use crate::user::UserPtr;
@@ -223,7 +225,7 @@ system_calls! {
     210 io_cancel() => none;
     211 get_thread_area() => none;
     212 lookup_dcookie() => none;
-    213 epoll_create() => none;
+    213 epoll_create(size: i32) => event::epoll_create, Full;
     214 epoll_ctl_old() => none;
     215 epoll_wait_old() => none;
     216 remap_file_pages() => none;
@@ -242,8 +244,8 @@ system_calls! {
     229 clock_getres(clock: ClockNumber, resolution: UserPtr<Timespec>) => time::clock_getres, Full;
     230 clock_nanosleep(clock: ClockNumber, flags: i32, time: UserPtr<Timespec>, remaining: UserPtr<Timespec>) => time::clock_nanosleep, Full;
     231 exit_group() => none;
-    232 epoll_wait() => none;
-    233 epoll_ctl() => none;
+    232 epoll_wait(epfd: Fd, events: UserPtr<EpollEvent>, max: i32, timeout_ms: i32) => event::epoll_wait, Full;
+    233 epoll_ctl(epfd: Fd, op: i32, fd: Fd, event: UserPtr<EpollEvent>) => event::epoll_ctl, Full, "EPOLLEXCLUSIVE wakes all waiters";
     234 tgkill() => none;
     235 utimes() => none;
     236 vserver() => none;
@@ -291,17 +293,17 @@ system_calls! {
     278 vmsplice() => none;
     279 move_pages() => none;
     280 utimensat() => none;
-    281 epoll_pwait() => none;
+    281 epoll_pwait(epfd: Fd, events: UserPtr<EpollEvent>, max: i32, timeout_ms: i32, mask: UserPtr<u64>, mask_size: usize) => event::epoll_pwait, Full;
     282 signalfd() => none;
     283 timerfd_create() => none;
-    284 eventfd() => none;
+    284 eventfd(initial: u32) => event::eventfd, Full;
     285 fallocate() => none;
     286 timerfd_settime() => none;
     287 timerfd_gettime() => none;
     288 accept4() => none;
     289 signalfd4() => none;
-    290 eventfd2() => none;
-    291 epoll_create1() => none;
+    290 eventfd2(initial: u32, flags: u32) => event::eventfd2, Full;
+    291 epoll_create1(flags: u32) => event::epoll_create1, Full;
     292 dup3() => none;
     293 pipe2(fds: UserPtr<[i32; 2]>, flags: u32) => pipe::pipe2, Full;
     294 inotify_init1() => none;
@@ -363,7 +365,7 @@ system_calls! {
     438 pidfd_getfd() => none;
     439 faccessat2() => none;
     440 process_madvise() => none;
-    441 epoll_pwait2() => none;
+    441 epoll_pwait2(epfd: Fd, events: UserPtr<EpollEvent>, max: i32, timeout: UserPtr<Timespec>, mask: UserPtr<u64>, mask_size: usize) => event::epoll_pwait2, Full;
     442 mount_setattr() => none;
     443 quotactl_fd() => none;
     444 landlock_create_ruleset() => none;
