@@ -41,6 +41,13 @@ pub fn run(args: &[String]) -> ExitCode {
             sc!(SYS_getpgid, 0).unwrap_or(-1),
             sc!(SYS_getsid, 0).unwrap_or(-1)
         ),
+        "uids" => println!(
+            "{} {} {} {}",
+            sc!(SYS_getuid).unwrap_or(-1),
+            sc!(SYS_geteuid).unwrap_or(-1),
+            sc!(SYS_getgid).unwrap_or(-1),
+            sc!(SYS_getegid).unwrap_or(-1)
+        ),
         "comm" => print!("{}", sys::text(c"/proc/self/comm").unwrap_or_default()),
         "cwd" => println!("{}", std::env::current_dir().unwrap_or_default().display()),
         "nnp" => println!("{}", sc!(SYS_prctl, libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0).unwrap_or(-1)),

@@ -118,7 +118,12 @@ fn within(case: &Case, dir: &std::path::Path) -> i32 {
     let _ = sc!(SYS_setpgid, 0, 0);
     let _ = sc!(SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
     let _ = sc!(SYS_umask, 0o022);
-    let _ = sig::dispose(libc::SIGALRM, libc::SIG_DFL, 0);
+    // Ours, and what Rust's runtime sets up before main: cases begin as a C program would.
+    for s in [libc::SIGALRM, libc::SIGPIPE, libc::SIGSEGV, libc::SIGBUS] {
+        let _ = sig::dispose(s, libc::SIG_DFL, 0);
+    }
+    let no_stack = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+    let _ = sc!(SYS_sigaltstack, &no_stack, 0);
     sig::reset();
     if let Ok(null) = sys::open(c"/dev/null", libc::O_RDWR, 0) {
         let _ = sc!(SYS_dup2, null, 0);

@@ -1,9 +1,13 @@
 //! The cases, a file per family or part of one.
 
+mod clone;
+mod creds;
 mod epoll;
 mod exec;
+mod fault;
 mod file_flags;
 mod file_io;
+mod futex;
 mod inotify;
 mod locks;
 mod meta;
@@ -11,6 +15,10 @@ mod paths;
 mod pipes;
 mod poll;
 mod process;
+mod sched;
+mod session;
+mod signal;
+mod sigwait;
 mod sock;
 mod sock_pass;
 mod xfer;
@@ -34,6 +42,14 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         sock_pass::CASES,
         process::CASES,
         exec::CASES,
+        session::CASES,
+        creds::CASES,
+        sched::CASES,
+        clone::CASES,
+        futex::CASES,
+        signal::CASES,
+        sigwait::CASES,
+        fault::CASES,
     ]
     .into_iter()
     .flatten()

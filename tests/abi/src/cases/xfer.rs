@@ -204,7 +204,7 @@ fn seal_seal_ends_sealing() -> R {
 }
 
 fn pipe_to_file_and_back_large() -> R {
-    let data: Vec<u8> = (0..300_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..300_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     put(c"a", &data)?;
     let a = open(c"a", O_RDONLY, 0)?;
     let (r, w) = pipe(0)?;

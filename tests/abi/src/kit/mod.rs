@@ -13,8 +13,8 @@ pub mod sys;
 /// What a file of cases needs: all of libc's names, hidden where the kit has a better one.
 pub mod prelude {
     pub use super::proc::{
-        self, Argv, Child, Gate, Status, asleep, captured, child, cstring, exe, exec_helper, execve, exit,
-        fork, wait4,
+        self, Argv, Gate, Status, asleep, captured, child, cstring, exe, exec_helper, execve, exit, fork,
+        wait4,
     };
     pub use super::sys::{
         self, BAD, MS, at, cell, close, drain, fcntl, fstat, get, getpid, gettid, ioctl, kill, lseek, lstat,

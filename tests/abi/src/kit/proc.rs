@@ -150,6 +150,11 @@ impl Gate {
         sys::write(self.1, b"x").map(drop)
     }
 
+    /// The descriptor that `pass` reads.
+    pub fn reader(self) -> i32 {
+        self.0
+    }
+
     /// Blocks until it is opened.
     pub fn pass(self) -> R {
         eq!(sys::read(self.0, &mut [0])?, 1);
