@@ -10,7 +10,7 @@ use abi::fs::Iovec;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
-use hal::VirtAddr;
+use hal::{PhysAddr, Ram, VirtAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Longest path in bytes with its terminator (`PATH_MAX`).
@@ -167,6 +167,12 @@ pub trait Sink {
     fn put(&mut self, bytes: &[u8]) -> Result<()>;
     /// How many bytes it still takes.
     fn room(&self) -> usize;
+    /// Takes `len` bytes straight from RAM, or fails. The caller keeps the frame, and holds no lock.
+    fn put_ram(&mut self, ram: &dyn Ram, from: PhysAddr, len: usize) -> Result<()> {
+        let mut bytes = vec![0; len];
+        ram.read(from, &mut bytes);
+        self.put(&bytes)
+    }
 }
 
 /// Where bytes come from. As for [`Sink`], its methods must not suspend.
@@ -175,6 +181,13 @@ pub trait Source {
     fn take(&mut self, buf: &mut [u8]) -> Result<usize>;
     /// How many bytes are left.
     fn left(&self) -> usize;
+    /// Puts up to `len` bytes straight into RAM and says how many. The caller keeps the frame, and holds no lock.
+    fn take_ram(&mut self, ram: &dyn Ram, to: PhysAddr, len: usize) -> Result<usize> {
+        let mut bytes = vec![0; len];
+        let done = self.take(&mut bytes)?;
+        ram.write(to, bytes.get(..done).unwrap_or_default());
+        Ok(done)
+    }
 }
 
 impl Sink for &mut [u8] {
@@ -282,6 +295,11 @@ impl Sink for UserBuf<'_> {
     fn room(&self) -> usize {
         self.left
     }
+    fn put_ram(&mut self, _ram: &dyn Ram, from: PhysAddr, len: usize) -> Result<()> {
+        let done = self
+            .each(len, |cx, addr, at, n| cx.mm().write_from_ram(cx, addr, PhysAddr(from.0 + at as u64), n))?;
+        if done == len { Ok(()) } else { err(Errno::EFAULT) }
+    }
 }
 
 impl Source for UserBuf<'_> {
@@ -292,5 +310,8 @@ impl Source for UserBuf<'_> {
     }
     fn left(&self) -> usize {
         self.left
+    }
+    fn take_ram(&mut self, _ram: &dyn Ram, to: PhysAddr, len: usize) -> Result<usize> {
+        self.each(len, |cx, addr, at, n| cx.mm().read_to_ram(cx, addr, PhysAddr(to.0 + at as u64), n))
     }
 }

@@ -1,29 +1,58 @@
 //! The pages of one file-like object in RAM: tmpfs files, memfds, shared anonymous memory.
+//!
+//! Lock order: below every [`super::Mm`], above the frames. No lock is held while bytes go to or come from a [`Sink`] or
+//! [`Source`], because those may be user memory that shows this very object. Address spaces that map the object are known
+//! weakly, so that pages that go away leave them, too.
 
+use super::frames::{Fill, Pfn};
+use super::space::Mm;
+use super::table::{Pte, Table};
 use super::{Frame, Frames};
-use crate::error::Result;
+use crate::error::{Result, err};
 use crate::sync::Mutex;
+use crate::task::Cx;
 use crate::user::{Sink, Source};
-use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
-use hal::{Machine, PAGE_SIZE};
+use abi::Errno;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::ops::Range;
+use hal::{Machine, PAGE_SIZE, PhysAddr};
 
-/// An object's pages, by page index; holes read as zeros. The lock is held for the copy of at most one page.
+/// The most pages of an object: its size is at most what `off_t` holds.
+const MAX_PAGES: u64 = i64::MAX as u64 / PAGE_SIZE;
+
+/// An object's pages, by page index; holes read as zeros.
 pub struct PageCache {
     machine: Arc<dyn Machine>,
     frames: Arc<Frames>,
+    id: u64,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
-    pages: BTreeMap<u64, Frame>,
+    pages: Table,
     size: u64,
+    mappers: Vec<Weak<Mm>>,
+}
+
+impl Drop for PageCache {
+    fn drop(&mut self) {
+        let pages = &self.inner.get_mut().pages;
+        self.frames.put_all(pages.range(0..MAX_PAGES).filter_map(|(_, pte)| pte.pfn()));
+    }
 }
 
 impl PageCache {
     /// An empty object of this size in bytes.
     pub fn new(machine: Arc<dyn Machine>, frames: Arc<Frames>, size: u64) -> Arc<PageCache> {
-        Arc::new(PageCache { machine, frames, inner: Mutex::new(Inner { pages: BTreeMap::new(), size }) })
+        let id = frames.next_id();
+        let inner = Inner { pages: Table::default(), size, mappers: Vec::new() };
+        Arc::new(PageCache { machine, frames, id, inner: Mutex::new(inner) })
+    }
+
+    /// A number that no other object or address space of the kernel has.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Size in bytes.
@@ -31,45 +60,116 @@ impl PageCache {
         self.inner.lock().size
     }
 
-    /// Number of pages that exist.
-    pub fn resident_pages(&self) -> u64 {
-        self.inner.lock().pages.len() as u64
+    /// Size in pages, rounded up.
+    pub(super) fn page_count(&self) -> u64 {
+        self.size().div_ceil(PAGE_SIZE)
     }
 
-    /// The page with this index, made if it does not exist. The caller has checked the size.
+    /// Number of pages that exist.
+    pub fn resident_pages(&self) -> u64 {
+        self.inner.lock().pages.len()
+    }
+
+    /// The first byte offset at or behind `from` that lies in a page that exists, or in a hole if `hole`; `None` when
+    /// there is none before the end of the object. For `SEEK_DATA` and `SEEK_HOLE`.
+    pub fn seek_extent(&self, from: u64, hole: bool) -> Option<u64> {
+        let inner = self.inner.lock();
+        if from >= inner.size {
+            return None;
+        }
+        let first = from / PAGE_SIZE;
+        let end = inner.size.div_ceil(PAGE_SIZE);
+        let found = if hole {
+            let mut next = first;
+            for (page, _) in inner.pages.range(first..end) {
+                if page != next {
+                    break;
+                }
+                next += 1;
+            }
+            // The end of the object counts as a hole.
+            return Some((next * PAGE_SIZE).max(from).min(inner.size));
+        } else {
+            inner.pages.range(first..end).next().map(|(page, _)| page)
+        };
+        found.map(|page| (page * PAGE_SIZE).max(from))
+    }
+
+    /// The page with this index, made if it does not exist. The caller has checked the size. `ENOSPC` when RAM is full.
     pub fn page(&self, index: u64) -> Result<Frame> {
         let mut inner = self.inner.lock();
-        if let Some(frame) = inner.pages.get(&index) {
-            return Ok(frame.clone());
-        }
-        let frame = self.frames.alloc()?;
-        inner.pages.insert(index, frame.clone());
-        Ok(frame)
+        let pfn = self.make(&mut inner, index)?;
+        Ok(self.frames.share(pfn))
     }
 
     /// The page with this index, if it exists.
     pub fn page_if_present(&self, index: u64) -> Option<Frame> {
-        self.inner.lock().pages.get(&index).cloned()
+        let inner = self.inner.lock();
+        inner.pages.get(index).pfn().map(|pfn| self.frames.share(pfn))
+    }
+
+    fn make(&self, inner: &mut Inner, index: u64) -> Result<Pfn> {
+        if let Some(pfn) = inner.pages.get(index).pfn() {
+            return Ok(pfn);
+        }
+        let after = index.checked_sub(1).and_then(|before| inner.pages.get(before).pfn());
+        let Some((pfn, _)) = self.frames.alloc_run(1, after, Fill::Zero) else { return err(Errno::ENOSPC) };
+        inner.pages.set(index, Pte::new(pfn));
+        Ok(pfn)
+    }
+
+    /// Calls `each` with the pages of a range, counted once more each: those that exist, and those that `wanted` has made.
+    pub(super) fn attach(
+        &self,
+        pages: Range<u64>,
+        wanted: impl Fn(u64) -> bool,
+        mut each: impl FnMut(u64, Pfn),
+    ) -> Result<()> {
+        let mut inner = self.inner.lock();
+        for index in pages {
+            let pfn = match inner.pages.get(index).pfn() {
+                Some(pfn) => pfn,
+                None if wanted(index) => self.make(&mut inner, index)?,
+                None => continue,
+            };
+            self.frames.get(pfn);
+            each(index, pfn);
+        }
+        Ok(())
+    }
+
+    /// Remembers an address space that maps the object.
+    pub(super) fn add_mapper(&self, mm: &Weak<Mm>) {
+        let mut inner = self.inner.lock();
+        if !inner.mappers.iter().any(|m| m.ptr_eq(mm)) {
+            inner.mappers.retain(|m| m.strong_count() > 0);
+            inner.mappers.push(mm.clone());
+        }
     }
 
     /// Reads from `pos` up to the end; returns the bytes read.
     pub fn read(&self, pos: u64, sink: &mut dyn Sink) -> Result<usize> {
         let mut done = 0usize;
-        let mut bytes = [0u8; PAGE_SIZE as usize];
+        let mut zeros = None;
         while sink.room() > 0 {
-            let at = pos + done as u64;
-            let size = self.size();
+            let Some(at) = pos.checked_add(done as u64) else { break };
+            let (size, frame) = {
+                let inner = self.inner.lock();
+                (inner.size, inner.pages.get(at / PAGE_SIZE).pfn().map(|pfn| self.frames.share(pfn)))
+            };
             if at >= size {
                 break;
             }
             let offset = at % PAGE_SIZE;
             let len = (PAGE_SIZE - offset).min(size - at).min(sink.room() as u64) as usize;
-            let Some(buf) = bytes.get_mut(..len) else { break };
-            match self.page_if_present(at / PAGE_SIZE) {
-                Some(frame) => self.machine.ram().read(hal::PhysAddr(frame.phys().0 + offset), buf),
-                None => buf.fill(0),
-            }
-            match sink.put(buf) {
+            let step = match frame {
+                Some(frame) => sink.put_ram(self.machine.ram(), PhysAddr(frame.phys().0 + offset), len),
+                None => {
+                    let zeros = zeros.get_or_insert_with(|| alloc::vec![0u8; PAGE_SIZE as usize]);
+                    sink.put(zeros.get(..len).unwrap_or_default())
+                }
+            };
+            match step {
                 Ok(()) => done += len,
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e),
@@ -81,27 +181,25 @@ impl PageCache {
     /// Writes at `pos`, growing the object; returns the bytes written, short when RAM is full or the source faults.
     pub fn write(&self, pos: u64, source: &mut dyn Source) -> Result<usize> {
         let mut done = 0usize;
-        let mut bytes = [0u8; PAGE_SIZE as usize];
         while source.left() > 0 {
-            let at = pos + done as u64;
+            let Some(at) = pos.checked_add(done as u64).filter(|&at| at < i64::MAX as u64) else {
+                if done > 0 {
+                    break;
+                }
+                return err(Errno::EFBIG);
+            };
             let offset = at % PAGE_SIZE;
             let len = (PAGE_SIZE - offset).min(source.left() as u64) as usize;
-            let Some(buf) = bytes.get_mut(..len) else { break };
-            let step = source.take(buf).and_then(|n| {
-                if n > 0 {
-                    let frame = self.page(at / PAGE_SIZE)?;
-                    self.machine
-                        .ram()
-                        .write(hal::PhysAddr(frame.phys().0 + offset), buf.get(..n).unwrap_or_default());
-                }
-                Ok(n)
+            let step = self.page(at / PAGE_SIZE).and_then(|frame| {
+                let taken = source.take_ram(self.machine.ram(), PhysAddr(frame.phys().0 + offset), len);
+                Ok((taken?, frame))
             });
             match step {
-                Ok(0) => break,
-                Ok(n) => {
+                Ok((0, _)) => break,
+                Ok((n, _frame)) => {
                     done += n;
                     let mut inner = self.inner.lock();
-                    inner.size = inner.size.max(pos + done as u64);
+                    inner.size = inner.size.max(at + n as u64);
                 }
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e),
@@ -110,20 +208,90 @@ impl PageCache {
         Ok(done)
     }
 
-    /// Sets the size: pages beyond it go away and leave every address space that maps them; the rest of the last page is zeroed.
-    pub fn truncate(&self, size: u64) {
+    /// Makes the pages of a byte range exist (`fallocate(2)`); `ENOSPC` when RAM is full. The size stays.
+    pub fn allocate(&self, from: u64, len: u64) -> Result<()> {
+        let end = from.checked_add(len).ok_or(Errno::EFBIG)?.div_ceil(PAGE_SIZE);
+        let first = from / PAGE_SIZE;
+        if end - first > self.frames.total() {
+            return err(Errno::ENOSPC);
+        }
         let mut inner = self.inner.lock();
-        let first_gone = size.div_ceil(PAGE_SIZE);
-        drop(inner.pages.split_off(&first_gone));
-        if size < inner.size && size % PAGE_SIZE != 0 {
-            if let Some(frame) = inner.pages.get(&(size / PAGE_SIZE)) {
-                let offset = size % PAGE_SIZE;
-                self.machine.ram().zero(hal::PhysAddr(frame.phys().0 + offset), PAGE_SIZE - offset);
+        let mut made = Vec::new();
+        for index in first..end {
+            let existed = !inner.pages.get(index).is_none();
+            match self.make(&mut inner, index) {
+                Ok(_) if existed => {}
+                Ok(_) => made.push(index),
+                Err(e) => {
+                    // All or nothing, as shmem does it.
+                    let undo = made.into_iter().filter_map(|i| inner.pages.set(i, Pte::NONE).pfn());
+                    self.frames.put_all(undo.collect::<Vec<_>>());
+                    return Err(e);
+                }
             }
         }
-        inner.size = size;
+        Ok(())
     }
 
-    /// Makes a hole: whole pages go away, partial ones are zeroed. The size stays.
-    pub fn punch(&self, _from: u64, _len: u64) {}
+    /// Sets the size: pages beyond it go away and leave every address space that maps them; the rest of the last page is zeroed.
+    /// Not to be called with a lock held that a page fault could want.
+    pub fn truncate(&self, cx: &Cx, size: u64) {
+        let first_gone = size.div_ceil(PAGE_SIZE);
+        let shrinks = {
+            let mut inner = self.inner.lock();
+            let shrinks = size < inner.size;
+            if shrinks {
+                self.zero_part(&inner, size, first_gone * PAGE_SIZE);
+            }
+            inner.size = size;
+            shrinks
+        };
+        if shrinks {
+            self.remove(cx, first_gone..MAX_PAGES, true);
+        }
+    }
+
+    /// Makes a hole: whole pages go away, partial ones are zeroed. The size stays. Not to be called with a lock held that a page
+    /// fault could want.
+    pub fn punch(&self, cx: &Cx, from: u64, len: u64) {
+        let end = from.saturating_add(len);
+        let (first, last) = (from.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
+        {
+            let inner = self.inner.lock();
+            if first > last {
+                self.zero_part(&inner, from, end);
+            } else {
+                self.zero_part(&inner, from, first * PAGE_SIZE);
+                self.zero_part(&inner, last * PAGE_SIZE, end);
+            }
+        }
+        if first < last {
+            self.remove(cx, first..last.min(MAX_PAGES), false);
+        }
+    }
+
+    /// Zeros bytes within one page.
+    fn zero_part(&self, inner: &Inner, from: u64, to: u64) {
+        if let Some(pfn) = inner.pages.get(from / PAGE_SIZE).pfn().filter(|_| from < to) {
+            self.machine.ram().zero(PhysAddr(pfn.phys().0 + from % PAGE_SIZE), to - from);
+        }
+    }
+
+    /// Takes pages out, first of the object, then of the address spaces. Private copies go, too, if `copies`.
+    fn remove(&self, cx: &Cx, pages: Range<u64>, copies: bool) {
+        let mut gone: Vec<(u64, Pfn)> = Vec::new();
+        let mappers: Vec<Arc<Mm>> = {
+            let mut inner = self.inner.lock();
+            inner.pages.update(pages.clone(), |index, pte| {
+                gone.extend(pte.pfn().map(|pfn| (index, pfn)));
+                Pte::NONE
+            });
+            inner.mappers.retain(|m| m.strong_count() > 0);
+            inner.mappers.iter().filter_map(Weak::upgrade).collect()
+        };
+        for mm in mappers {
+            mm.forget_cache_pages(cx, self, &pages, if copies { None } else { Some(&gone) });
+        }
+        self.frames.put_all(gone.into_iter().map(|(_, pfn)| pfn));
+    }
 }

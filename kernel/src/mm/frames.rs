@@ -1,64 +1,158 @@
 //! Frames: the pages of the machine's RAM, with a reference count each.
+//!
+//! [`Pfn`] is a bare number with explicit counting, for the tables of this module's neighbours; [`Frame`] counts by itself, for
+//! everybody else. Allocation hands out runs of neighbouring frames, because a run costs one host mapping. It prefers
+//! frames that were freed lately: those are resident at the host, while a frame that was never used makes the host's memory
+//! grow. Long free runs are given back to the host once many have gathered.
+//!
+//! Lock order: the free map is a leaf.
 
+use super::free_map::FreeMap;
 use crate::error::{Result, err};
 use crate::sync::Mutex;
 use abi::Errno;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hal::{Machine, PAGE_SIZE, PhysAddr};
 use zerocopy::FromZeros;
+
+/// Freed frames, in number, whose content the host keeps before any are given back: 16 MiB.
+const KEEP_STALE: u32 = 4096;
+/// The shortest run, in frames, that is worth a host call to give back.
+const GIVE_BACK: u32 = 64;
+
+/// A frame's number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub(super) struct Pfn(pub(super) u32);
+
+impl Pfn {
+    /// Its address.
+    pub(super) fn phys(self) -> PhysAddr {
+        PhysAddr(u64::from(self.0) * PAGE_SIZE)
+    }
+    /// The frame `n` further on.
+    pub(super) fn plus(self, n: u32) -> Pfn {
+        Pfn(self.0.wrapping_add(n))
+    }
+}
+
+/// What a new frame holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fill {
+    /// Zeros.
+    Zero,
+    /// Anything: the caller overwrites all of it before a guest can see it.
+    Anything,
+}
 
 /// A counted reference to one frame. Cloning counts up, dropping counts down and frees.
 pub struct Frame {
     frames: Arc<Frames>,
-    index: u32,
+    pfn: Pfn,
 }
 
 /// All frames of a machine.
 pub struct Frames {
     machine: Arc<dyn Machine>,
     counts: Vec<AtomicU32>,
-    free: Mutex<Free>,
-}
-
-struct Free {
-    /// Freed frames: their content is stale.
-    dirty: Vec<u32>,
-    /// Frames from here on were never used: they are zero.
-    fresh: u32,
+    free: Mutex<FreeMap>,
+    /// Numbers for address spaces and caches: what futex keys tell them apart by.
+    ids: AtomicU64,
 }
 
 impl Frames {
     /// All of the machine's RAM, free.
     pub fn new(machine: Arc<dyn Machine>) -> Arc<Frames> {
-        let count = (machine.ram().size() / PAGE_SIZE) as usize;
-        // Zeroed by the allocator: the table takes memory only where RAM is used. Without a table, no RAM.
-        let counts = AtomicU32::new_vec_zeroed(count).unwrap_or_default();
-        Arc::new(Frames { machine, counts, free: Mutex::new(Free { dirty: Vec::new(), fresh: 0 }) })
+        // The top bits of a page-table entry are flags, which leaves room for a tebibyte.
+        let count = (machine.ram().size() / PAGE_SIZE).min(super::table::MAX_FRAMES) as usize;
+        // Zeroed memory from the allocator: its pages exist only once they are used. If there is none, there are no frames.
+        let counts: Vec<AtomicU32> = AtomicU32::new_vec_zeroed(count).unwrap_or_default();
+        let free = Mutex::new(FreeMap::new(counts.len() as u32));
+        Arc::new(Frames { machine, counts, free, ids: AtomicU64::new(1) })
     }
 
     /// A zeroed frame; `ENOMEM` when RAM is full.
     pub fn alloc(self: &Arc<Frames>) -> Result<Frame> {
-        let (index, dirty) = {
-            let mut free = self.free.lock();
-            match free.dirty.pop() {
-                Some(index) => (index, true),
-                None if (free.fresh as usize) < self.counts.len() => {
-                    free.fresh += 1;
-                    (free.fresh - 1, false)
-                }
-                None => return err(Errno::ENOMEM),
+        match self.alloc_run(1, None, Fill::Zero) {
+            Some((pfn, _)) => Ok(Frame { frames: self.clone(), pfn }),
+            None => err(Errno::ENOMEM),
+        }
+    }
+
+    /// A counted reference to a frame that the caller holds one on.
+    pub(super) fn share(self: &Arc<Frames>, pfn: Pfn) -> Frame {
+        self.get(pfn);
+        Frame { frames: self.clone(), pfn }
+    }
+
+    /// Up to `want` neighbouring frames, counted once each: the first one and how many; `None` when RAM is full. If possible they
+    /// follow `after`, so that one mapping shows both.
+    pub(super) fn alloc_run(&self, want: u32, after: Option<Pfn>, fill: Fill) -> Option<(Pfn, u32)> {
+        let run = self.free.lock().take(want, after.map(|p| p.0.wrapping_add(1)))?;
+        for index in run.start..run.start + run.len {
+            if let Some(count) = self.counts.get(index as usize) {
+                count.store(1, Ordering::Release);
             }
-        };
-        if let Some(count) = self.counts.get(index as usize) {
-            count.store(1, Ordering::Release);
         }
-        let frame = Frame { frames: self.clone(), index };
-        if dirty {
-            self.machine.ram().zero(frame.phys(), PAGE_SIZE);
+        if fill == Fill::Zero && run.stale {
+            self.machine.ram().zero(Pfn(run.start).phys(), u64::from(run.len) * PAGE_SIZE);
         }
-        Ok(frame)
+        Some((Pfn(run.start), run.len))
+    }
+
+    /// Counts up.
+    pub(super) fn get(&self, pfn: Pfn) {
+        if let Some(count) = self.counts.get(pfn.0 as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Number of references.
+    pub(super) fn count(&self, pfn: Pfn) -> u32 {
+        self.counts.get(pfn.0 as usize).map_or(0, |c| c.load(Ordering::Acquire))
+    }
+
+    /// Counts down, and frees frames whose last reference it was.
+    pub(super) fn put_all(&self, frames: impl IntoIterator<Item = Pfn>) {
+        let mut free = None;
+        for pfn in frames {
+            let Some(count) = self.counts.get(pfn.0 as usize) else { continue };
+            if count.fetch_sub(1, Ordering::AcqRel) == 1 {
+                free.get_or_insert_with(|| self.free.lock()).put(pfn.0);
+            }
+        }
+        if let Some(free) = free {
+            let give_back = free.stale() > KEEP_STALE;
+            drop(free);
+            if give_back {
+                self.give_back();
+            }
+        }
+    }
+
+    /// Has the host drop the content of long free runs. They are taken out while the host works, so no lock is held.
+    fn give_back(&self) {
+        let runs = self.free.lock().take_stale_runs(GIVE_BACK, KEEP_STALE / 2);
+        for run in &runs {
+            self.machine.ram().discard(Pfn(run.start).phys(), u64::from(run.len) * PAGE_SIZE);
+        }
+        if !runs.is_empty() {
+            let mut free = self.free.lock();
+            for run in runs {
+                free.put_zeroed(run.start, run.len);
+            }
+        }
+    }
+
+    /// A number that no other address space or cache of this kernel has.
+    pub(super) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The machine whose RAM this is.
+    pub(super) fn machine(&self) -> &Arc<dyn Machine> {
+        &self.machine
     }
 
     /// Frames in all.
@@ -68,37 +162,35 @@ impl Frames {
 
     /// Free frames.
     pub fn available(&self) -> u64 {
-        let free = self.free.lock();
-        free.dirty.len() as u64 + (self.counts.len() as u64 - u64::from(free.fresh))
+        u64::from(self.free.lock().available())
+    }
+
+    /// The most frames that were in use at one time.
+    pub fn high_water(&self) -> u64 {
+        u64::from(self.free.lock().high_water())
     }
 }
 
 impl Frame {
     /// Its address.
     pub fn phys(&self) -> PhysAddr {
-        PhysAddr(u64::from(self.index) * PAGE_SIZE)
+        self.pfn.phys()
     }
 
     /// Number of references.
     pub fn count(&self) -> u32 {
-        self.frames.counts.get(self.index as usize).map_or(0, |c| c.load(Ordering::Acquire))
+        self.frames.count(self.pfn)
     }
 }
 
 impl Clone for Frame {
     fn clone(&self) -> Frame {
-        if let Some(count) = self.frames.counts.get(self.index as usize) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        Frame { frames: self.frames.clone(), index: self.index }
+        self.frames.share(self.pfn)
     }
 }
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        let Some(count) = self.frames.counts.get(self.index as usize) else { return };
-        if count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.frames.free.lock().dirty.push(self.index);
-        }
+        self.frames.put_all([self.pfn]);
     }
 }

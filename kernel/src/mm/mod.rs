@@ -1,9 +1,23 @@
 //! Memory: frames, page caches, areas (VMAs) and address spaces.
 
+mod batch;
 mod cache;
+mod copy;
+mod fault;
+mod fork;
 mod frames;
+mod free_map;
+mod inner;
+mod map;
+mod oom;
 mod space;
+mod table;
+#[cfg(test)]
+mod tests;
+mod vma;
 
 pub use cache::PageCache;
 pub use frames::{Frame, Frames};
-pub use space::{FaultOutcome, FutexKey, MapFlags, MapRequest, Mm, VmaInfo, oom_victim};
+pub use oom::{oom_score, oom_victim};
+pub use space::{FaultOutcome, FutexKey, MIN_ADDR, MapFlags, MapRequest, Mm, MmStats, VmaInfo};
+pub use vma::VmaFlags;

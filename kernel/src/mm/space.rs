@@ -1,15 +1,27 @@
 //! Address spaces.
+//!
+//! An [`Mm`] is areas ([`super::vma`]), a page table of our own ([`super::table`]), and the machine's vmspace, which is a cache of the
+//! two: it shows a part of what the page table says, and faults add to it. Nothing here suspends a task.
+//!
+//! Lock order: an `Mm` before a `PageCache` before the frames. Two `Mm`s are locked at once only by `fork`, the parent
+//! first; nobody else has the child yet. The machine's address space is changed with the lock held.
 
+use super::frames::Frames;
+use super::inner::Inner;
+use super::vma::{GUARD_GAP, VmaFlags};
 use crate::Kernel;
-use crate::error::{Result, err};
+use crate::error::Result;
 use crate::fs::{Mappable, OpenFile};
-use crate::task::Cx;
-use abi::Errno;
+use crate::sync::Mutex;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use bitflags::bitflags;
-use hal::{Fault, Prot, VirtAddr, VmSpace};
+use core::sync::atomic::{AtomicU64, Ordering};
+use hal::{Machine, PAGE_SIZE, Prot, VmSpace};
+
+/// The lowest address of mappings (`vm.mmap_min_addr`).
+pub const MIN_ADDR: u64 = 65536;
 
 bitflags! {
     /// How to map.
@@ -23,6 +35,8 @@ bitflags! {
         const POPULATE = 16;
         const LOCKED = 32;
         const NORESERVE = 64;
+        /// Below 2 GiB (`MAP_32BIT`).
+        const LOW = 128;
     }
 }
 
@@ -51,9 +65,9 @@ pub struct MapRequest {
 pub enum FaultOutcome {
     /// The access may be tried again.
     Handled,
-    /// The guest gets this signal.
+    /// The guest gets this signal. `SIGKILL` when its address space is dead.
     Signal {
-        /// `SIGSEGV` or `SIGBUS`.
+        /// `SIGSEGV`, `SIGBUS` or `SIGKILL`.
         signo: i32,
         /// `si_code`.
         code: i32,
@@ -71,8 +85,8 @@ pub struct FutexKey {
     pub offset: u64,
 }
 
-/// One area, as `/proc/PID/maps` shows it.
-#[derive(Clone, Debug)]
+/// One area, as `/proc/PID/maps` and `smaps` show it.
+#[derive(Clone)]
 #[allow(missing_docs)]
 pub struct VmaInfo {
     pub start: u64,
@@ -80,23 +94,96 @@ pub struct VmaInfo {
     pub prot: Prot,
     pub shared: bool,
     pub offset: u64,
-    pub file: Option<Arc<OpenFileRef>>,
+    /// Path, device and inode come from here.
+    pub file: Option<Arc<OpenFile>>,
+    /// `[heap]`, `[stack]` and the like; empty for none.
     pub name: String,
+    pub flags: VmaFlags,
+    /// Pages in RAM.
     pub resident_pages: u64,
+    /// Of these, pages that belong to this address space alone.
+    pub private_pages: u64,
 }
 
-/// The file of an area.
-pub type OpenFileRef = ();
+/// Sizes in pages, for `/proc/PID/status`, `statm` and `stat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MmStats {
+    /// All areas (`VmSize`), and the most there were (`VmPeak`).
+    pub size: u64,
+    /// See [`MmStats::size`].
+    pub peak_size: u64,
+    /// Pages in RAM (`VmRSS`), and the most there were (`VmHWM`). Host files that are shown as they are do not count.
+    pub resident: u64,
+    /// See [`MmStats::resident`].
+    pub peak_resident: u64,
+    /// Resident pages of shared mappings (`RssShmem`).
+    pub resident_shared: u64,
+    /// Private writable areas (`VmData`).
+    pub data: u64,
+    /// Stacks (`VmStk`).
+    pub stack: u64,
+    /// Executable areas (`VmExe` and `VmLib` together).
+    pub exec: u64,
+    /// Locked areas (`VmLck`).
+    pub locked: u64,
+    /// The entries of our page table take this many bytes (`VmPTE`).
+    pub table_bytes: u64,
+    /// Page faults that were served.
+    pub faults: u64,
+}
 
 /// An address space: areas, pages, and the machine's vmspace that shows them.
 pub struct Mm {
-    space: Arc<dyn VmSpace>,
+    /// Dropped before the pages, so that no frame is free while a guest could still use it.
+    pub(super) space: Arc<dyn VmSpace>,
+    pub(super) inner: Mutex<Inner>,
+    pub(super) frames: Arc<Frames>,
+    pub(super) machine: Arc<dyn Machine>,
+    pub(super) me: Weak<Mm>,
+    pub(super) id: u64,
+    pub(super) user_limit: u64,
+    pub(super) fault_count: AtomicU64,
 }
 
 impl Mm {
-    /// An empty address space.
+    /// An empty address space, its layout as for a stack limit of 8 MiB; see [`Mm::set_layout`].
     pub fn new(kernel: &Arc<Kernel>) -> Result<Arc<Mm>> {
-        Ok(Arc::new(Mm { space: kernel.machine.new_space()? }))
+        let mm = Mm::create(&kernel.machine, &kernel.frames)?;
+        mm.set_layout(8 << 20, true);
+        Ok(mm)
+    }
+
+    pub(super) fn create(machine: &Arc<dyn Machine>, frames: &Arc<Frames>) -> Result<Arc<Mm>> {
+        let space = machine.new_space()?;
+        Ok(Arc::new_cyclic(|me| Mm {
+            space,
+            inner: Mutex::new(Inner::new(frames.clone(), machine.user_limit())),
+            frames: frames.clone(),
+            machine: machine.clone(),
+            me: me.clone(),
+            id: frames.next_id(),
+            user_limit: machine.user_limit(),
+            fault_count: AtomicU64::new(0),
+        }))
+    }
+
+    /// Chooses where mappings go, for a process with this stack limit in bytes: downwards from below the space that the stack
+    /// may take, by a random distance if `randomize`. To be called before anything is mapped.
+    pub fn set_layout(&self, stack_limit: u64, randomize: bool) {
+        // As Linux does it (arch/x86/mm/mmap.c): the gap is at least 128 MiB and at most 5/6 of everything.
+        const STACK_RANDOM: u64 = 0x3f_ffff << 12;
+        const MMAP_RANDOM_BITS: u32 = 28;
+        let gap = stack_limit.saturating_add(STACK_RANDOM + GUARD_GAP);
+        let gap = gap.clamp(128 << 20, self.user_limit / 6 * 5);
+        let random = if randomize { self.random() & ((1 << MMAP_RANDOM_BITS) - 1) } else { 0 };
+        let base = self.user_limit.saturating_sub(gap).saturating_sub(random * PAGE_SIZE);
+        self.inner.lock().mmap_base = base & !(PAGE_SIZE - 1);
+    }
+
+    fn random(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.machine.entropy(&mut bytes);
+        u64::from_ne_bytes(bytes)
     }
 
     /// The machine's side of it.
@@ -104,50 +191,39 @@ impl Mm {
         &self.space
     }
 
-    /// A copy-on-write copy (`fork`).
-    pub fn fork(&self, _cx: &Cx) -> Result<Arc<Mm>> {
-        err(Errno::ENOSYS)
+    /// A number that no other address space or page cache of the kernel has.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
-    /// `mmap(2)`.
-    pub fn map(&self, _cx: &Cx, _request: MapRequest) -> Result<VirtAddr> {
-        err(Errno::ENOSYS)
+    /// Sizes.
+    pub fn stats(&self) -> MmStats {
+        let inner = self.inner.lock();
+        let shared = inner.areas.iter().filter(|v| v.is_shared());
+        let resident_shared = shared.map(|v| inner.table.range(v.pages()).count() as u64).sum();
+        MmStats {
+            size: inner.sums.total,
+            peak_size: inner.sums.peak_total,
+            resident: inner.table.len(),
+            peak_resident: inner.sums.peak_resident.max(inner.table.len()),
+            resident_shared,
+            data: inner.sums.data,
+            stack: inner.sums.stack,
+            exec: inner.sums.exec,
+            locked: inner.sums.locked,
+            table_bytes: inner.table.bytes(),
+            faults: self.fault_count.load(Ordering::Relaxed),
+        }
     }
 
-    /// Serves a page fault.
-    pub fn fault(&self, _cx: &Cx, _fault: &Fault) -> FaultOutcome {
-        FaultOutcome::OutOfMemory
+    /// Resident size in pages.
+    pub fn resident_pages(&self) -> u64 {
+        self.inner.lock().table.len()
     }
 
-    /// Copies in; `EFAULT`.
-    pub fn read_bytes(&self, _cx: &Cx, _at: VirtAddr, _buf: &mut [u8]) -> Result<()> {
-        err(Errno::EFAULT)
-    }
-
-    /// Copies out; `EFAULT`.
-    pub fn write_bytes(&self, _cx: &Cx, _at: VirtAddr, _buf: &[u8]) -> Result<()> {
-        err(Errno::EFAULT)
-    }
-
-    /// Compare-and-swap of an aligned word; `EFAULT`.
-    pub fn compare_exchange_u32(
-        &self,
-        _cx: &Cx,
-        _at: VirtAddr,
-        _old: u32,
-        _new: u32,
-    ) -> Result<Result<u32, u32>> {
-        err(Errno::EFAULT)
-    }
-
-    /// Reads an aligned word atomically; `EFAULT`.
-    pub fn load_u32(&self, _cx: &Cx, _at: VirtAddr) -> Result<u32> {
-        err(Errno::EFAULT)
-    }
-
-    /// Identifies a futex word; `shared` when the caller did not say `FUTEX_PRIVATE_FLAG`. `EFAULT`.
-    pub fn futex_key(&self, _cx: &Cx, _at: VirtAddr, _shared: bool) -> Result<FutexKey> {
-        err(Errno::EFAULT)
+    /// Where the heap starts and ends.
+    pub fn heap(&self) -> (u64, u64) {
+        self.inner.lock().brk
     }
 
     /// Most pages that were resident at once.
@@ -160,11 +236,29 @@ impl Mm {
 
     /// Areas in ascending order.
     pub fn vmas(&self) -> Vec<VmaInfo> {
-        Vec::new()
+        let inner = self.inner.lock();
+        let heap = inner.brk;
+        let info = |vma: &super::vma::Vma| {
+            let mut resident_pages = 0;
+            let mut private_pages = 0;
+            for (_, pte) in inner.table.range(vma.pages()) {
+                resident_pages += 1;
+                private_pages += u64::from(pte.pfn().is_some_and(|pfn| self.frames.count(pfn) == 1));
+            }
+            let in_heap = vma.file.is_none() && vma.start < heap.1 && vma.end > heap.0;
+            VmaInfo {
+                start: vma.start,
+                end: vma.end,
+                prot: vma.prot,
+                shared: vma.is_shared(),
+                offset: if vma.file.is_some() { vma.offset } else { 0 },
+                file: vma.file.clone(),
+                name: String::from(if in_heap && vma.name.is_empty() { "[heap]" } else { vma.name }),
+                flags: vma.flags,
+                resident_pages,
+                private_pages,
+            }
+        };
+        inner.areas.iter().map(info).collect()
     }
-}
-
-/// Who is to be killed when RAM is full.
-pub fn oom_victim(_kernel: &Kernel) -> Option<Arc<crate::task::Process>> {
-    None
 }

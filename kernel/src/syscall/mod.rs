@@ -11,6 +11,7 @@ mod event;
 mod limits;
 #[macro_use]
 mod macros;
+mod memory;
 mod misc;
 mod pipe;
 mod poll;

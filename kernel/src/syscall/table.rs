@@ -2,6 +2,7 @@
 //!
 //! Keep rows in order of their numbers.
 
+use super::memory::{MmapFlags, ProtArg};
 use super::poll;
 use crate::fs::Fd;
 use crate::ipc::EpollEvent;
@@ -21,10 +22,10 @@ system_calls! {
     6 lstat() => none;
     7 poll(fds: UserPtr<poll::PollFd>, count: u32, timeout_ms: i32) => poll::poll, Full;
     8 lseek() => none;
-    9 mmap() => none;
-    10 mprotect() => none;
-    11 munmap() => none;
-    12 brk() => none;
+    9 mmap(addr: u64, len: u64, prot: ProtArg, flags: MmapFlags, fd: Fd, offset: u64) => memory::mmap, Full;
+    10 mprotect(addr: u64, len: u64, prot: ProtArg) => memory::mprotect, Full;
+    11 munmap(addr: u64, len: u64) => memory::munmap, Full;
+    12 brk(addr: u64) => memory::brk, Full;
     13 rt_sigaction() => none;
     14 rt_sigprocmask() => none;
     15 rt_sigreturn() => none;

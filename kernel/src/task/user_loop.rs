@@ -122,7 +122,10 @@ fn out_of_memory(cx: &Cx) {
         .as_ref()
         .map(|t| alloc::string::String::from_utf8_lossy(&t.name.lock()).into_owned())
         .unwrap_or_default();
-    cx.kernel.log(LogLevel::Warn, &format!("out of memory: killed process {} ({name})", victim.pid));
+    // One that is ending already was reported when it was chosen.
+    if victim.family.lock().exiting.is_none() {
+        cx.kernel.log(LogLevel::Warn, &format!("out of memory: killed process {} ({name})", victim.pid));
+    }
     exit::group_exit(&victim, ExitStatus::Signaled { signo: sig::KILL, core: false });
     if !alloc::sync::Arc::ptr_eq(&victim, cx.process()) {
         // Its memory comes back when it runs and ends.

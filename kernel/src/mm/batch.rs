@@ -1,0 +1,133 @@
+//! Changes of the machine's address space, gathered and applied at once.
+//!
+//! The machine's address space is a cache of our page table: everything in it can be faulted in again. So when the host
+//! has no room for one more mapping, all of them are thrown away, and the guest faults back what it uses.
+
+use super::frames::Pfn;
+use super::inner::Inner;
+use super::space::Mm;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::mem::take;
+use hal::{Backing, CpuId, HostFile, MapOp, PAGE_SIZE, Prot, SpaceError, VirtAddr};
+
+/// What a mapping shows.
+pub(super) enum What {
+    Ram(Pfn),
+    File { file: Arc<dyn HostFile>, offset: u64, shared: bool },
+}
+
+enum Change {
+    Map { at: u64, len: u64, prot: Prot, what: What },
+    Unmap { at: u64, len: u64 },
+    Protect { at: u64, len: u64, prot: Prot },
+}
+
+/// Changes in order, and frames that lose a reference once they are applied.
+#[derive(Default)]
+pub(super) struct Batch {
+    changes: Vec<Change>,
+    freed: Vec<Pfn>,
+}
+
+impl Batch {
+    /// Number of changes.
+    pub(super) fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// A mapping; joined with the one before when it continues that.
+    pub(super) fn map(&mut self, at: u64, len: u64, prot: Prot, what: What) {
+        if let (
+            Some(Change::Map { at: last_at, len: last_len, prot: last_prot, what: What::Ram(first) }),
+            What::Ram(pfn),
+        ) = (self.changes.last_mut(), &what)
+            && *last_at + *last_len == at
+            && *last_prot == prot
+            && first.plus((*last_len / PAGE_SIZE) as u32) == *pfn
+        {
+            *last_len += len;
+            return;
+        }
+        self.changes.push(Change::Map { at, len, prot, what });
+    }
+
+    /// Takes a range out; joined with the one before when it continues that.
+    pub(super) fn unmap(&mut self, at: u64, len: u64) {
+        match self.changes.last_mut() {
+            Some(Change::Unmap { at: last, len: last_len }) if *last + *last_len == at => *last_len += len,
+            _ => self.changes.push(Change::Unmap { at, len }),
+        }
+    }
+
+    /// Changes rights; joined with the one before when it continues that.
+    pub(super) fn protect(&mut self, at: u64, len: u64, prot: Prot) {
+        match self.changes.last_mut() {
+            Some(Change::Protect { at: last, len: last_len, prot: last_prot })
+                if *last + *last_len == at && *last_prot == prot =>
+            {
+                *last_len += len;
+            }
+            _ => self.changes.push(Change::Protect { at, len, prot }),
+        }
+    }
+
+    /// A reference to give up once no CPU can use the frame any more.
+    pub(super) fn put(&mut self, pfn: Pfn) {
+        self.freed.push(pfn);
+    }
+}
+
+impl Mm {
+    /// Applies a batch. When it fails the page table is as the batch's maker left it, with nothing shown: the guest faults again.
+    /// `NoMemory` comes only when there was nothing more to throw away.
+    pub(super) fn commit(&self, cpu: CpuId, inner: &mut Inner, mut batch: Batch) -> Result<(), SpaceError> {
+        let result = self.apply(cpu, inner, &batch.changes);
+        self.frames.put_all(take(&mut batch.freed));
+        result
+    }
+
+    fn apply(&self, cpu: CpuId, inner: &mut Inner, changes: &[Change]) -> Result<(), SpaceError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        match self.space.update(cpu, &changes.iter().map(op).collect::<Vec<_>>()) {
+            Ok(()) => {
+                inner.flushed = false;
+                return Ok(());
+            }
+            Err(SpaceError::NoMemory) => {}
+            Err(dead) => return Err(dead),
+        }
+        let already = inner.flushed;
+        self.space.update(cpu, &[MapOp::Unmap { at: VirtAddr(0), len: self.user_limit }])?;
+        inner.flushed = true;
+        inner.table.update(0..self.user_limit / PAGE_SIZE, |_, pte| pte.hidden());
+        for vma in inner.areas.iter_mut() {
+            vma.shown = false;
+        }
+        let maps = changes.iter().any(|c| matches!(c, Change::Map { .. }));
+        if already && maps { Err(SpaceError::NoMemory) } else { Ok(()) }
+    }
+}
+
+fn op(change: &Change) -> MapOp<'_> {
+    match change {
+        Change::Map { at, len, prot, what: What::Ram(pfn) } => MapOp::Map {
+            at: VirtAddr(*at),
+            len: *len,
+            prot: *prot,
+            backing: Backing::Ram(pfn.phys()),
+            populate: true,
+        },
+        Change::Map { at, len, prot, what: What::File { file, offset, shared } } => MapOp::Map {
+            at: VirtAddr(*at),
+            len: *len,
+            prot: *prot,
+            backing: Backing::File { file: &**file, offset: *offset, shared: *shared },
+            populate: false,
+        },
+        Change::Unmap { at, len } => MapOp::Unmap { at: VirtAddr(*at), len: *len },
+        Change::Protect { at, len, prot } => MapOp::Protect { at: VirtAddr(*at), len: *len, prot: *prot },
+    }
+}

@@ -1,0 +1,550 @@
+//! Page faults: make pages, and have the machine show them.
+//!
+//! A trap costs more than a page, so both steps work on windows: new anonymous memory comes in runs that grow while
+//! a program touches it in order, copies after a write are made for a few pages at once, a host file is shown whole and together with
+//! its neighbours (the segments of one library).
+
+use super::batch::{Batch, What};
+use super::frames::{Fill, Pfn};
+use super::inner::Inner;
+use super::space::{FaultOutcome, MIN_ADDR, Mm};
+use super::table::Pte;
+use super::vma::{GUARD_GAP, Object, Vma, VmaFlags};
+use crate::task::{Cx, Resource};
+use abi::Errno;
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec;
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+use hal::{Fault, HostFile, LogLevel, PAGE_SIZE, Prot, SpaceError};
+
+/// First and largest window of new anonymous memory, in pages.
+const ANON_WINDOW: (u32, u32) = (8, 128);
+/// The same for stacks, which are touched downwards.
+const STACK_WINDOW: (u32, u32) = (4, 16);
+/// The same for copies on write.
+const COPY_WINDOW: (u32, u32) = (4, 32);
+/// How many pages before and behind the wanted ones are shown, too, when they exist.
+const SHOW_AROUND: (u64, u64) = (16, 128);
+/// No more pages are shown around once there are so many changes.
+const SHOW_CHANGES: usize = 16;
+/// How many areas of one host file are shown at once.
+const NEIGHBOURS: usize = 8;
+/// How far beyond the touched page a stack grows if it may, in bytes.
+const STACK_STEP: u64 = 16 * PAGE_SIZE;
+
+const SIGBUS: i32 = 7;
+const SIGKILL: i32 = 9;
+const SIGSEGV: i32 = 11;
+const SEGV_MAPERR: i32 = 1;
+const SEGV_ACCERR: i32 = 2;
+const BUS_ADRERR: i32 = 2;
+
+/// What is done to memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    Read,
+    Write,
+    Exec,
+}
+
+/// Why an access fails.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum FaultError {
+    /// Nothing is mapped there.
+    NoArea,
+    /// No right to it.
+    Denied,
+    /// Nothing behind the mapping: beyond the end of the file, or the host failed to read it.
+    Bus,
+    /// RAM is full.
+    NoMemory,
+    /// The machine's address space is dead.
+    Dead(alloc::string::String),
+}
+
+impl From<SpaceError> for FaultError {
+    fn from(error: SpaceError) -> FaultError {
+        match error {
+            SpaceError::NoMemory => FaultError::NoMemory,
+            SpaceError::Dead(why) => FaultError::Dead(why),
+        }
+    }
+}
+
+impl Vma {
+    /// Checks the right to an access. What may be written or executed may be read, as on x86 without protection keys.
+    pub(super) fn allows(&self, access: Access) -> Result<(), FaultError> {
+        let right = match access {
+            Access::Read => !self.prot.is_empty(),
+            Access::Write => self.can_write(),
+            Access::Exec => self.prot.contains(Prot::EXEC),
+        };
+        if right { Ok(()) } else { Err(FaultError::Denied) }
+    }
+}
+
+/// What [`Mm::make`] made.
+pub(super) struct Made {
+    /// These pages exist now (or are a host file's).
+    pub(super) pages: Range<u64>,
+    /// The machine shows something else for some of them, so they have to be shown at once.
+    pub(super) stale: bool,
+}
+
+impl Mm {
+    /// Serves a page fault. Blocks for the host's calls at most.
+    pub fn fault(&self, cx: &Cx, fault: &Fault) -> FaultOutcome {
+        let access = match (fault.is_write(), fault.is_exec()) {
+            (true, _) => Access::Write,
+            (false, true) => Access::Exec,
+            (false, false) => Access::Read,
+        };
+        self.fault_count.fetch_add(1, Ordering::Relaxed);
+        if let Some(count) = cx.task.faults.first() {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut inner = self.inner.lock();
+        let result = self.serve(cx, &mut inner, fault, access);
+        inner.note_resident();
+        drop(inner);
+        match result {
+            Ok(()) => FaultOutcome::Handled,
+            Err(FaultError::NoArea) => FaultOutcome::Signal { signo: SIGSEGV, code: SEGV_MAPERR },
+            Err(FaultError::Denied) => FaultOutcome::Signal { signo: SIGSEGV, code: SEGV_ACCERR },
+            Err(FaultError::Bus) => FaultOutcome::Signal { signo: SIGBUS, code: BUS_ADRERR },
+            Err(FaultError::NoMemory) => FaultOutcome::OutOfMemory,
+            Err(FaultError::Dead(why)) => {
+                let pid = cx.process().pid;
+                cx.kernel.log(LogLevel::Error, &format!("process {pid}: the address space is dead: {why}"));
+                FaultOutcome::Signal { signo: SIGKILL, code: 0 }
+            }
+        }
+    }
+
+    fn serve(&self, cx: &Cx, inner: &mut Inner, fault: &Fault, access: Access) -> Result<(), FaultError> {
+        let addr = fault.addr;
+        self.area(cx, inner, addr, access)?;
+        let vma = inner.areas.find(addr).ok_or(FaultError::NoArea)?;
+        let page = addr / PAGE_SIZE;
+        let write = access == Access::Write;
+        let (shown, shared) = (vma.shown, vma.is_shared());
+        let pte = inner.table.get(page);
+        let nothing_to_do = match pte.pfn() {
+            Some(_) => pte.mapped() && (!write || pte.writable()),
+            None => shown && (!write || shared),
+        };
+        if nothing_to_do {
+            // Another CPU was faster, or the host has nothing behind the file's page.
+            if fault.signo == SIGBUS {
+                return Err(FaultError::Bus);
+            }
+            if core::mem::replace(&mut inner.spurious, page) != page {
+                return Ok(());
+            }
+            inner.table.update(page..page + 1, |_, pte| pte.hidden());
+        }
+        inner.spurious = u64::MAX;
+        let mut batch = Batch::default();
+        let made = match self.make(inner, page, write, None, &mut batch) {
+            Ok(made) => made,
+            Err(error) => {
+                self.commit(cx.cpu(), inner, batch)?;
+                return Err(error);
+            }
+        };
+        self.show(inner, made.pages, true, &mut batch);
+        self.commit(cx.cpu(), inner, batch)?;
+        Ok(())
+    }
+
+    /// Sees to it that there is an area for an access: a stack is grown to the address, and the right is checked.
+    pub(super) fn area(
+        &self,
+        cx: &Cx,
+        inner: &mut Inner,
+        addr: u64,
+        access: Access,
+    ) -> Result<(), FaultError> {
+        if inner.areas.find(addr).is_none() {
+            grow_stack(cx, inner, addr)?;
+        }
+        inner.areas.find(addr).ok_or(FaultError::NoArea)?.allows(access)
+    }
+
+    /// Makes `page` exist, for writing if `write`, and pages near it: those of `want`, or a window of its own choice. The area is there
+    /// and the right was checked.
+    pub(super) fn make(
+        &self,
+        inner: &mut Inner,
+        page: u64,
+        write: bool,
+        want: Option<Range<u64>>,
+        batch: &mut Batch,
+    ) -> Result<Made, FaultError> {
+        let Inner { areas, table, .. } = inner;
+        let vma = areas.find_mut(page * PAGE_SIZE).ok_or(FaultError::NoArea)?;
+        let private_write = write && !vma.is_shared();
+        if let Some(pfn) = table.get(page).pfn() {
+            if !private_write || self.frames.count(pfn) == 1 {
+                return Ok(Made { pages: page..page + 1, stale: false });
+            }
+            let window = window(vma, page, COPY_WINDOW, want);
+            return self.copy_frames(inner, page..window.end, batch);
+        }
+        match &vma.object {
+            Object::Anon => {
+                let sizes = if vma.flags.contains(VmaFlags::GROWSDOWN) { STACK_WINDOW } else { ANON_WINDOW };
+                let window = window(vma, page, sizes, want);
+                self.fill(inner, page, window)
+            }
+            Object::Host(file) if private_write => {
+                let file = file.clone();
+                let window = window(vma, page, COPY_WINDOW, want);
+                self.copy_file(inner, &*file, page..window.end)
+            }
+            Object::Host(_) => Ok(Made { pages: page..page + 1, stale: false }),
+            Object::Cache(cache) => {
+                let cache = cache.clone();
+                let sizes = if vma.flags.contains(VmaFlags::RANDOM) { (1, 1) } else { ANON_WINDOW };
+                let window = window(vma, page, sizes, want);
+                if private_write {
+                    let end = window.end.min(page + u64::from(COPY_WINDOW.0));
+                    self.copy_cache(inner, &cache, page..end.max(page + 1))
+                } else {
+                    self.attach_cache(inner, &cache, page, window)
+                }
+            }
+        }
+    }
+
+    /// New zeroed pages in the gap of `window` around `page`.
+    fn fill(&self, inner: &mut Inner, page: u64, window: Range<u64>) -> Result<Made, FaultError> {
+        let table = &mut inner.table;
+        let mut window = gap_around(table, page, window);
+        // When RAM is short, the page that is needed comes first.
+        if self.frames.available() < 4 * (window.end - window.start) {
+            window = page..page + 1;
+        }
+        let mut after = window.start.checked_sub(1).and_then(|before| table.get(before).pfn());
+        let mut at = window.start;
+        while at < window.end {
+            let Some((pfn, len)) = self.frames.alloc_run((window.end - at) as u32, after, Fill::Zero) else {
+                break;
+            };
+            for i in 0..len {
+                table.set(at + u64::from(i), Pte::new(pfn.plus(i)));
+            }
+            at += u64::from(len);
+            after = Some(pfn.plus(len - 1));
+        }
+        if at <= page {
+            return Err(FaultError::NoMemory);
+        }
+        Ok(Made { pages: window.start..at, stale: false })
+    }
+
+    /// Replaces shared frames of pages by copies, from the first page on as long as there are such.
+    fn copy_frames(
+        &self,
+        inner: &mut Inner,
+        pages: Range<u64>,
+        batch: &mut Batch,
+    ) -> Result<Made, FaultError> {
+        let first = pages.start;
+        let mut stale = false;
+        let mut at = first;
+        let mut after = None;
+        while at < pages.end {
+            let pte = inner.table.get(at);
+            let Some(old) = pte.pfn().filter(|&pfn| self.frames.count(pfn) > 1) else { break };
+            let Some((new, _)) = self.frames.alloc_run(1, after, Fill::Anything) else { break };
+            self.machine.ram().copy(old.phys(), new.phys(), PAGE_SIZE);
+            inner.table.set(at, Pte::new(new));
+            batch.put(old);
+            stale |= pte.mapped();
+            after = Some(new);
+            at += 1;
+        }
+        if at == first { Err(FaultError::NoMemory) } else { Ok(Made { pages: first..at, stale }) }
+    }
+
+    /// Copies a host file's pages into RAM, from the first page on.
+    fn copy_file(
+        &self,
+        inner: &mut Inner,
+        file: &dyn HostFile,
+        pages: Range<u64>,
+    ) -> Result<Made, FaultError> {
+        let pages = gap_around(&inner.table, pages.start, pages);
+        let vma = inner.areas.find(pages.start * PAGE_SIZE).ok_or(FaultError::NoArea)?;
+        let (offset, shown) = (vma.offset_of(pages.start * PAGE_SIZE), vma.shown);
+        let mut bytes = vec![0; ((pages.end - pages.start) * PAGE_SIZE) as usize];
+        let len = read_file(file, offset, &mut bytes).map_err(|_| FaultError::Bus)?;
+        if len == 0 {
+            return Err(FaultError::Bus);
+        }
+        let end = pages.start + (len as u64).div_ceil(PAGE_SIZE);
+        let mut at = pages.start;
+        let mut after = None;
+        while at < end {
+            let Some((pfn, n)) = self.frames.alloc_run((end - at) as u32, after, Fill::Anything) else {
+                break;
+            };
+            let from = ((at - pages.start) * PAGE_SIZE) as usize;
+            let to = from + n as usize * PAGE_SIZE as usize;
+            self.machine.ram().write(pfn.phys(), bytes.get(from..to).unwrap_or_default());
+            for i in 0..n {
+                inner.table.set(at + u64::from(i), Pte::new(pfn.plus(i)));
+            }
+            at += u64::from(n);
+            after = Some(pfn.plus(n - 1));
+        }
+        if at == pages.start {
+            Err(FaultError::NoMemory)
+        } else {
+            Ok(Made { pages: pages.start..at, stale: shown })
+        }
+    }
+
+    /// Copies a cache's pages for a private mapping, from the first page on.
+    fn copy_cache(
+        &self,
+        inner: &mut Inner,
+        cache: &Arc<super::PageCache>,
+        pages: Range<u64>,
+    ) -> Result<Made, FaultError> {
+        let pages = gap_around(&inner.table, pages.start, pages);
+        let vma = inner.areas.find(pages.start * PAGE_SIZE).ok_or(FaultError::NoArea)?;
+        let index = vma.offset_of(pages.start * PAGE_SIZE) / PAGE_SIZE;
+        let end = pages.end.min(pages.start + cache.page_count().saturating_sub(index));
+        if end == pages.start {
+            return Err(FaultError::Bus);
+        }
+        let mut at = pages.start;
+        let mut after = None;
+        while at < end {
+            let source = cache.page_if_present(index + (at - pages.start));
+            let fill = if source.is_some() { Fill::Anything } else { Fill::Zero };
+            let Some((pfn, _)) = self.frames.alloc_run(1, after, fill) else { break };
+            if let Some(source) = source {
+                self.machine.ram().copy(source.phys(), pfn.phys(), PAGE_SIZE);
+            }
+            inner.table.set(at, Pte::new(pfn));
+            after = Some(pfn);
+            at += 1;
+        }
+        if at == pages.start {
+            Err(FaultError::NoMemory)
+        } else {
+            Ok(Made { pages: pages.start..at, stale: false })
+        }
+    }
+
+    /// Enters a cache's frames into the page table: the wanted one is made, others of the window only where they exist, or for
+    /// anonymous memory.
+    fn attach_cache(
+        &self,
+        inner: &mut Inner,
+        cache: &Arc<super::PageCache>,
+        page: u64,
+        window: Range<u64>,
+    ) -> Result<Made, FaultError> {
+        let window = gap_around(&inner.table, page, window);
+        let vma = inner.areas.find(page * PAGE_SIZE).ok_or(FaultError::NoArea)?;
+        let index = |page: u64| vma.offset_of(page * PAGE_SIZE) / PAGE_SIZE;
+        let count = cache.page_count();
+        if index(page) >= count {
+            return Err(FaultError::Bus);
+        }
+        let window = window.start..window.end.min(page + (count - index(page)));
+        let make_all = vma.file.is_none() && self.frames.available() > 64;
+        let first = index(window.start);
+        let mut low = window.end;
+        let mut high = window.start;
+        let table = &mut inner.table;
+        cache
+            .attach(
+                first..first + (window.end - window.start),
+                |i| make_all || i == first + (page - window.start),
+                |i, pfn: Pfn| {
+                    let at = window.start + (i - first);
+                    table.set(at, Pte::new(pfn));
+                    low = low.min(at);
+                    high = high.max(at + 1);
+                },
+            )
+            .map_err(|_| FaultError::NoMemory)?;
+        Ok(Made { pages: low..high, stale: false })
+    }
+
+    /// Has the machine show these pages, and existing ones near them if `around`. They are all in one area.
+    pub(super) fn show(&self, inner: &mut Inner, pages: Range<u64>, around: bool, batch: &mut Batch) {
+        let Some(vma) = inner.areas.find(pages.start * PAGE_SIZE) else { return };
+        if vma.prot.is_empty() {
+            return;
+        }
+        if matches!(vma.object, Object::Host(_)) && !vma.shown {
+            let start = vma.start;
+            self.show_file(inner, start, batch);
+        }
+        let Inner { areas, table, .. } = inner;
+        let Some(vma) = areas.find(pages.start * PAGE_SIZE) else { return };
+        let bounds = vma.pages();
+        let mut low = pages.start;
+        if around {
+            let limit = bounds.start.max(low.saturating_sub(SHOW_AROUND.0));
+            while low > limit && self.wants_showing(vma, table.get(low - 1)).is_some() {
+                low -= 1;
+            }
+        }
+        let limit = if around { bounds.end.min(pages.end + SHOW_AROUND.1) } else { pages.end };
+        let mut at = low;
+        while at < limit {
+            let pte = table.get(at);
+            match self.wants_showing(vma, pte) {
+                Some((pfn, writable)) => {
+                    if at >= pages.end && batch.len() >= SHOW_CHANGES {
+                        break;
+                    }
+                    let prot = vma.host_prot(writable);
+                    if pte.mapped() {
+                        batch.protect(at * PAGE_SIZE, PAGE_SIZE, prot);
+                    } else {
+                        batch.map(at * PAGE_SIZE, PAGE_SIZE, prot, What::Ram(pfn));
+                    }
+                    table.set(at, pte.shown(writable));
+                }
+                None if at >= pages.end => break,
+                None => {}
+            }
+            at += 1;
+        }
+    }
+
+    /// The frame, and whether it may be shown writable, unless it is shown like that already.
+    fn wants_showing(&self, vma: &Vma, pte: Pte) -> Option<(Pfn, bool)> {
+        let pfn = pte.pfn()?;
+        let writable = vma.can_write() && (vma.is_shared() || self.frames.count(pfn) == 1);
+        (!pte.mapped() || (writable && !pte.writable())).then_some((pfn, writable))
+    }
+
+    /// Has the machine show a host file in an area and in the areas beside it that show the same file.
+    fn show_file(&self, inner: &mut Inner, start: u64, batch: &mut Batch) {
+        let same = |a: &Vma, b: &Vma| match (&a.object, &b.object) {
+            (Object::Host(a), Object::Host(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        let Inner { areas, table, .. } = inner;
+        let Some(mut first) = areas.find(start) else { return };
+        for _ in 0..NEIGHBOURS {
+            match areas.find_before(first.start) {
+                Some(before) if before.end == first.start && same(before, first) => first = before,
+                _ => break,
+            }
+        }
+        let mut at = first.start;
+        for _ in 0..2 * NEIGHBOURS {
+            let Some(vma) = areas.find_mut(at) else { break };
+            let Object::Host(file) = &vma.object else { break };
+            let file = file.clone();
+            if !vma.shown && !vma.prot.is_empty() {
+                let shared = vma.is_shared();
+                let prot = vma.host_prot(shared);
+                let what = What::File { file: file.clone(), offset: vma.offset, shared };
+                batch.map(vma.start, vma.len(), prot, what);
+                vma.shown = true;
+                // Copies that the machine does not show yet would be hidden by the file.
+                for (page, pte) in table.range(vma.pages()).collect::<vec::Vec<_>>() {
+                    let Some(pfn) = pte.pfn() else { continue };
+                    let writable = vma.can_write() && self.frames.count(pfn) == 1;
+                    batch.map(page * PAGE_SIZE, PAGE_SIZE, vma.host_prot(writable), What::Ram(pfn));
+                    table.set(page, pte.shown(writable));
+                }
+            }
+            at = vma.end;
+            let next_is_same =
+                areas.find(at).is_some_and(|v| matches!(&v.object, Object::Host(f) if Arc::ptr_eq(f, &file)));
+            if !next_is_same {
+                break;
+            }
+        }
+    }
+}
+
+/// The window of a fault, within the area. With `want` exactly that.
+fn window(vma: &mut Vma, page: u64, (first, most): (u32, u32), want: Option<Range<u64>>) -> Range<u64> {
+    let bounds = vma.pages();
+    if let Some(want) = want {
+        return want.start.max(bounds.start).min(page)..want.end.min(bounds.end).max(page + 1);
+    }
+    let down = vma.flags.contains(VmaFlags::GROWSDOWN);
+    let last = vma.window;
+    let in_order = last.pages > 0 && if down { page + 1 == last.next } else { page == last.next };
+    let pages = if in_order { (last.pages * 2).min(most) } else { first };
+    let pages = if vma.flags.contains(VmaFlags::RANDOM) { 1 } else { pages };
+    let range = if down {
+        bounds.start.max((page + 1).saturating_sub(u64::from(pages)))..page + 1
+    } else {
+        page..bounds.end.min(page + u64::from(pages))
+    };
+    vma.window.pages = pages;
+    vma.window.next = if down { range.start } else { range.end };
+    range
+}
+
+/// The part of `window` around `page` that has no pages.
+fn gap_around(table: &super::table::Table, page: u64, window: Range<u64>) -> Range<u64> {
+    let mut low = page;
+    while low > window.start && table.get(low - 1).is_none() {
+        low -= 1;
+    }
+    let mut high = page + 1;
+    while high < window.end && table.get(high).is_none() {
+        high += 1;
+    }
+    low..high
+}
+
+/// Reads until the buffer is full or the file ends.
+pub(super) fn read_file(file: &dyn HostFile, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(offset + done as u64, rest)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
+}
+
+/// Lets the stack above an address grow down to it, if there is one and it may.
+fn grow_stack(cx: &Cx, inner: &mut Inner, addr: u64) -> Result<(), FaultError> {
+    let vma = inner.areas.find_from(addr).ok_or(FaultError::NoArea)?;
+    if !vma.flags.contains(VmaFlags::GROWSDOWN) {
+        return Err(FaultError::NoArea);
+    }
+    let (start, end) = (vma.start, vma.end);
+    let page = addr & !(PAGE_SIZE - 1);
+    let limit = cx.process().limit(Resource::Stack);
+    let mut floor = MIN_ADDR.max(end.saturating_sub(limit));
+    if let Some(before) = inner.areas.find_before(start) {
+        let gap =
+            if before.flags.contains(VmaFlags::GROWSDOWN) || before.prot.is_empty() { 0 } else { GUARD_GAP };
+        floor = floor.max(before.end + gap);
+    }
+    let space = cx.process().limit(Resource::As) / PAGE_SIZE;
+    let room = space.saturating_sub(inner.sums.total).saturating_mul(PAGE_SIZE);
+    floor = floor.max(start.saturating_sub(room)).next_multiple_of(PAGE_SIZE);
+    if page < floor {
+        return Err(FaultError::NoArea);
+    }
+    let to = floor.max((page + PAGE_SIZE).saturating_sub(STACK_STEP));
+    for mut vma in inner.take(start, end) {
+        vma.offset = vma.offset.wrapping_sub(start - to);
+        vma.start = to;
+        inner.add(vma);
+    }
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! Tests of address spaces on the mock machine.
+
+use super::*;
+use crate::error::Result;
+use crate::task::Cx;
+use crate::testing;
+use abi::Errno;
+use hal::mock::{MockOp, MockSpace};
+use hal::{Fault, PAGE_SIZE, Prot, VirtAddr};
+use std::sync::Arc;
+
+const RW: Prot = Prot::READ.union(Prot::WRITE);
+const PAGE: u64 = PAGE_SIZE;
+
+/// A request for anonymous private memory.
+fn anon(len: u64) -> MapRequest {
+    MapRequest {
+        addr: 0,
+        len,
+        prot: RW,
+        flags: MapFlags::empty(),
+        object: None,
+        file: None,
+        offset: 0,
+        name: "",
+    }
+}
+
+fn fixed(addr: u64, len: u64) -> MapRequest {
+    MapRequest { addr, flags: MapFlags::FIXED, ..anon(len) }
+}
+
+fn fault(addr: u64, error: u32) -> Fault {
+    Fault { vector: 14, error, addr, signo: 11, code: 1 }
+}
+
+/// A store by guest code: faults are served until it goes through.
+fn store(cx: &Cx, mm: &Mm, at: u64, bytes: &[u8]) -> FaultOutcome {
+    let space = MockSpace::of(&**mm.space());
+    for _ in 0..100_000 {
+        match space.guest_write(VirtAddr(at), bytes) {
+            Ok(()) => return FaultOutcome::Handled,
+            Err(addr) => match mm.fault(cx, &fault(addr.0, 6)) {
+                FaultOutcome::Handled => {}
+                other => return other,
+            },
+        }
+    }
+    panic!("a store at {at:#x} faults for ever");
+}
+
+/// A load by guest code.
+fn load(cx: &Cx, mm: &Mm, at: u64, len: usize) -> Result<std::vec::Vec<u8>, FaultOutcome> {
+    let space = MockSpace::of(&**mm.space());
+    let mut bytes = std::vec![0; len];
+    for _ in 0..100_000 {
+        match space.guest_read(VirtAddr(at), &mut bytes) {
+            Ok(()) => return Ok(bytes),
+            Err(addr) => match mm.fault(cx, &fault(addr.0, 4)) {
+                FaultOutcome::Handled => {}
+                other => return Err(other),
+            },
+        }
+    }
+    panic!("a load at {at:#x} faults for ever");
+}
+
+const SEGV_MAPERR: FaultOutcome = FaultOutcome::Signal { signo: 11, code: 1 };
+const SEGV_ACCERR: FaultOutcome = FaultOutcome::Signal { signo: 11, code: 2 };
+const BUS: FaultOutcome = FaultOutcome::Signal { signo: 7, code: 2 };
+
+fn new_mm(cx: &Cx) -> Arc<Mm> {
+    Mm::new(cx.kernel).unwrap()
+}
+
+#[test]
+fn touched_memory_comes_in_windows_that_grow() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(1 << 20)).unwrap().0;
+        let space = MockSpace::of(&**mm.space());
+        assert!(space.take_ops().is_empty(), "mapping costs nothing before it is touched");
+        assert_eq!(store(cx, &mm, at, b"x"), FaultOutcome::Handled);
+        assert_eq!(mm.resident_pages(), 8);
+        assert_eq!(space.take_ops().len(), 1);
+        for page in 0..256 {
+            store(cx, &mm, at + page * PAGE, b"y");
+        }
+        assert_eq!(mm.resident_pages(), 256);
+        let ops = space.take_ops();
+        assert!(ops.len() <= 6, "{} changes for 1 MiB", ops.len());
+        assert_eq!(space.mappings().len(), 1, "contiguous frames join");
+        assert_eq!(mm.fault(cx, &fault(at - 1, 4)), SEGV_MAPERR);
+    });
+}
+
+#[test]
+fn a_dropped_space_gives_its_frames_back() {
+    testing::run(|cx| {
+        let before = cx.kernel.frames.available();
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(1 << 20)).unwrap();
+        mm.populate(cx, at.0, at.0 + (1 << 20), true).unwrap();
+        assert_eq!(before - cx.kernel.frames.available(), 256);
+        let child = mm.fork(cx).unwrap();
+        drop(mm);
+        assert_eq!(before - cx.kernel.frames.available(), 256);
+        drop(child);
+        assert_eq!(cx.kernel.frames.available(), before);
+    });
+}
+
+#[test]
+fn fork_copies_on_write_and_gives_write_access_back() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(64 * PAGE)).unwrap().0;
+        for page in 0..64 {
+            store(cx, &mm, at + page * PAGE, &[page as u8]);
+        }
+        let space = MockSpace::of(&**mm.space());
+        space.take_ops();
+        let child = mm.fork(cx).unwrap();
+        assert_eq!(space.take_ops(), [MockOp::Protect(VirtAddr(at), 64 * PAGE, Prot::READ)]);
+        assert!(MockSpace::of(&**child.space()).mappings().is_empty());
+
+        assert_eq!(load(cx, &child, at + 5 * PAGE, 1), Ok(std::vec![5]));
+        store(cx, &child, at + 5 * PAGE, b"c");
+        store(cx, &mm, at + 6 * PAGE, b"p");
+        assert_eq!(load(cx, &mm, at + 5 * PAGE, 1), Ok(std::vec![5]));
+        assert_eq!(load(cx, &child, at + 6 * PAGE, 1), Ok(std::vec![6]));
+        assert_eq!(load(cx, &mm, at + 6 * PAGE, 1).unwrap(), b"p");
+
+        drop(child);
+        space.take_ops();
+        store(cx, &mm, at + 20 * PAGE, b"q");
+        let ops = space.take_ops();
+        assert!(matches!(ops[..], [MockOp::Protect(_, len, RW)] if len > 16 * PAGE), "{ops:?}");
+        assert_eq!(mm.resident_pages(), 64);
+    });
+}
+
+#[test]
+fn kernel_copies_break_sharing_and_respect_rights() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(4 * PAGE)).unwrap();
+        let mut buf = [1; 8];
+        mm.read_bytes(cx, at, &mut buf).unwrap();
+        assert_eq!(buf, [0; 8]);
+        assert_eq!(mm.resident_pages(), 0, "a read of untouched memory makes no page");
+        mm.write_bytes(cx, VirtAddr(at.0 + PAGE - 2), b"abcd").unwrap();
+        assert_eq!(mm.resident_pages(), 2);
+        assert_eq!(load(cx, &mm, at.0 + PAGE - 2, 4).unwrap(), b"abcd");
+        let child = mm.fork(cx).unwrap();
+        mm.write_bytes(cx, VirtAddr(at.0 + PAGE), b"CD").unwrap();
+        assert_eq!(load(cx, &mm, at.0 + PAGE - 2, 4).unwrap(), b"abCD", "the guest sees the new frame");
+        assert_eq!(load(cx, &child, at.0 + PAGE - 2, 4).unwrap(), b"abcd");
+
+        mm.protect(cx, at.0, PAGE, Prot::READ).unwrap();
+        assert_eq!(mm.write_bytes(cx, at, b"x").unwrap_err().errno(), Errno::EFAULT);
+        assert_eq!(store(cx, &mm, at.0, b"x"), SEGV_ACCERR);
+        mm.protect(cx, at.0, PAGE, Prot::empty()).unwrap();
+        assert_eq!(mm.read_bytes(cx, at, &mut buf).unwrap_err().errno(), Errno::EFAULT);
+        assert_eq!(load(cx, &mm, at.0, 1), Err(SEGV_ACCERR));
+        mm.protect(cx, at.0, PAGE, RW).unwrap();
+        assert_eq!(load(cx, &mm, at.0 + PAGE - 2, 4).unwrap(), b"abCD");
+        assert_eq!(mm.read_bytes(cx, VirtAddr(u64::MAX - 3), &mut buf).unwrap_err().errno(), Errno::EFAULT);
+    });
+}
+
+#[test]
+fn words_are_swapped_and_futex_keys_differ() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(PAGE)).unwrap();
+        assert_eq!(mm.load_u32(cx, at).unwrap(), 0);
+        assert_eq!(mm.compare_exchange_u32(cx, at, 0, 7).unwrap(), Ok(0));
+        assert_eq!(mm.compare_exchange_u32(cx, at, 0, 8).unwrap(), Err(7));
+        assert_eq!(mm.load_u32(cx, at).unwrap(), 7);
+        let shared = MapRequest { flags: MapFlags::SHARED, ..anon(PAGE) };
+        let word = mm.map(cx, shared).unwrap();
+        let child = mm.fork(cx).unwrap();
+        assert_ne!(mm.futex_key(cx, at, true).unwrap(), child.futex_key(cx, at, true).unwrap());
+        assert_eq!(mm.futex_key(cx, word, true).unwrap(), child.futex_key(cx, word, true).unwrap());
+        mm.compare_exchange_u32(cx, word, 0, 3).unwrap().unwrap();
+        assert_eq!(child.load_u32(cx, word).unwrap(), 3);
+        store(cx, &child, word.0, &4u32.to_ne_bytes());
+        assert_eq!(mm.load_u32(cx, word).unwrap(), 4);
+    });
+}
