@@ -18,6 +18,10 @@ const TOKEN_STOP: u64 = 10;
 const TOKEN_TIMER: u64 = 11;
 const TOKEN_SIGNALS: u64 = 12;
 
+/// How often a process in the background looks whether it has come to the foreground: a shell's `fg` tells a job
+/// only when it was stopped.
+const BACKGROUND_POLL_MS: i32 = 500;
+
 /// Who asks this often for the end does not want to wait for guests any more.
 const IMPATIENCE: u32 = 3;
 
@@ -155,10 +159,17 @@ fn run(parts: &IoParts) {
     let mut terminations = 0;
     let mut found = [libc::epoll_event { events: 0, u64: 0 }; 8];
     loop {
+        let timeout = match parts.terminal {
+            Some(_) if !terminal::is_raw() => BACKGROUND_POLL_MS,
+            _ => -1,
+        };
         // SAFETY: the buffer has the length that is given.
         let count = unsafe {
-            libc::epoll_wait(parts.poller.0.as_raw_fd(), found.as_mut_ptr(), found.len() as i32, -1)
+            libc::epoll_wait(parts.poller.0.as_raw_fd(), found.as_mut_ptr(), found.len() as i32, timeout)
         };
+        if count == 0 {
+            handle(parts, Signal::Continue, &mut terminations);
+        }
         // An error is EINTR, from a stop and continue of the process.
         for event in found.iter().take(usize::try_from(count).unwrap_or(0)) {
             match event.u64 {
