@@ -21,4 +21,4 @@ pub use dentry::{Dentry, Mount, Path};
 pub use fd_table::{Fd, FdTable};
 pub use file::{DirEntry, File, Mappable, OpenFile, OpenFlags};
 pub use inode::{FileSystem, Inode, NewInode, NewKind};
-pub use start::{AT_FDCWD, change_directory, mount_root, open_path};
+pub use start::{AT_FDCWD, Lookup, change_directory, mount_root, open_exec, open_path};

@@ -176,14 +176,13 @@ pub(crate) fn wake_address(cx: &Cx, at: VirtAddr, count: usize) {
 /// `FUTEX_REQUEUE` and `FUTEX_CMP_REQUEUE`: (woken, moved).
 pub fn requeue(
     cx: &Cx,
-    from: VirtAddr,
-    to: VirtAddr,
-    shared: bool,
+    (from, from_shared): (VirtAddr, bool),
+    (to, to_shared): (VirtAddr, bool),
     wake_count: u32,
     move_count: u32,
     expected: Option<u32>,
 ) -> Result<(usize, usize)> {
-    let (from_key, to_key) = (key(cx, from, shared)?, key(cx, to, shared)?);
+    let (from_key, to_key) = (key(cx, from, from_shared)?, key(cx, to, to_shared)?);
     let futexes = &cx.kernel.futexes;
     let (a, b) = (hash(&from_key), hash(&to_key));
     let mut woken = Vec::new();

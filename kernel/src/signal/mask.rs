@@ -2,9 +2,10 @@
 
 use super::{SigSet, interrupts_wait};
 use crate::error::{Error, Result};
-use crate::task::Cx;
+use crate::task::{Cx, Task};
 use crate::user::UserPtr;
 use abi::Errno;
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 /// Runs `call` with this mask. When a signal interrupts it, the old mask stays in `saved_mask`: the signal code delivers under the temporary
@@ -28,6 +29,19 @@ pub fn with_temporary_mask<T>(cx: &Cx, mask: Option<SigSet>, call: impl FnOnce()
         }
     }
     result
+}
+
+/// Sets the mask of a thread. What it lets through is delivered before guest code runs; what it blocks goes to other threads.
+pub fn set_mask(task: &Arc<Task>, mask: SigSet) {
+    let mask = mask.as_mask();
+    let before = core::mem::replace(&mut task.signals.lock().mask, mask);
+    let blocked = mask - before;
+    if !blocked.is_empty() && task.process.signals.has_shared() {
+        super::send::retarget(task, blocked);
+    }
+    if !(before - mask).is_empty() && interrupts_wait(task) {
+        task.signal_pending.store(true, Ordering::SeqCst);
+    }
 }
 
 /// Copies in a signal set that a call takes with its size: `None` for `NULL`, `EINVAL` for a wrong size.

@@ -13,10 +13,12 @@ mod set;
 pub(crate) mod stop;
 
 pub(crate) use deliver::{Delivery, deliver, force};
-pub(crate) use frame::sigreturn;
+pub(crate) use frame::{alt_stack_flags, sigreturn};
 pub use group::send_to_group;
 pub use info::{SigInfo, SigSource, code};
-pub use mask::{read_mask, with_temporary_mask};
+mod action;
+pub use action::{set_action, take};
+pub use mask::{read_mask, set_mask, with_temporary_mask};
 pub use pending::{PendingQueue, SharedSignals, TaskSignals};
 pub use send::{SIG_DFL, SIG_IGN, ignored_by_default, interrupts_wait, send_to_process, send_to_task};
 pub use set::{SigSet, signal_name};

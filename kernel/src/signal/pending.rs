@@ -99,6 +99,11 @@ impl SharedSignals {
         }
     }
 
+    /// Whether anything is pending for the process as a whole.
+    pub fn has_shared(&self) -> bool {
+        !self.shared.lock().is_empty()
+    }
+
     /// The action of a signal.
     pub fn action(&self, signo: i32) -> Sigaction {
         let table = self.actions.lock().clone();

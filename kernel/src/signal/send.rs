@@ -3,6 +3,7 @@
 use super::{SigInfo, SigSet, sig};
 use crate::task::{ExitStatus, Process, Task, group_exit, must_end};
 use crate::wait::PollEvents;
+use abi::signal::Sigaction;
 use alloc::sync::Arc;
 
 /// `SIG_IGN`.
@@ -17,7 +18,11 @@ pub fn ignored_by_default(signo: i32) -> bool {
 
 /// Whether a signal with these actions has no effect on the process when it is not blocked.
 fn is_ignored(process: &Process, signo: i32) -> bool {
-    let action = process.signals.action(signo);
+    has_no_effect(&process.signals.action(signo), signo)
+}
+
+/// Whether this action does nothing about this signal.
+pub(super) fn has_no_effect(action: &Sigaction, signo: i32) -> bool {
     action.handler == SIG_IGN || (action.handler == SIG_DFL && ignored_by_default(signo))
 }
 
@@ -61,12 +66,25 @@ fn send(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) {
     match target {
         Some(task) => notify_if_ready(task, info.signo),
         None => {
-            // The main thread if it can take it, as Linux prefers, else the first that can.
-            let ready = threads.iter().find(|t| !t.signals.lock().mask.has(info.signo));
-            if let Some(task) = ready {
-                task.notify_signal();
-            }
+            notify_one(&threads, SigSet::of(info.signo));
         }
+    }
+}
+
+/// Tells the first thread that does not block one of these signals: the main thread if it can take it, as Linux prefers.
+fn notify_one(threads: &[Arc<Task>], set: SigSet) {
+    if let Some(task) = threads.iter().find(|t| !(set - t.signals.lock().mask).is_empty()) {
+        task.notify_signal();
+    }
+}
+
+/// `task` blocks `blocked` from now on, or ends: what is pending for the process and would have been its to take goes to another thread.
+pub(crate) fn retarget(task: &Arc<Task>, blocked: SigSet) {
+    let pending = task.process.signals.shared.lock().set() & blocked;
+    for signo in pending.iter() {
+        let mut others = task.process.threads();
+        others.retain(|t| !Arc::ptr_eq(t, task));
+        notify_one(&others, SigSet::of(signo));
     }
 }
 

@@ -51,6 +51,10 @@ impl SigSet {
     pub const fn first(self) -> Option<i32> {
         if self.0 == 0 { None } else { Some(self.0.trailing_zeros() as i32 + 1) }
     }
+    /// Its signals from the lowest.
+    pub fn iter(self) -> impl Iterator<Item = i32> {
+        (1..=sig::MAX).filter(move |&signo| self.has(signo))
+    }
     /// Without `SIGKILL` and `SIGSTOP`, as a mask must be.
     pub const fn as_mask(self) -> SigSet {
         SigSet(self.0 & !SigSet::UNBLOCKABLE.0)

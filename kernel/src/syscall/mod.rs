@@ -8,6 +8,9 @@ mod arg;
 mod cred;
 mod dispatch;
 mod event;
+mod exec;
+mod futex;
+mod kill;
 mod limits;
 #[macro_use]
 mod macros;
@@ -16,9 +19,12 @@ mod misc;
 mod pipe;
 mod poll;
 mod prctl;
+mod process;
 mod sched;
+mod signal;
 mod table;
 mod time;
+mod wait;
 
 pub use arg::{Arg, ArgKind};
 pub use dispatch::{Entry, Support, SysRet, dispatch, entries, entry, name_of};

@@ -3,7 +3,10 @@
 //! One static program. It must pass on the host's own kernel, for root and for an ordinary user; then it
 //! runs under vkernel and must say the same. See `--help`.
 
-#![allow(clippy::needless_borrows_for_generic_args, reason = "an argument is the address or the value: not the same")]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "an argument is the address or the value: not the same"
+)]
 
 #[macro_use]
 mod kit;

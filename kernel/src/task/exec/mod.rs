@@ -9,15 +9,15 @@ mod stack;
 
 use super::{Cx, exit};
 use crate::error::{Result, err};
-use crate::fs::{OpenFile, OpenFlags};
+use crate::fs::{AT_FDCWD, Fd, Lookup, OpenFile, open_exec};
 use crate::mm::Mm;
 use crate::signal::{SIG_IGN, SigSet};
 use crate::sync::Mutex;
 use crate::user::Sink;
 use crate::wait::PollEvents;
 use abi::Errno;
-use abi::fs::FileType;
 use abi::signal::Sigaction;
+use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -28,41 +28,43 @@ use hal::Regs;
 pub struct Program {
     /// The file.
     pub file: Arc<OpenFile>,
-    /// Its path as the caller gave it, for `AT_EXECFN` and for scripts.
+    /// Its path as the caller gave it, for `AT_EXECFN`, the task's name and scripts; `/dev/fd/N…` when it was named by a descriptor.
     pub path: Vec<u8>,
+    /// The path goes through a descriptor that is closed on the way, so that an interpreter could not open it.
+    pub unreachable: bool,
     /// Arguments.
     pub args: Vec<Vec<u8>>,
     /// Environment.
     pub env: Vec<Vec<u8>>,
 }
 
-/// Most interpreters that `#!` lines may lead through (`BINPRM_MAX_RECURSION`).
-const MAX_SCRIPTS: usize = 5;
-
-/// Checks that a file may be executed by this task.
-pub(crate) fn check_executable(cx: &Cx, file: &OpenFile) -> Result<()> {
-    let attr = file.attr()?;
-    if attr.file_type() != FileType::Regular {
-        return err(Errno::EACCES);
-    }
-    let creds = cx.task.creds();
-    let bits = if attr.uid == creds.fsuid {
-        attr.mode >> 6
-    } else if creds.in_group(attr.gid) {
-        attr.mode >> 3
-    } else {
-        attr.mode
-    };
-    // Root may execute what anybody may execute.
-    let any = attr.mode & 0o111 != 0 && creds.has(super::Cap::DacOverride);
-    if bits & 1 != 0 || any { Ok(()) } else { err(Errno::EACCES) }
-}
-
 /// Opens a file for execution.
 pub(crate) fn open_executable(cx: &Cx, path: &[u8]) -> Result<Arc<OpenFile>> {
-    let file = crate::fs::open_path(cx, crate::fs::AT_FDCWD, path, OpenFlags::empty(), 0)?;
-    check_executable(cx, &file)?;
-    Ok(file)
+    open_exec(cx, AT_FDCWD, path, Lookup::empty())
+}
+
+/// Opens the program of `execveat(2)`; arguments and environment are still empty.
+pub(crate) fn open_for_exec(cx: &Cx, dir: Fd, path: &[u8], flags: u32) -> Result<Program> {
+    const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
+    const AT_EMPTY_PATH: u32 = 0x1000;
+    if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
+        return err(Errno::EINVAL);
+    }
+    let mut lookup = Lookup::empty();
+    lookup.set(Lookup::NOFOLLOW, flags & AT_SYMLINK_NOFOLLOW != 0);
+    lookup.set(Lookup::EMPTY_PATH, flags & AT_EMPTY_PATH != 0);
+    let file = open_exec(cx, dir, path, lookup)?;
+    let by_fd = dir != AT_FDCWD && !path.starts_with(b"/");
+    let mut shown = Vec::new();
+    if by_fd {
+        shown.extend_from_slice(format!("/dev/fd/{}", dir.0).as_bytes());
+        if !path.is_empty() {
+            shown.push(b'/');
+        }
+    }
+    shown.extend_from_slice(path);
+    let unreachable = by_fd && cx.files().cloexec(dir).unwrap_or(false);
+    Ok(Program { file, path: shown, unreachable, args: Vec::new(), env: Vec::new() })
 }
 
 /// Reads up to `len` bytes at `offset`.
@@ -84,19 +86,7 @@ pub(super) fn read_at(cx: &Cx, file: &OpenFile, offset: u64, len: usize) -> Resu
 
 /// Replaces the current program. On success the registers are those of the new program's start.
 pub fn exec(cx: &Cx, mut program: Program) -> Result<()> {
-    check_executable(cx, &program.file)?;
-    let head = {
-        let mut scripts = 0;
-        loop {
-            let head = read_at(cx, &program.file, 0, script::HEAD_LEN)?;
-            match script::parse(&head)? {
-                None => break head,
-                Some(_) if scripts == MAX_SCRIPTS => return err(Errno::ELOOP),
-                Some(line) => script::apply(cx, &mut program, &line)?,
-            }
-            scripts += 1;
-        }
-    };
+    let head = script::follow(cx, &mut program)?;
     let mm = Mm::new(cx.kernel)?;
     let image = image::load(cx, &mm, &program.file, &head)?;
     let stack = stack::build(cx, &mm, &program, &image)?;

@@ -45,18 +45,31 @@ pub(super) fn parse(head: &[u8]) -> Result<Option<Line>> {
     }))
 }
 
-/// Turns the program into its interpreter with the script as an argument.
-pub(super) fn apply(cx: &Cx, program: &mut Program, line: &Line) -> Result<()> {
-    let file = super::open_executable(cx, &line.interpreter)?;
-    let mut args = Vec::with_capacity(program.args.len() + 2);
-    args.push(line.interpreter.clone());
-    args.extend(line.argument.clone());
-    args.push(program.path.clone());
-    args.extend(program.args.drain(..).skip(1));
-    program.args = args;
-    program.path = line.interpreter.clone();
-    program.file = file;
-    Ok(())
+/// Most interpreters that `#!` lines may lead through (`BINPRM_MAX_RECURSION`).
+const MAX_SCRIPTS: usize = 5;
+
+/// Turns a script into its interpreter with the script as an argument, as often as needed; the head of the file that is executed in the
+/// end. The path stays the script's: it is what `AT_EXECFN` and the task's name come from.
+pub(super) fn follow(cx: &Cx, program: &mut Program) -> Result<Vec<u8>> {
+    let mut name = program.path.clone();
+    for scripts in 0.. {
+        let head = super::read_at(cx, &program.file, 0, HEAD_LEN)?;
+        let Some(line) = parse(&head)? else { return Ok(head) };
+        if scripts == MAX_SCRIPTS {
+            break;
+        }
+        if program.unreachable {
+            return err(Errno::ENOENT);
+        }
+        program.file = super::open_executable(cx, &line.interpreter)?;
+        let mut args = Vec::with_capacity(program.args.len() + 2);
+        args.push(line.interpreter.clone());
+        args.extend(line.argument);
+        args.push(core::mem::replace(&mut name, line.interpreter));
+        args.extend(program.args.drain(..).skip(1));
+        program.args = args;
+    }
+    err(Errno::ELOOP)
 }
 
 #[cfg(test)]
