@@ -6,6 +6,7 @@
 use super::frames::Pfn;
 use super::inner::Inner;
 use super::space::Mm;
+use super::vma::Vma;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem::take;
@@ -28,6 +29,8 @@ enum Change {
 pub(super) struct Batch {
     changes: Vec<Change>,
     freed: Vec<Pfn>,
+    /// Areas that are no more.
+    pub(super) removed: Vec<Vma>,
 }
 
 impl Batch {
@@ -81,8 +84,11 @@ impl Batch {
 impl Mm {
     /// Applies a batch. When it fails the page table is as the batch's maker left it, with nothing shown: the guest faults again.
     /// `NoMemory` comes only when there was nothing more to throw away.
-    pub(super) fn commit(&self, cpu: CpuId, inner: &mut Inner, mut batch: Batch) -> Result<(), SpaceError> {
-        let result = self.apply(cpu, inner, &batch.changes);
+    ///
+    /// The batch is empty afterwards but for areas that were removed: their files must be dropped with no lock held, so a batch
+    /// that removes areas is made before the lock is taken.
+    pub(super) fn commit(&self, cpu: CpuId, inner: &mut Inner, batch: &mut Batch) -> Result<(), SpaceError> {
+        let result = self.apply(cpu, inner, &take(&mut batch.changes));
         self.frames.put_all(take(&mut batch.freed));
         result
     }

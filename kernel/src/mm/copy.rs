@@ -125,7 +125,7 @@ impl Mm {
             {
                 self.show(inner, made.pages.clone(), false, &mut batch);
             }
-            self.commit(cx.cpu(), inner, batch)?;
+            self.commit(cx.cpu(), inner, &mut batch)?;
             made?;
         }
     }

@@ -150,12 +150,12 @@ impl Mm {
         let made = match self.make(inner, page, write, None, &mut batch) {
             Ok(made) => made,
             Err(error) => {
-                self.commit(cx.cpu(), inner, batch)?;
+                self.commit(cx.cpu(), inner, &mut batch)?;
                 return Err(error);
             }
         };
         self.show(inner, made.pages, true, &mut batch);
-        self.commit(cx.cpu(), inner, batch)?;
+        self.commit(cx.cpu(), inner, &mut batch)?;
         Ok(())
     }
 

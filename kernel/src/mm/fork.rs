@@ -53,7 +53,7 @@ impl Mm {
         }
         copy.note_resident();
         drop(copy);
-        self.commit(cx.cpu(), inner, batch)?;
+        self.commit(cx.cpu(), inner, &mut batch)?;
         Ok(child)
     }
 }

@@ -121,6 +121,7 @@ impl Inner {
         if let Some((low, high)) = shown {
             batch.unmap(low, high - low);
         }
+        batch.removed.extend(taken);
     }
 
     /// Notes the resident size for its high-water mark.

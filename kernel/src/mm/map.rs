@@ -93,7 +93,7 @@ impl Mm {
             || vma.flags.contains(VmaFlags::LOCKED) && !inner.lock_on_fault;
         let writable = vma.can_write();
         inner.add(vma);
-        self.commit(cx.cpu(), inner, batch)?;
+        self.commit(cx.cpu(), inner, &mut batch)?;
         if fill {
             // What can't be filled is left to faults, as Linux does.
             let _ = self.populate_locked(cx, inner, at, at + len, writable);
@@ -165,16 +165,16 @@ impl Mm {
         if start == end {
             return err(Errno::EINVAL);
         }
+        let mut batch = Batch::default();
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let splits = inner.areas.find(start).is_some_and(|v| v.start < start && v.end > end);
         if splits && inner.areas.count() >= MAX_AREAS {
             return err(Errno::ENOMEM);
         }
-        let mut batch = Batch::default();
         inner.remove(start, end, &mut batch);
         // What can't be taken out because the host is dead harms nobody.
-        self.commit(cx.cpu(), inner, batch)?;
+        self.commit(cx.cpu(), inner, &mut batch)?;
         Ok(())
     }
 
@@ -227,12 +227,12 @@ impl Mm {
             }
             at = to;
         }
-        self.commit(cx.cpu(), inner, batch)?;
+        self.commit(cx.cpu(), inner, &mut batch)?;
         result
     }
 
-    /// Sets where the heap starts; it is empty.
-    pub fn set_brk(&self, start: u64) {
+    /// Sets where the heap starts (`execve`); it is empty.
+    pub fn set_brk_start(&self, start: u64) {
         self.inner.lock().brk = (start, start);
     }
 
@@ -252,7 +252,7 @@ impl Mm {
         if new < old {
             let mut batch = Batch::default();
             inner.remove(new, old, &mut batch);
-            if self.commit(cx.cpu(), inner, batch).is_err() {
+            if self.commit(cx.cpu(), inner, &mut batch).is_err() {
                 return end;
             }
         } else if new > old {
@@ -321,7 +321,7 @@ impl Mm {
             }
         }
         inner.note_resident();
-        self.commit(cx.cpu(), inner, batch)?;
+        self.commit(cx.cpu(), inner, &mut batch)?;
         result
     }
 
@@ -360,7 +360,7 @@ impl Mm {
             });
         }
         // A dead address space shows nothing to anybody.
-        let _ = self.commit(cx.cpu(), inner, batch);
+        let _ = self.commit(cx.cpu(), inner, &mut batch);
     }
 }
 

@@ -228,11 +228,9 @@ impl Mm {
 
     /// Most pages that were resident at once.
     pub fn peak_rss_pages(&self) -> u64 {
-        0
+        let inner = self.inner.lock();
+        inner.sums.peak_resident.max(inner.table.len())
     }
-
-    /// Where the program break starts (`execve`).
-    pub fn set_brk_start(&self, _addr: u64) {}
 
     /// Areas in ascending order.
     pub fn vmas(&self) -> Vec<VmaInfo> {

@@ -48,7 +48,7 @@ const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
 const PT_PHDR: u32 = 6;
 const PT_GNU_STACK: u32 = 0x6474_e551;
-const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
+pub(super) const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
 
 const NOT_ELF: Error = Error::new(Errno::ENOEXEC, "not an ELF file for this machine");
 const BAD_ELF: Error = Error::new(Errno::ENOEXEC, "malformed ELF file");

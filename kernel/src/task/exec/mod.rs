@@ -7,7 +7,7 @@ mod image;
 mod script;
 mod stack;
 
-use super::{Cx, exit};
+use super::{Cx, Resource, exit};
 use crate::error::{Result, err};
 use crate::fs::{AT_FDCWD, Fd, Lookup, OpenFile, open_exec};
 use crate::mm::Mm;
@@ -88,6 +88,8 @@ pub(super) fn read_at(cx: &Cx, file: &OpenFile, offset: u64, len: usize) -> Resu
 pub fn exec(cx: &Cx, mut program: Program) -> Result<()> {
     let head = script::follow(cx, &mut program)?;
     let mm = Mm::new(cx.kernel)?;
+    let personality = cx.process().personality.load(Ordering::Relaxed);
+    mm.set_layout(cx.process().limit(Resource::Stack), personality & image::ADDR_NO_RANDOMIZE == 0);
     let image = image::load(cx, &mm, &program.file, &head)?;
     let stack = stack::build(cx, &mm, &program, &image)?;
 
