@@ -50,6 +50,8 @@ pub struct Kernel {
     pub proc: Arc<Tree>,
     /// Terminals.
     pub terminals: Terminals,
+    /// Sockets: the protocol families.
+    pub net: crate::net::Families,
     ids: AtomicU64,
     status: Mutex<Option<Result<ExitStatus, StartError>>>,
     terminating: core::sync::atomic::AtomicBool,
@@ -72,6 +74,7 @@ impl Kernel {
             futexes: Default::default(),
             proc: crate::fs::procfs::tree(now),
             terminals: Terminals::default(),
+            net: Default::default(),
             ids: AtomicU64::new(1),
             status: Mutex::new(None),
             terminating: Default::default(),

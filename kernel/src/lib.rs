@@ -15,6 +15,7 @@ pub mod fs;
 pub mod ipc;
 mod kernel;
 pub mod mm;
+pub mod net;
 pub mod sched;
 pub mod signal;
 pub mod sync;

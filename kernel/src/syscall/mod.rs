@@ -22,6 +22,8 @@ mod prctl;
 mod process;
 mod sched;
 mod signal;
+mod socket;
+mod sockmsg;
 mod table;
 mod time;
 mod wait;

@@ -1,0 +1,1 @@
+//! Tests of the subtle parts, on the mock machine.
