@@ -3,19 +3,17 @@
 //! Keep rows in order of their numbers.
 
 use super::memory::{MmapFlags, ProtArg};
+use super::socket::{FamilyArg, SockTypeArg};
 use super::{futex, poll};
 use crate::fs::Fd;
 use crate::ipc::EpollEvent;
+use crate::net::MsgFlags;
 use crate::signal::SigSet;
 use crate::task::Rlimit;
 use crate::time::ClockNumber;
 use crate::user::{UserCStr, UserPtr};
-use abi::signal::{RawSiginfo, SigAltStack, Sigaction};
-use super::poll;
-use super::socket::{FamilyArg, SockTypeArg};
-use crate::net::MsgFlags;
-use crate::user::UserPtr;
 use abi::net::{Mmsghdr, Msghdr};
+use abi::signal::{RawSiginfo, SigAltStack, Sigaction};
 use abi::system::{CapData, CapHeader, Rusage, SchedAttr, Sysinfo, Utsname};
 use abi::time::{Timespec, Timeval};
 
