@@ -34,7 +34,7 @@ fn attr(dev: DeviceId, ino: u64, mode: u32, owner: (u32, u32), time: Timespec) -
 }
 
 /// Attributes of the shared anonymous inode: no type bits, as on Linux.
-pub(super) fn anon_attr() -> Attr {
+pub(crate) fn anon_attr() -> Attr {
     attr(ANON_DEVICE, ANON_INO, 0o600, (0, 0), Timespec::default())
 }
 

@@ -6,7 +6,7 @@
 use super::StreamState as State;
 use crate::Kernel;
 use crate::error::{Result, err};
-use crate::fs::{File, OpenFile};
+use crate::fs::{File, OpenFile, OpenFlags};
 use crate::sync::Mutex;
 use crate::task::Cx;
 use crate::user::{Sink, Source, UserPtr};
@@ -249,4 +249,11 @@ impl File for HostStream {
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// A standard stream of the outside as an open file; `ENXIO` where there is none. Readable and writable: the outside's own
+/// descriptor decides what works.
+pub fn open_host_stream(cx: &Cx, index: usize) -> Result<Arc<OpenFile>> {
+    let stream = HostStream::new(cx.kernel, index).ok_or(Errno::ENXIO)?;
+    Ok(OpenFile::new(cx.kernel, Arc::new(stream), None, None, OpenFlags::RDWR))
 }

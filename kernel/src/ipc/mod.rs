@@ -6,16 +6,21 @@ mod eventfd;
 mod fifo;
 pub mod futex;
 mod host_stream;
+mod pidfd;
 mod pipe;
 mod pipe_buf;
 pub mod poll;
+mod signalfd;
 
+pub(crate) use anon::anon_attr;
 pub use epoll::{Epoll, EpollEvent, EpollOp};
 pub use eventfd::EventFd;
 pub use fifo::fifo_open;
-pub use host_stream::{HostStream, StreamState};
+pub use host_stream::{HostStream, StreamState, open_host_stream};
+pub use pidfd::{PidFd, PidTarget, pidfd_for, pidfd_new};
 pub(crate) use pipe::raise_sigpipe;
 pub use pipe::{PIPE_MAX_SIZE, Pipe, PipeEnd, pipe_install, pipe_new};
+pub use signalfd::SignalFd;
 
 use crate::sync::Mutex;
 
@@ -39,24 +44,5 @@ impl IpcState {
     }
 }
 
-/// A descriptor for a process (`pidfd_open(2)`).
-pub fn pidfd_new(
-    _cx: &crate::task::Cx,
-    _process: &alloc::sync::Arc<crate::task::Process>,
-    _flags: crate::fs::OpenFlags,
-) -> alloc::sync::Arc<crate::fs::OpenFile> {
-    unreachable!("placeholder")
-}
-
-/// A standard stream of the outside as an open file; `ENXIO` where there is none. Readable and writable: the outside's own
-/// descriptor decides what works.
-pub fn open_host_stream(
-    cx: &crate::task::Cx,
-    index: usize,
-) -> crate::error::Result<alloc::sync::Arc<crate::fs::OpenFile>> {
-    let stream = HostStream::new(cx.kernel, index).ok_or(abi::Errno::ENXIO)?;
-    let file = alloc::sync::Arc::new(stream);
-    Ok(crate::fs::OpenFile::new(cx.kernel, file, None, None, crate::fs::OpenFlags::RDWR))
-}
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Pending signals and signal actions.
 
-use super::{SigInfo, SigSet, sig};
+use super::{SigInfo, SigSet, SigSource, sig};
 use crate::sync::Mutex;
 use crate::wait::WaitQueue;
 use abi::signal::{SigAltStack, Sigaction};
@@ -45,6 +45,31 @@ impl PendingQueue {
             self.set.remove(signo);
         }
         info
+    }
+
+    /// Counts more expirations of a POSIX timer whose signal is pending, and returns how many there are; `None` when it is not.
+    pub fn add_overruns(&mut self, timer: i32, count: i32) -> Option<i32> {
+        for info in &mut self.queue {
+            if let SigSource::Timer { id, overrun, .. } = &mut info.source {
+                if *id == timer {
+                    *overrun = overrun.saturating_add(count);
+                    return Some(*overrun);
+                }
+            }
+        }
+        None
+    }
+
+    /// Drops the pending signal of a POSIX timer.
+    pub fn discard_timer(&mut self, timer: i32) {
+        let queue = core::mem::take(&mut self.queue);
+        self.set = SigSet::EMPTY;
+        for info in queue {
+            if !matches!(info.source, SigSource::Timer { id, .. } if id == timer) {
+                self.set.add(info.signo);
+                self.queue.push_back(info);
+            }
+        }
     }
 
     /// Drops all pending signals in `which`.

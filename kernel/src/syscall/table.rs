@@ -3,8 +3,8 @@
 //! Keep rows in order of their numbers.
 
 use super::memory::{MmapFlags, ProtArg};
+use super::{futex, poll, timer};
 use super::socket::{FamilyArg, SockTypeArg};
-use super::{futex, poll};
 use crate::fs::Fd;
 use crate::ipc::EpollEvent;
 use crate::net::MsgFlags;
@@ -15,7 +15,7 @@ use crate::user::{UserCStr, UserPtr};
 use abi::net::{Mmsghdr, Msghdr};
 use abi::signal::{RawSiginfo, SigAltStack, Sigaction};
 use abi::system::{CapData, CapHeader, Rusage, SchedAttr, Sysinfo, Utsname};
-use abi::time::{Timespec, Timeval};
+use abi::time::{Itimerspec, Itimerval, Timespec, Timeval};
 
 system_calls! {
     0 read() => none;
@@ -54,9 +54,9 @@ system_calls! {
     33 dup2() => none;
     34 pause() => signal::pause, Full;
     35 nanosleep(time: UserPtr<Timespec>, remaining: UserPtr<Timespec>) => time::nanosleep, Full;
-    36 getitimer() => none;
-    37 alarm() => none;
-    38 setitimer() => none;
+    36 getitimer(which: i32, now: UserPtr<Itimerval>) => timer::getitimer, Full;
+    37 alarm(seconds: u32) => timer::alarm, Full;
+    38 setitimer(which: i32, new: UserPtr<Itimerval>, old: UserPtr<Itimerval>) => timer::setitimer, Full;
     39 getpid() => process::getpid, Full;
     40 sendfile() => none;
     41 socket(family: FamilyArg, kind: SockTypeArg, protocol: i32) => socket::socket, Partial, "AF_UNIX only";
@@ -118,7 +118,7 @@ system_calls! {
     97 getrlimit(resource: u32, rlim: UserPtr<Rlimit>) => limits::getrlimit, Full;
     98 getrusage(who: i32, buf: UserPtr<Rusage>) => limits::getrusage, Full;
     99 sysinfo(buf: UserPtr<Sysinfo>) => misc::sysinfo, Full;
-    100 times() => none;
+    100 times(out: UserPtr<timer::Tms>) => timer::times, Full;
     101 ptrace() => none;
     102 getuid() => cred::getuid, Full;
     103 syslog(kind: i32, buf: UserPtr<u8>, len: i32) => misc::syslog, Partial, "the ring is always empty";
@@ -177,7 +177,7 @@ system_calls! {
     156 _sysctl() => none;
     157 prctl(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) => prctl::prctl, Partial, "no filters, no names for anonymous memory, no PR_SET_MM";
     158 arch_prctl(code: u32, addr: u64) => misc::arch_prctl, Partial, "segment bases only";
-    159 adjtimex() => none;
+    159 adjtimex(buf: UserPtr<timer::Timex>) => timer::adjtimex, Partial, "reading only";
     160 setrlimit(resource: u32, rlim: UserPtr<Rlimit>) => limits::setrlimit, Full;
     161 chroot() => none;
     162 sync() => none;
@@ -240,11 +240,11 @@ system_calls! {
     219 restart_syscall() => time::restart_syscall, Full;
     220 semtimedop() => none;
     221 fadvise64() => none;
-    222 timer_create() => none;
-    223 timer_settime() => none;
-    224 timer_gettime() => none;
-    225 timer_getoverrun() => none;
-    226 timer_delete() => none;
+    222 timer_create(clock: ClockNumber, event: UserPtr<timer::Sigevent>, id: UserPtr<i32>) => timer::timer_create, Full;
+    223 timer_settime(id: i32, flags: u32, new: UserPtr<Itimerspec>, old: UserPtr<Itimerspec>) => timer::timer_settime, Full;
+    224 timer_gettime(id: i32, now: UserPtr<Itimerspec>) => timer::timer_gettime, Full;
+    225 timer_getoverrun(id: i32) => timer::timer_getoverrun, Full;
+    226 timer_delete(id: i32) => timer::timer_delete, Full;
     227 clock_settime(clock: ClockNumber, time: UserPtr<Timespec>) => time::clock_settime, Partial, "always EPERM";
     228 clock_gettime(clock: ClockNumber, time: UserPtr<Timespec>) => time::clock_gettime, Full;
     229 clock_getres(clock: ClockNumber, resolution: UserPtr<Timespec>) => time::clock_getres, Full;
@@ -300,14 +300,14 @@ system_calls! {
     279 move_pages() => none;
     280 utimensat() => none;
     281 epoll_pwait(epfd: Fd, events: UserPtr<EpollEvent>, max: i32, timeout_ms: i32, mask: UserPtr<u64>, mask_size: usize) => event::epoll_pwait, Full;
-    282 signalfd() => none;
-    283 timerfd_create() => none;
+    282 signalfd(fd: Fd, mask: UserPtr<u64>, mask_size: usize) => signalfd::signalfd, Full;
+    283 timerfd_create(clock: ClockNumber, flags: u32) => timer::timerfd_create, Full;
     284 eventfd(initial: u32) => event::eventfd, Full;
     285 fallocate() => none;
-    286 timerfd_settime() => none;
-    287 timerfd_gettime() => none;
+    286 timerfd_settime(fd: Fd, flags: u32, new: UserPtr<Itimerspec>, old: UserPtr<Itimerspec>) => timer::timerfd_settime, Full, "the clock is never seen to jump";
+    287 timerfd_gettime(fd: Fd, now: UserPtr<Itimerspec>) => timer::timerfd_gettime, Full;
     288 accept4(fd: Fd, addr: UserPtr<u8>, len: UserPtr<i32>, flags: SockTypeArg) => socket::accept4, Full;
-    289 signalfd4() => none;
+    289 signalfd4(fd: Fd, mask: UserPtr<u64>, mask_size: usize, flags: u32) => signalfd::signalfd4, Full;
     290 eventfd2(initial: u32, flags: u32) => event::eventfd2, Full;
     291 epoll_create1(flags: u32) => event::epoll_create1, Full;
     292 dup3() => none;
@@ -323,7 +323,7 @@ system_calls! {
     302 prlimit64(pid: i32, resource: u32, new: UserPtr<Rlimit>, old: UserPtr<Rlimit>) => limits::prlimit64, Full;
     303 name_to_handle_at() => none;
     304 open_by_handle_at() => none;
-    305 clock_adjtime() => none;
+    305 clock_adjtime(clock: ClockNumber, buf: UserPtr<timer::Timex>) => timer::clock_adjtime, Partial, "reading only";
     306 syncfs() => none;
     307 sendmmsg(fd: Fd, msgs: UserPtr<Mmsghdr>, count: u32, flags: MsgFlags) => sockmsg::sendmmsg, Full;
     308 setns() => none;
@@ -354,7 +354,7 @@ system_calls! {
     333 io_pgetevents() => none;
     334 rseq() => none;
     335 uretprobe() => none;
-    424 pidfd_send_signal() => none;
+    424 pidfd_send_signal(fd: Fd, signo: i32, info: UserPtr<RawSiginfo>, flags: u32) => pidfd::pidfd_send_signal, Full;
     425 io_uring_setup() => none;
     426 io_uring_enter() => none;
     427 io_uring_register() => none;
@@ -364,11 +364,11 @@ system_calls! {
     431 fsconfig() => none;
     432 fsmount() => none;
     433 fspick() => none;
-    434 pidfd_open() => none;
+    434 pidfd_open(pid: i32, flags: u32) => pidfd::pidfd_open, Full;
     435 clone3(args: UserPtr<u8>, size: usize) => process::clone3, Partial, "no namespaces, no set_tid, no control groups";
     436 close_range() => none;
     437 openat2() => none;
-    438 pidfd_getfd() => none;
+    438 pidfd_getfd(fd: Fd, target: Fd, flags: u32) => pidfd::pidfd_getfd, Full;
     439 faccessat2() => none;
     440 process_madvise() => none;
     441 epoll_pwait2(epfd: Fd, events: UserPtr<EpollEvent>, max: i32, timeout: UserPtr<Timespec>, mask: UserPtr<u64>, mask_size: usize) => event::epoll_pwait2, Full;

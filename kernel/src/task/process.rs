@@ -136,8 +136,8 @@ pub struct Process {
     pub image: Mutex<Image>,
     /// `oom_score_adj`.
     pub oom_score_adj: AtomicI32,
-    /// Interval timers and POSIX timers, as the time code made them.
-    pub timers: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
+    /// Interval timers and POSIX timers, once there are any.
+    pub timers: Mutex<Option<Arc<crate::time::ProcessTimers>>>,
     /// The first thread, kept after its end for name, credentials and times of a zombie; `None` once reaped.
     pub leader: Mutex<Option<Arc<Task>>>,
     /// When it was made, monotonic nanoseconds.

@@ -4,7 +4,7 @@
 //! process does not see its host sleep), TAI has no leap-second offset, the coarse clocks are exact, and no clock can be set.
 
 use crate::error::{Result, err};
-use crate::sched::RunState;
+use crate::sched::Scheduler;
 use crate::task::{Cx, Process, Task};
 use crate::user::UserPtr;
 use abi::Errno;
@@ -89,8 +89,8 @@ impl Clock {
         match self {
             Clock::Realtime => cx.realtime_ns(),
             Clock::Monotonic => cx.now_ns(),
-            Clock::Process(process) => process_cpu_ns(cx.kernel, process, CpuTime::All),
-            Clock::Thread(task) => task_cpu_ns(cx.kernel, task),
+            Clock::Process(process) => process_cpu_ns(&cx.kernel.sched, process, CpuTime::All),
+            Clock::Thread(task) => cx.kernel.sched.run_ns(task),
         }
     }
 
@@ -108,31 +108,14 @@ impl Clock {
     }
 }
 
-/// CPU time of a thread in nanoseconds, up to now.
-pub fn task_cpu_ns(kernel: &crate::Kernel, task: &Task) -> u64 {
-    let ran = task.sched.run_ns.load(Ordering::Relaxed);
-    let on_cpu = matches!(
-        task.sched.state(),
-        RunState::OnCpu | RunState::PreparingSleep | RunState::PreparingBlock | RunState::Yielding
-    );
-    if !on_cpu {
-        return ran;
-    }
-    let cpu = task.sched.cpu.load(Ordering::Relaxed);
-    let since = kernel.sched.cpus.get(cpu).map(|c| c.since_ns.load(Ordering::Relaxed));
-    ran + since.map_or(0, |since| kernel.sched.now_ns().saturating_sub(since))
-}
-
 /// CPU time of a process with its ended threads, in nanoseconds.
-pub fn process_cpu_ns(kernel: &crate::Kernel, process: &Process, what: CpuTime) -> u64 {
+pub fn process_cpu_ns(sched: &Scheduler, process: &Process, what: CpuTime) -> u64 {
     let (threads, dead) = {
         let family = process.family.lock();
         (family.threads.clone(), family.dead_threads)
     };
     match what {
-        CpuTime::All => {
-            threads.iter().map(|t| task_cpu_ns(kernel, t)).sum::<u64>() + dead.user_ns + dead.system_ns
-        }
+        CpuTime::All => threads.iter().map(|t| sched.run_ns(t)).sum::<u64>() + dead.user_ns + dead.system_ns,
         CpuTime::User => {
             threads.iter().map(|t| t.user_ns.load(Ordering::Relaxed)).sum::<u64>() + dead.user_ns
         }

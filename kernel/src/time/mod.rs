@@ -1,10 +1,16 @@
-//! Time: clocks, sleeps and the timer queue. The raw clocks come from the machine.
+//! Time: clocks, sleeps, the timer queue, and the timers of processes. The raw clocks come from the machine.
 
+mod alarm;
 mod clock;
+mod period;
+mod process_timers;
 mod queue;
+mod timerfd;
 
-pub use clock::{Clock, ClockNumber, CpuTime, deadline_after, process_cpu_ns, read_timespec, task_cpu_ns};
+#[cfg(test)]
+mod tests;
+
+pub use clock::{Clock, ClockNumber, CpuTime, deadline_after, process_cpu_ns, read_timespec};
+pub use process_timers::{Itimer, Notify, ProcessTimers, exec_resets_timers, process_timers};
 pub use queue::{TimerHook, TimerId, TimerQueue};
-
-/// `execve` deletes POSIX timers (`timer_create(2)`); interval timers go on.
-pub(crate) fn exec_resets_timers(_process: &crate::task::Process) {}
+pub use timerfd::TimerFd;
