@@ -38,6 +38,8 @@ pub struct Kernel {
     pub frames: Arc<Frames>,
     /// Tasks and processes by id.
     pub pids: Pids,
+    /// Names, mounts and devices.
+    pub vfs: crate::fs::Vfs,
     /// How it was configured.
     pub config: Config,
     /// Host name and domain name (`uname(2)`), which `sethostname(2)` may change.
@@ -68,6 +70,7 @@ impl Kernel {
             sched: Scheduler::new(machine.clone()),
             frames: Frames::new(machine.clone()),
             pids: Pids::default(),
+            vfs: crate::fs::Vfs::default(),
             config,
             names,
             ipc: Default::default(),

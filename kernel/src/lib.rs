@@ -30,4 +30,5 @@ pub mod version;
 pub mod wait;
 
 pub use config::{Command, Config, StartError, VolumeConfig};
+pub use error::Error;
 pub use kernel::Kernel;

@@ -11,6 +11,11 @@ use alloc::vec::Vec;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fd(pub i32);
 
+impl Fd {
+    /// `AT_FDCWD`: the working directory, where a directory's descriptor is asked for.
+    pub const CWD: Fd = Fd(-100);
+}
+
 #[derive(Clone)]
 struct Slot {
     file: Arc<OpenFile>,

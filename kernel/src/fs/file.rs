@@ -188,6 +188,11 @@ pub trait File: Send + Sync {
         alloc::string::String::new()
     }
 
+    /// For objects without a name that are opened again through `/proc/PID/fd/N`: what then opens. `None`: this same file.
+    fn reopen(&self, _cx: &Cx, _flags: OpenFlags) -> Option<Result<Arc<dyn File>>> {
+        None
+    }
+
     /// For the implementation, to find its own type again.
     fn as_any(&self) -> &dyn Any;
 }
@@ -204,6 +209,8 @@ pub struct OpenFile {
     pub id: u64,
     flags: AtomicU32,
     pos: AtomicU64,
+    /// Held while a read or write moves the position.
+    pub(super) pos_latch: super::Latch,
     /// `F_SETOWN` and `F_SETSIG`.
     pub owner: crate::sync::Mutex<(i32, u32)>,
 }
@@ -226,6 +233,7 @@ impl OpenFile {
             id: kernel.next_id(),
             flags: AtomicU32::new((flags - drop).bits()),
             pos: AtomicU64::new(0),
+            pos_latch: super::Latch::new(),
             owner: crate::sync::Mutex::new((0, 0)),
         })
     }

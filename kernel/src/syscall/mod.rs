@@ -5,17 +5,21 @@
 //! its family. Subsystems never import this module.
 
 mod arg;
+mod attr;
 mod cred;
+mod dir;
 mod dispatch;
 mod event;
 mod exec;
 mod futex;
+mod io;
 mod kill;
 mod limits;
 #[macro_use]
 mod macros;
 mod memory;
 mod misc;
+mod open;
 mod pidfd;
 mod pipe;
 mod poll;

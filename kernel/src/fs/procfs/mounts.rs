@@ -7,8 +7,8 @@ use crate::fs::pseudo::Out;
 use crate::task::Cx;
 
 /// The number of the mount that a place is on.
-pub(super) fn mount_id(_path: &Path) -> u64 {
-    0
+pub(super) fn mount_id(path: &Path) -> u64 {
+    u64::from(path.mount.id)
 }
 
 pub(super) fn mounts(_cx: &Cx, target: &Target, _out: &mut Out) -> Result<()> {

@@ -316,25 +316,9 @@ impl LinkTarget for Link {
 }
 
 /// The path of a place as the caller sees it.
-pub(super) fn path_text(_cx: &Cx, path: &Path) -> Vec<u8> {
-    let mut parts: Vec<Vec<u8>> = Vec::new();
-    let mut at = Some(path.dentry.clone());
-    while let Some(dentry) = at {
-        let parent = dentry.parent.lock().clone();
-        if parent.is_some() {
-            parts.push(dentry.name.lock().clone());
-        }
-        at = parent;
-    }
-    let mut text = Vec::new();
-    for part in parts.iter().rev() {
-        text.push(b'/');
-        text.extend_from_slice(part);
-    }
-    if text.is_empty() {
-        text.push(b'/');
-    }
-    text
+pub(super) fn path_text(cx: &Cx, path: &Path) -> Vec<u8> {
+    let root = crate::fs::walk::root(cx).unwrap_or_else(|_| path.clone());
+    crate::fs::walk::path_string(&root, path)
 }
 
 /// `/proc/PID/task`.

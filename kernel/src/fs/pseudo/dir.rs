@@ -119,8 +119,7 @@ impl File for OpenDir {
             return Ok(());
         }
         if pos <= 1 {
-            let parent = of.path.as_ref().and_then(|path| path.dentry.parent.lock().clone());
-            let ino = parent.and_then(|dentry| dentry.inode.attr().ok()).map_or(own, |attr| attr.ino);
+            let ino = crate::fs::dotdot_ino(of).unwrap_or(own);
             if !emit(DirEntry { name: b"..", ino, file_type, next: FIRST }) {
                 return Ok(());
             }

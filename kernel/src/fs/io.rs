@@ -1,0 +1,238 @@
+//! Reading and writing through an open file description: access mode, position, limits, side effects.
+
+use super::{File, OpenFile, OpenFlags, notify, perm};
+use crate::error::{Result, err};
+use crate::signal::{SigInfo, send_to_task, sig};
+use crate::task::{Cap, Cx, Resource};
+use crate::user::{Sink, Source};
+use abi::Errno;
+use abi::fs::FileType;
+use alloc::sync::Arc;
+use alloc::vec;
+use hal::{HostFile, SetAttr};
+
+/// Bytes that one host read moves.
+const HOST_CHUNK: usize = 256 << 10;
+
+/// `read(2)`: from the description's position, or from `at` without moving it.
+pub fn read(cx: &Cx, of: &Arc<OpenFile>, at: Option<u64>, sink: &mut dyn Sink) -> Result<usize> {
+    if !of.flags().readable() {
+        return err(Errno::EBADF);
+    }
+    let done = match at {
+        Some(mut pos) => of.file.read(cx, of, &mut pos, sink),
+        None if of.file.seekable() => {
+            let _position = of.pos_latch.lock(cx);
+            let mut pos = of.pos();
+            let done = of.file.read(cx, of, &mut pos, sink);
+            if done.is_ok() {
+                of.set_pos(pos);
+            }
+            done
+        }
+        None => of.file.read(cx, of, &mut 0, sink),
+    }?;
+    cx.process().io[0].fetch_add(done as u64, core::sync::atomic::Ordering::Relaxed);
+    if done > 0 {
+        notify::file(cx, of, notify::ACCESS);
+    }
+    Ok(done)
+}
+
+/// `write(2)`: at the description's position, or at `at` without moving it.
+pub fn write(cx: &Cx, of: &Arc<OpenFile>, at: Option<u64>, source: &mut dyn Source) -> Result<usize> {
+    if !of.flags().writable() {
+        return err(Errno::EBADF);
+    }
+    let done = match at {
+        Some(mut pos) => write_at(cx, of, &mut pos, source),
+        None if of.file.seekable() => {
+            let _position = of.pos_latch.lock(cx);
+            let mut pos = of.pos();
+            let done = write_at(cx, of, &mut pos, source);
+            if done.is_ok() {
+                of.set_pos(pos);
+            }
+            done
+        }
+        None => of.file.write(cx, of, &mut 0, source),
+    }?;
+    cx.process().io[1].fetch_add(done as u64, core::sync::atomic::Ordering::Relaxed);
+    if done > 0 {
+        notify::file(cx, of, notify::MODIFY);
+    }
+    Ok(done)
+}
+
+/// `lseek(2)`.
+pub fn seek(cx: &Cx, of: &OpenFile, offset: i64, whence: u32) -> Result<u64> {
+    if !of.file.seekable() {
+        return of.file.seek(cx, of, offset, whence);
+    }
+    let _position = of.pos_latch.lock(cx);
+    let pos = of.file.seek(cx, of, offset, whence)?;
+    of.set_pos(pos);
+    Ok(pos)
+}
+
+fn write_at(cx: &Cx, of: &Arc<OpenFile>, pos: &mut u64, source: &mut dyn Source) -> Result<usize> {
+    let Some(inode) = of.inode.as_ref() else { return of.file.write(cx, of, pos, source) };
+    let attr = inode.attr()?;
+    if attr.file_type() != FileType::Regular || source.left() == 0 {
+        return of.file.write(cx, of, pos, source);
+    }
+    let from = if of.flags().contains(OpenFlags::APPEND) { attr.size } else { *pos };
+    let room = limit_growth(cx, from, source.left() as u64)?;
+    drop_privileges(cx, of)?;
+    limited(source, usize::try_from(room).unwrap_or(usize::MAX), |source| of.file.write(cx, of, pos, source))
+}
+
+/// How much of a write at `pos` the limits on a file's size admit: `SIGXFSZ` and `EFBIG` for none (`RLIMIT_FSIZE`).
+pub fn limit_growth(cx: &Cx, pos: u64, len: u64) -> Result<u64> {
+    let limit = cx.process().limit(Resource::Fsize);
+    if pos >= limit {
+        send_to_task(cx.task, SigInfo::kernel(sig::XFSZ));
+        return err(Errno::EFBIG);
+    }
+    let max = limit.min(i64::MAX as u64);
+    match max.saturating_sub(pos).min(len) {
+        0 if len > 0 => err(Errno::EFBIG),
+        room => Ok(room),
+    }
+}
+
+/// A write takes away set-user-ID and set-group-ID, unless by `CAP_FSETID`.
+pub fn drop_privileges(cx: &Cx, of: &OpenFile) -> Result<()> {
+    let Some(inode) = &of.inode else { return Ok(()) };
+    let attr = inode.attr()?;
+    if attr.file_type() != FileType::Regular {
+        return Ok(());
+    }
+    let mut mode = attr.mode;
+    mode &= !perm::S_ISUID;
+    if mode & 0o010 != 0 {
+        mode &= !perm::S_ISGID;
+    }
+    if mode == attr.mode || cx.task.creds().has(Cap::Fsetid) {
+        return Ok(());
+    }
+    inode.set_attr(cx, &SetAttr { mode: Some(mode & 0o7777), ..SetAttr::default() })
+}
+
+/// Reads a host file into a sink.
+pub(super) fn host_read(file: &dyn HostFile, pos: u64, sink: &mut dyn Sink) -> Result<usize> {
+    let mut small = [0u8; 4096];
+    let mut large;
+    let buf: &mut [u8] = if sink.room() <= small.len() {
+        &mut small
+    } else {
+        large = vec![0u8; sink.room().min(HOST_CHUNK)];
+        &mut large
+    };
+    let mut done = 0usize;
+    while sink.room() > 0 {
+        let want = sink.room().min(buf.len());
+        let Some(part) = buf.get_mut(..want) else { break };
+        let step = pos.checked_add(done as u64).ok_or(Errno::EINVAL).and_then(|at| file.read_at(at, part));
+        let n = match step {
+            Ok(n) => n,
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e.into()),
+        };
+        match sink.put(part.get(..n).unwrap_or_default()) {
+            Ok(()) => done += n,
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        }
+        if n < want {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// Writes a source to a host file.
+pub(super) fn host_write(file: &dyn HostFile, pos: u64, source: &mut dyn Source) -> Result<usize> {
+    let mut buf = vec![0u8; source.left().min(HOST_CHUNK)];
+    let mut done = 0usize;
+    while source.left() > 0 {
+        let step = source.take(&mut buf).and_then(|n| {
+            let at = pos.checked_add(done as u64).ok_or(Errno::EFBIG)?;
+            Ok((n, file.write_at(at, buf.get(..n).unwrap_or_default())?))
+        });
+        match step {
+            Ok((n, written)) => {
+                done += written;
+                if n == 0 || written < n {
+                    break;
+                }
+            }
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+struct Limited<'a> {
+    source: &'a mut dyn Source,
+    left: usize,
+}
+
+impl Source for Limited<'_> {
+    fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let len = buf.len().min(self.left);
+        let n = self.source.take(buf.get_mut(..len).unwrap_or_default())?;
+        self.left -= n;
+        Ok(n)
+    }
+    fn left(&self) -> usize {
+        self.left.min(self.source.left())
+    }
+}
+
+/// Hands on at most `len` bytes of a source.
+pub(super) fn limited<T>(source: &mut dyn Source, len: usize, f: impl FnOnce(&mut dyn Source) -> T) -> T {
+    if source.left() <= len {
+        return f(source);
+    }
+    f(&mut Limited { source, left: len })
+}
+
+/// Closes a description's descriptor: what every `close(2)` does before the description may go away.
+pub fn close(cx: &Cx, of: Arc<OpenFile>) -> Result<()> {
+    let result = of.file.flush(cx);
+    if Arc::strong_count(&of) == 1 {
+        let event = if of.flags().writable() { notify::CLOSE_WRITE } else { notify::CLOSE_NOWRITE };
+        notify::file(cx, &of, event);
+    }
+    drop(of);
+    result
+}
+
+/// The file of an `O_PATH` descriptor: nothing can be done with it.
+pub(super) struct PathOnly;
+
+impl File for PathOnly {
+    fn read(&self, _cx: &Cx, _of: &OpenFile, _pos: &mut u64, _sink: &mut dyn Sink) -> Result<usize> {
+        err(Errno::EBADF)
+    }
+    fn write(&self, _cx: &Cx, _of: &OpenFile, _pos: &mut u64, _source: &mut dyn Source) -> Result<usize> {
+        err(Errno::EBADF)
+    }
+    fn pollable(&self) -> bool {
+        false
+    }
+    fn ioctl(&self, _cx: &Cx, _of: &OpenFile, _cmd: u32, _arg: u64) -> Result<u64> {
+        err(Errno::EBADF)
+    }
+    fn mmap(&self, _cx: &Cx, _of: &OpenFile) -> Result<super::Mappable> {
+        err(Errno::EBADF)
+    }
+    fn sync(&self, _cx: &Cx, _data_only: bool) -> Result<()> {
+        err(Errno::EBADF)
+    }
+    fn as_any(&self) -> &dyn core::any::Any {
+        self
+    }
+}

@@ -1,0 +1,322 @@
+//! Directories: finding, adding and removing names, and listings.
+
+use super::node::{Body, DIR_ENTRY_SIZE, Directory, Entry, Node};
+use crate::error::{Result, err};
+use crate::fs::{DirEntry, File, NewInode, NewKind, OpenFile, dotdot_ino};
+use crate::sync::Mutex;
+use crate::task::Cx;
+use abi::Errno;
+use abi::fs::FileType;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+use hal::HostDirEntry;
+
+/// Positions of entries in memory; below are those of the lower directory, behind `.` and `..`.
+const UPPER_POS: u64 = 1 << 40;
+/// Entries that a listing copies at a time.
+const BATCH: usize = 64;
+
+impl Directory {
+    pub(super) fn insert(&mut self, name: &[u8], node: Arc<Node>, hides_lower: bool) {
+        self.take(name);
+        let pos = self.next_pos;
+        self.next_pos += 1;
+        let key: Arc<[u8]> = name.into();
+        self.order.insert(pos, key.clone());
+        self.entries.insert(key, Entry { node: Some(node), pos, hides_lower });
+    }
+
+    /// Takes a name out, whiteout or not.
+    fn take(&mut self, name: &[u8]) -> Option<Entry> {
+        let entry = self.entries.remove(name)?;
+        self.order.remove(&entry.pos);
+        Some(entry)
+    }
+
+    /// Takes a name out and leaves a whiteout if the lower directory has it.
+    pub(super) fn remove(&mut self, name: &[u8], hides_lower: bool) -> Option<Entry> {
+        let entry = self.take(name);
+        if hides_lower {
+            let pos = self.next_pos;
+            self.next_pos += 1;
+            self.entries.insert(name.into(), Entry { node: None, pos, hides_lower: true });
+        }
+        entry
+    }
+
+    fn names(&self) -> bool {
+        !self.order.is_empty()
+    }
+}
+
+impl Node {
+    /// Works on the directory; `ENOTDIR`.
+    pub(super) fn directory<T>(&self, f: impl FnOnce(&mut Directory) -> T) -> Result<T> {
+        match &mut self.state.lock().body {
+            Body::Directory(directory) => Ok(f(directory)),
+            _ => err(Errno::ENOTDIR),
+        }
+    }
+
+    /// The node with this name, and whether the lower directory has the name.
+    pub(super) fn find(&self, name: &[u8]) -> Result<(Arc<Node>, bool)> {
+        let merged = {
+            match &self.state.lock().body {
+                Body::Directory(directory) => match directory.entries.get(name) {
+                    Some(Entry { node: Some(node), hides_lower, .. }) => {
+                        return Ok((node.clone(), *hides_lower));
+                    }
+                    Some(_) => return err(Errno::ENOENT),
+                    None => directory.merged,
+                },
+                _ => return err(Errno::ENOTDIR),
+            }
+        };
+        match &self.lower {
+            Some(lower) if merged => Ok((self.shared.adopt(lower.lookup(name)?)?, true)),
+            _ => err(Errno::ENOENT),
+        }
+    }
+
+    /// Checks that a name is free, and tells whether the lower directory has it.
+    pub(super) fn find_free(&self, name: &[u8]) -> Result<bool> {
+        match self.find(name) {
+            Ok(_) => err(Errno::EEXIST),
+            Err(e) if e.errno() == Errno::ENOENT => {
+                self.directory(|d| d.entries.get(name).is_some_and(|entry| entry.hides_lower))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Puts a name in that is free.
+    pub(super) fn insert(&self, name: &[u8], node: Arc<Node>, hides_lower: bool) -> Result<()> {
+        let is_directory = node.is_directory();
+        let dead = self.directory(|d| {
+            if !d.dead {
+                d.insert(name, node, hides_lower);
+            }
+            d.dead
+        })?;
+        if dead {
+            return err(Errno::ENOENT);
+        }
+        self.entries_changed(1, if is_directory { 1 } else { 0 });
+        Ok(())
+    }
+
+    /// Sizes, times and links of a directory after a change of this many entries and subdirectories.
+    pub(super) fn entries_changed(&self, entries: i64, directories: i64) {
+        let now = self.shared.now();
+        let in_memory = self.lower.is_none();
+        self.change(|attr| {
+            if in_memory {
+                attr.size = attr.size.saturating_add_signed(entries * DIR_ENTRY_SIZE as i64);
+            }
+            // Some host file systems do not count subdirectories and always say 1.
+            if attr.nlink >= 2 {
+                attr.nlink = attr.nlink.saturating_add_signed(directories);
+            }
+            attr.mtime = now;
+            attr.ctime = now;
+        });
+    }
+
+    pub(super) fn add_new(&self, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Node>> {
+        let hides_lower = self.find_free(name)?;
+        Node::may_add(&self.shared)?;
+        let node = Node::fresh(&self.shared, self.state.lock().attr.dev, new);
+        self.insert(name, node.clone(), hides_lower)?;
+        debug_assert_eq!(node.is_directory(), new.kind == NewKind::Directory);
+        Ok(node)
+    }
+
+    pub(super) fn add_link(&self, name: &[u8], target: &Arc<Node>) -> Result<()> {
+        if target.is_directory() {
+            return err(Errno::EPERM);
+        }
+        let hides_lower = self.find_free(name)?;
+        self.insert(name, target.clone(), hides_lower)?;
+        let now = self.shared.now();
+        target.change(|attr| {
+            attr.nlink += 1;
+            attr.ctime = now;
+        });
+        Ok(())
+    }
+
+    /// Takes a name out, whose node and place are known from [`Node::find`].
+    pub(super) fn take_name(&self, name: &[u8], hides_lower: bool, directory: bool) -> Result<()> {
+        let entry = self.directory(|d| d.remove(name, hides_lower))?;
+        drop(entry);
+        self.entries_changed(-1, if directory { -1 } else { 0 });
+        Ok(())
+    }
+
+    pub(super) fn unlinked(&self) {
+        let now = self.shared.now();
+        self.change(|attr| {
+            attr.nlink = attr.nlink.saturating_sub(1);
+            attr.ctime = now;
+        });
+    }
+
+    pub(super) fn remove_file(&self, name: &[u8]) -> Result<()> {
+        let (node, hides_lower) = self.find(name)?;
+        if node.is_directory() {
+            return err(Errno::EISDIR);
+        }
+        self.take_name(name, hides_lower, false)?;
+        node.unlinked();
+        Ok(())
+    }
+
+    pub(super) fn remove_directory(&self, name: &[u8]) -> Result<()> {
+        let (node, hides_lower) = self.find(name)?;
+        node.die_if_empty()?;
+        self.take_name(name, hides_lower, true)?;
+        Ok(())
+    }
+
+    /// Marks an empty directory as removed; `ENOTEMPTY`, `ENOTDIR`.
+    pub(super) fn die_if_empty(&self) -> Result<()> {
+        let merged = self.directory(|d| d.merged && !d.dead)?;
+        if let (true, Some(lower)) = (merged, &self.lower) {
+            let names = lower.read_dir()?;
+            let seen = self.directory(|d| names.iter().any(|n| !d.entries.contains_key(&*n.name)))?;
+            if seen {
+                return err(Errno::ENOTEMPTY);
+            }
+        }
+        let empty = self.directory(|d| {
+            d.dead |= !d.names();
+            if d.dead {
+                d.merged = false;
+                d.entries.clear();
+            }
+            d.dead
+        })?;
+        if !empty {
+            return err(Errno::ENOTEMPTY);
+        }
+        let now = self.shared.now();
+        self.change(|attr| {
+            attr.nlink = 0;
+            attr.ctime = now;
+        });
+        Ok(())
+    }
+}
+
+/// An open directory.
+pub(super) struct MemDir {
+    node: Arc<Node>,
+    /// The lower directory as it was when the listing began.
+    lower: Mutex<Option<Arc<Vec<HostDirEntry>>>>,
+}
+
+impl MemDir {
+    pub(super) fn new(node: Arc<Node>) -> MemDir {
+        MemDir { node, lower: Mutex::new(None) }
+    }
+
+    fn listing(&self, again: bool) -> Result<Arc<Vec<HostDirEntry>>> {
+        if !again {
+            if let Some(listing) = &*self.lower.lock() {
+                return Ok(listing.clone());
+            }
+        }
+        let merged = self.node.directory(|d| d.merged)?;
+        let entries = match &self.node.lower {
+            Some(lower) if merged => lower.read_dir()?,
+            _ => Vec::new(),
+        };
+        let listing = Arc::new(entries);
+        *self.lower.lock() = Some(listing.clone());
+        Ok(listing)
+    }
+}
+
+impl File for MemDir {
+    fn read(
+        &self,
+        _cx: &Cx,
+        _of: &OpenFile,
+        _pos: &mut u64,
+        _sink: &mut dyn crate::user::Sink,
+    ) -> Result<usize> {
+        err(Errno::EISDIR)
+    }
+
+    fn seekable(&self) -> bool {
+        true
+    }
+
+    fn read_dir(
+        &self,
+        _cx: &Cx,
+        of: &OpenFile,
+        pos: u64,
+        emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<()> {
+        if self.node.directory(|d| d.dead)? {
+            return err(Errno::ENOENT);
+        }
+        let mut emit = |name: &[u8], ino, file_type, next| emit(DirEntry { name, ino, file_type, next });
+        let own = self.node.state.lock().attr.ino;
+        if pos == 0 && !emit(b".", own, FileType::Directory, 1) {
+            return Ok(());
+        }
+        if pos <= 1 && !emit(b"..", dotdot_ino(of).unwrap_or(own), FileType::Directory, 2) {
+            return Ok(());
+        }
+        if pos < UPPER_POS {
+            let listing = self.listing(pos == 0)?;
+            for (i, entry) in listing.iter().enumerate().skip(pos.saturating_sub(2) as usize) {
+                let hidden = self.node.directory(|d| d.entries.contains_key(&*entry.name))?;
+                if !hidden && !emit(&entry.name, entry.ino, entry.file_type, i as u64 + 3) {
+                    return Ok(());
+                }
+            }
+        }
+        let mut from = pos.saturating_sub(UPPER_POS);
+        loop {
+            let batch: Vec<(u64, Arc<[u8]>, Arc<Node>)> = self.node.directory(|d| {
+                let named = d.order.range(from..).take(BATCH);
+                named
+                    .filter_map(|(pos, name)| Some((*pos, name.clone(), d.entries.get(name)?.node.clone()?)))
+                    .collect()
+            })?;
+            let Some((last, ..)) = batch.last() else { return Ok(()) };
+            from = last + 1;
+            for (pos, name, node) in &batch {
+                let attr = node.state.lock().attr;
+                if !emit(name, attr.ino, attr.file_type(), UPPER_POS + pos + 1) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn seek(&self, _cx: &Cx, of: &OpenFile, offset: i64, whence: u32) -> Result<u64> {
+        let base = match whence {
+            0 => 0,
+            1 => of.pos(),
+            _ => return err(Errno::EINVAL),
+        };
+        base.checked_add_signed(offset).filter(|&p| p <= i64::MAX as u64).ok_or(Errno::EINVAL.into())
+    }
+
+    fn pollable(&self) -> bool {
+        false
+    }
+
+    fn sync(&self, _cx: &Cx, _data_only: bool) -> Result<()> {
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

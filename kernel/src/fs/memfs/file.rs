@@ -1,0 +1,201 @@
+//! Open regular files.
+
+use super::node::{Body, Node};
+use super::set::as_no_space;
+use crate::error::{Error, Result, err};
+use crate::fs::{File, Mappable, MountFlags, OpenFile, OpenFlags, host_read, limited};
+use crate::mm::PageCache;
+use crate::sync::Mutex;
+use crate::task::Cx;
+use crate::user::{Sink, Source};
+use abi::Errno;
+use alloc::sync::Arc;
+use core::any::Any;
+use hal::{HostFile, PAGE_SIZE};
+
+/// `FALLOC_FL_*`.
+const KEEP_SIZE: u32 = 1;
+const PUNCH_HOLE: u32 = 2;
+const ZERO_RANGE: u32 = 16;
+
+enum Content {
+    Cache(Arc<PageCache>),
+    Lower(Arc<dyn HostFile>),
+}
+
+/// An open regular file. What it reads is the inode's content at that moment, also when that was copied up after the open.
+pub struct MemFile {
+    node: Arc<Node>,
+    /// Kept open while the content is the lower node's.
+    lower: Mutex<Option<Arc<dyn HostFile>>>,
+}
+
+pub(super) fn open(node: Arc<Node>, flags: OpenFlags) -> Result<Arc<dyn File>> {
+    let is_lower = matches!(node.state.lock().body, Body::Lower(_));
+    // The host may refuse the content even to those whom the guest's permissions let in: better now than at the first read.
+    let lower = if is_lower && !flags.contains(OpenFlags::TRUNC) { Some(node.lower_file()?) } else { None };
+    Ok(Arc::new(MemFile { node, lower: Mutex::new(lower) }))
+}
+
+impl MemFile {
+    fn content(&self) -> Result<Content> {
+        if let Body::Cache(cache) = &self.node.state.lock().body {
+            return Ok(Content::Cache(cache.clone()));
+        }
+        if let Some(file) = &*self.lower.lock() {
+            return Ok(Content::Lower(file.clone()));
+        }
+        let file = self.node.lower_file()?;
+        *self.lower.lock() = Some(file.clone());
+        Ok(Content::Lower(file))
+    }
+
+    /// `relatime` of `mount(8)`.
+    fn accessed(&self, of: &OpenFile) {
+        let mount = of.path.as_ref().map_or(MountFlags::empty(), |p| p.mount.flags());
+        if of.flags().contains(OpenFlags::NOATIME)
+            || mount.intersects(MountFlags::NOATIME | MountFlags::RDONLY)
+        {
+            return;
+        }
+        let now = self.node.shared.now();
+        let mut state = self.node.state.lock();
+        let attr = &mut state.attr;
+        if attr.atime <= attr.mtime || attr.atime <= attr.ctime || now.sec - attr.atime.sec >= 86_400 {
+            attr.atime = now;
+        }
+    }
+}
+
+impl File for MemFile {
+    fn read(&self, _cx: &Cx, of: &OpenFile, pos: &mut u64, sink: &mut dyn Sink) -> Result<usize> {
+        let n = match self.content()? {
+            Content::Cache(cache) => {
+                let n = cache.read(*pos, sink)?;
+                self.accessed(of);
+                n
+            }
+            Content::Lower(file) => host_read(&*file, *pos, sink)?,
+        };
+        *pos += n as u64;
+        Ok(n)
+    }
+
+    fn write(&self, cx: &Cx, of: &OpenFile, pos: &mut u64, source: &mut dyn Source) -> Result<usize> {
+        let _content = self.node.content.lock(cx);
+        let cache = self.node.own_content(cx, None)?;
+        if of.flags().contains(OpenFlags::APPEND) {
+            *pos = cache.size();
+        }
+        let len = source.left();
+        if len == 0 {
+            return Ok(0);
+        }
+        let len = self.node.admitted(&cache, *pos, len)?;
+        let n = self.node.accounted(&cache, || limited(source, len, |source| cache.write(*pos, source)));
+        let n = n.map_err(as_no_space)?;
+        *pos += n as u64;
+        if n > 0 {
+            self.node.content_changed();
+        }
+        Ok(n)
+    }
+
+    fn seekable(&self) -> bool {
+        true
+    }
+
+    fn seek(&self, _cx: &Cx, of: &OpenFile, offset: i64, whence: u32) -> Result<u64> {
+        let content = self.content()?;
+        let size = match &content {
+            Content::Cache(cache) => cache.size(),
+            Content::Lower(file) if whence >= 2 => file.size()?,
+            Content::Lower(_) => 0,
+        };
+        if whence == 3 || whence == 4 {
+            let hole = whence == 4;
+            let from = u64::try_from(offset).ok().filter(|&o| o < size).ok_or(Errno::ENXIO)?;
+            return match content {
+                Content::Lower(file) => Ok(file.seek_extent(from, hole)?),
+                Content::Cache(cache) => next_extent(&cache, from, size, hole),
+            };
+        }
+        let base = match whence {
+            0 => 0,
+            1 => of.pos(),
+            2 => size,
+            _ => return err(Errno::EINVAL),
+        };
+        base.checked_add_signed(offset).filter(|&p| p <= i64::MAX as u64).ok_or(Errno::EINVAL.into())
+    }
+
+    fn pollable(&self) -> bool {
+        false
+    }
+
+    fn mmap(&self, cx: &Cx, of: &OpenFile) -> Result<Mappable> {
+        if of.flags().writable() {
+            // A shared mapping may be written through without the kernel seeing it.
+            let _content = self.node.content.lock(cx);
+            return Ok(Mappable::Cache(self.node.own_content(cx, None)?));
+        }
+        Ok(match self.content()? {
+            Content::Cache(cache) => Mappable::Cache(cache),
+            Content::Lower(file) => Mappable::Host(file),
+        })
+    }
+
+    fn allocate(&self, cx: &Cx, _of: &OpenFile, mode: u32, offset: u64, len: u64) -> Result<()> {
+        let end = offset.checked_add(len).filter(|&e| e <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
+        let _content = self.node.content.lock(cx);
+        let cache = self.node.own_content(cx, None)?;
+        let grow = mode & KEEP_SIZE == 0 && end > cache.size();
+        match mode & !KEEP_SIZE {
+            0 => {
+                let bytes = usize::try_from(len).map_err(|_| Errno::ENOSPC)?;
+                if self.node.admitted(&cache, offset, bytes)? < bytes {
+                    return err(Errno::ENOSPC);
+                }
+                if len / PAGE_SIZE > self.node.shared.frames.available() {
+                    return err(Errno::ENOSPC);
+                }
+                self.node.accounted(&cache, || {
+                    for page in offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE) {
+                        cache.page(page).map_err(as_no_space)?;
+                    }
+                    Ok::<(), Error>(())
+                })?;
+            }
+            PUNCH_HOLE if mode & KEEP_SIZE != 0 => {
+                self.node.accounted(&cache, || cache.punch(cx, offset, len))
+            }
+            ZERO_RANGE => self.node.accounted(&cache, || cache.punch(cx, offset, len)),
+            _ => return err(Errno::EOPNOTSUPP),
+        }
+        if grow {
+            cache.truncate(cx, end);
+        }
+        self.node.content_changed();
+        Ok(())
+    }
+
+    fn sync(&self, _cx: &Cx, _data_only: bool) -> Result<()> {
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// `SEEK_DATA` and `SEEK_HOLE` by the pages that exist.
+fn next_extent(cache: &PageCache, from: u64, size: u64, hole: bool) -> Result<u64> {
+    let mut at = from;
+    while at < size {
+        if cache.page_if_present(at / PAGE_SIZE).is_none() == hole {
+            return Ok(at);
+        }
+        at = (at / PAGE_SIZE + 1) * PAGE_SIZE;
+    }
+    if hole { Ok(size) } else { err(Errno::ENXIO) }
+}

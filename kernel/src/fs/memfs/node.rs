@@ -1,0 +1,332 @@
+//! Nodes: the inodes of a file system in memory.
+
+use super::{MemOptions, Shared};
+use crate::error::{Result, err};
+use crate::fs::{File, Inode, Latch, NewInode, NewKind, OpenFlags, Path, device};
+use crate::mm::PageCache;
+use crate::sync::Mutex;
+use crate::task::Cx;
+use abi::Errno;
+use abi::fs::{Attr, DeviceId, FileType};
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::Ordering;
+use hal::{HostFile, HostNode, SetAttr};
+
+/// What a directory's size grows by for each entry, as tmpfs on Linux shows it.
+pub(super) const DIR_ENTRY_SIZE: u64 = 20;
+
+/// A name in a directory.
+pub(super) struct Entry {
+    /// `None` is a whiteout: the lower directory's entry is hidden.
+    pub(super) node: Option<Arc<Node>>,
+    /// Where it stands in listings.
+    pub(super) pos: u64,
+    /// Whether the lower directory has this name.
+    pub(super) hides_lower: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Directory {
+    pub(super) entries: BTreeMap<Arc<[u8]>, Entry>,
+    /// Names of entries that are not whiteouts, in the order in which they are listed.
+    pub(super) order: BTreeMap<u64, Arc<[u8]>>,
+    pub(super) next_pos: u64,
+    /// Whether the lower directory's names are seen.
+    pub(super) merged: bool,
+    /// Removed: nothing may be added.
+    pub(super) dead: bool,
+}
+
+pub(super) enum Body {
+    /// A regular file whose content is the lower node's.
+    Lower(Option<Weak<dyn HostFile>>),
+    /// A regular file in memory.
+    Cache(Arc<PageCache>),
+    Directory(Directory),
+    /// `None`: the lower node's target.
+    Symlink(Option<Arc<[u8]>>),
+    Special,
+}
+
+pub(super) struct State {
+    pub(super) attr: Attr,
+    pub(super) body: Body,
+    /// `None`: the lower node's.
+    pub(super) xattrs: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// Differs from its lower node, or has none.
+    pub(super) changed: bool,
+}
+
+/// An inode in memory, perhaps with one of the host behind it.
+pub struct Node {
+    pub(super) shared: Arc<Shared>,
+    pub(super) me: Weak<Node>,
+    pub(super) lower: Option<Arc<dyn HostNode>>,
+    /// The lower node's device and inode number.
+    pub(super) key: (u64, u64),
+    pub(super) state: Mutex<State>,
+    /// Held while content changes.
+    pub(super) content: Latch,
+}
+
+impl Node {
+    fn build(
+        shared: &Arc<Shared>,
+        lower: Option<Arc<dyn HostNode>>,
+        attr: Attr,
+        body: Body,
+        changed: bool,
+    ) -> Arc<Node> {
+        let xattrs = if lower.is_some() { None } else { Some(BTreeMap::new()) };
+        let key = (attr.dev.encode(), attr.ino);
+        shared.inodes.fetch_add(1, Ordering::Relaxed);
+        Arc::new_cyclic(|me| Node {
+            shared: shared.clone(),
+            me: me.clone(),
+            lower,
+            key,
+            state: Mutex::new(State { attr, body, xattrs, changed }),
+            content: Latch::new(),
+        })
+    }
+
+    pub(super) fn lower(shared: &Arc<Shared>, lower: Arc<dyn HostNode>, attr: Attr) -> Arc<Node> {
+        let body = match attr.file_type() {
+            FileType::Regular => Body::Lower(None),
+            FileType::Directory => Body::Directory(Directory { merged: true, ..Directory::default() }),
+            FileType::Symlink => Body::Symlink(None),
+            _ => Body::Special,
+        };
+        Node::build(shared, Some(lower), attr, body, false)
+    }
+
+    pub(super) fn new_root(shared: &Arc<Shared>, options: &MemOptions) -> Arc<Node> {
+        let new = NewInode {
+            kind: NewKind::Directory,
+            mode: options.mode,
+            uid: options.owner.0,
+            gid: options.owner.1,
+        };
+        Node::fresh(shared, shared.dev, &new)
+    }
+
+    /// A new node in memory only.
+    pub(super) fn fresh(shared: &Arc<Shared>, dev: DeviceId, new: &NewInode<'_>) -> Arc<Node> {
+        let (file_type, rdev, size, body) = match new.kind {
+            NewKind::File => {
+                let cache = PageCache::new(shared.machine.clone(), shared.frames.clone(), 0);
+                (FileType::Regular, DeviceId::default(), 0, Body::Cache(cache))
+            }
+            NewKind::Directory => {
+                let size = 2 * DIR_ENTRY_SIZE;
+                (FileType::Directory, DeviceId::default(), size, Body::Directory(Directory::default()))
+            }
+            NewKind::Symlink(target) => {
+                let size = target.len() as u64;
+                (FileType::Symlink, DeviceId::default(), size, Body::Symlink(Some(target.into())))
+            }
+            NewKind::Special(file_type, rdev) => (file_type, rdev, 0, Body::Special),
+        };
+        let now = shared.now();
+        let attr = Attr {
+            dev,
+            ino: shared.new_ino(),
+            mode: file_type.mode_bits() | new.mode & 0o7777,
+            nlink: if file_type == FileType::Directory { 2 } else { 1 },
+            uid: new.uid,
+            gid: new.gid,
+            rdev,
+            size,
+            blksize: 4096,
+            blocks: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: Some(now),
+        };
+        Node::build(shared, None, attr, body, true)
+    }
+
+    /// Whether there is room for one more node.
+    pub(super) fn may_add(shared: &Shared) -> Result<()> {
+        if shared.inodes.load(Ordering::Relaxed) >= shared.max_inodes { err(Errno::ENOSPC) } else { Ok(()) }
+    }
+
+    /// The node behind an inode of the same instance; `EXDEV`.
+    pub(super) fn of(&self, inode: &Arc<dyn Inode>) -> Result<Arc<Node>> {
+        let node = inode.as_any().downcast_ref::<Node>().and_then(|n| n.me.upgrade());
+        node.filter(|n| Arc::ptr_eq(&n.shared, &self.shared)).ok_or(Errno::EXDEV.into())
+    }
+
+    pub(super) fn is_directory(&self) -> bool {
+        matches!(self.state.lock().body, Body::Directory(_))
+    }
+
+    /// Changes the attributes; from now on the node is kept by the index while it has a name.
+    pub(super) fn change(&self, f: impl FnOnce(&mut Attr)) {
+        let (was_kept, keep) = {
+            let mut state = self.state.lock();
+            let was_kept = state.changed && state.attr.nlink > 0;
+            f(&mut state.attr);
+            state.changed = true;
+            (was_kept, state.attr.nlink > 0)
+        };
+        if self.lower.is_none() || was_kept == keep {
+            return;
+        }
+        if let Some(me) = self.me.upgrade() {
+            self.shared.keep(self.key, &me, keep);
+        }
+    }
+
+    /// The lower file's content, opened.
+    pub(super) fn lower_file(&self) -> Result<Arc<dyn HostFile>> {
+        if let Body::Lower(Some(weak)) = &self.state.lock().body {
+            if let Some(file) = weak.upgrade() {
+                return Ok(file);
+            }
+        }
+        let Some(lower) = &self.lower else { return err(Errno::EIO) };
+        let file = lower.open(hal::OpenMode::Read)?;
+        let fresh = lower.attr().ok();
+        let mut state = self.state.lock();
+        let State { body, attr, changed, .. } = &mut *state;
+        if let Body::Lower(slot) = body {
+            *slot = Some(Arc::downgrade(&file));
+            if let Some(fresh) = fresh {
+                attr.size = fresh.size;
+                attr.blocks = fresh.blocks;
+                if !*changed {
+                    *attr = fresh;
+                }
+            }
+        }
+        Ok(file)
+    }
+}
+
+impl Inode for Node {
+    fn attr(&self) -> Result<Attr> {
+        let state = self.state.lock();
+        let mut attr = state.attr;
+        if let Body::Cache(cache) = &state.body {
+            let cache = cache.clone();
+            drop(state);
+            attr.size = cache.size();
+            attr.blocks = cache.resident_pages() * 8;
+        }
+        Ok(attr)
+    }
+
+    fn set_attr(&self, cx: &Cx, set: &SetAttr) -> Result<()> {
+        self.set_attributes(cx, set)
+    }
+
+    fn lookup(&self, _cx: &Cx, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        let node: Arc<dyn Inode> = self.find(name)?.0;
+        Ok(node)
+    }
+
+    fn create(&self, _cx: &Cx, name: &[u8], new: &NewInode<'_>) -> Result<Arc<dyn Inode>> {
+        let node: Arc<dyn Inode> = self.add_new(name, new)?;
+        Ok(node)
+    }
+
+    fn create_unnamed(&self, _cx: &Cx, new: &NewInode<'_>) -> Result<Arc<dyn Inode>> {
+        Node::may_add(&self.shared)?;
+        let node = Node::fresh(&self.shared, self.state.lock().attr.dev, new);
+        node.state.lock().attr.nlink = 0;
+        Ok(node)
+    }
+
+    fn link(&self, _cx: &Cx, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
+        self.add_link(name, &self.of(target)?)
+    }
+
+    fn unlink(&self, _cx: &Cx, name: &[u8]) -> Result<()> {
+        self.remove_file(name)
+    }
+
+    fn rmdir(&self, _cx: &Cx, name: &[u8]) -> Result<()> {
+        self.remove_directory(name)
+    }
+
+    fn rename(&self, _cx: &Cx, name: &[u8], to: &Arc<dyn Inode>, to_name: &[u8], flags: u32) -> Result<()> {
+        self.rename_entry(name, &self.of(to)?, to_name, flags)
+    }
+
+    fn read_link(&self, _cx: &Cx) -> Result<Vec<u8>> {
+        match &self.state.lock().body {
+            Body::Symlink(Some(target)) => return Ok(target.to_vec()),
+            Body::Symlink(None) => {}
+            _ => return err(Errno::EINVAL),
+        }
+        let Some(lower) = &self.lower else { return err(Errno::EIO) };
+        let target = lower.read_link()?;
+        if let Body::Symlink(slot) = &mut self.state.lock().body {
+            *slot = Some(target.as_slice().into());
+        }
+        Ok(target)
+    }
+
+    fn open(&self, cx: &Cx, path: &Path, flags: OpenFlags) -> Result<Arc<dyn File>> {
+        let special = matches!(self.state.lock().body, Body::Special);
+        if special {
+            return device::open_special(cx, path, flags);
+        }
+        let Some(me) = self.me.upgrade() else { return err(Errno::ENOENT) };
+        if self.is_directory() {
+            return Ok(Arc::new(super::dir::MemDir::new(me)));
+        }
+        super::file::open(me, flags)
+    }
+
+    fn get_xattr(&self, _cx: &Cx, name: &[u8]) -> Result<Vec<u8>> {
+        self.xattr(name)
+    }
+    fn set_xattr(&self, _cx: &Cx, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+        self.put_xattr(name, value, flags)
+    }
+    fn list_xattr(&self, _cx: &Cx) -> Result<Vec<Vec<u8>>> {
+        self.xattr_names()
+    }
+    fn remove_xattr(&self, _cx: &Cx, name: &[u8]) -> Result<()> {
+        self.drop_xattr(name)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.shared.inodes.fetch_sub(1, Ordering::Relaxed);
+        if self.lower.is_some() {
+            self.shared.gone(self.key);
+        }
+        if let Body::Cache(cache) = &self.state.get_mut().body {
+            self.shared.used_pages.fetch_sub(cache.resident_pages(), Ordering::Relaxed);
+        }
+        // A deep tree must not be dropped by recursion: kernel stacks are small.
+        let mut todo = Vec::new();
+        self.take_children(&mut todo);
+        while let Some(child) = todo.pop() {
+            if let Some(mut node) = Arc::into_inner(child) {
+                node.take_children(&mut todo);
+            }
+        }
+    }
+}
+
+impl Node {
+    fn take_children(&mut self, into: &mut Vec<Arc<Node>>) {
+        if let Body::Directory(directory) = &mut self.state.get_mut().body {
+            directory.order.clear();
+            into.extend(core::mem::take(&mut directory.entries).into_values().filter_map(|e| e.node));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Attribute changes, copying up, and the space that content takes.
+
+use super::node::{Body, Node};
+use crate::error::{Error, Result, err};
+use crate::mm::PageCache;
+use crate::task::Cx;
+use abi::Errno;
+use abi::time::Timespec;
+use alloc::sync::Arc;
+use alloc::vec;
+use core::sync::atomic::Ordering;
+use hal::{PAGE_SIZE, SetAttr, TimeSet};
+
+/// Bytes that a copy moves before it lets others run.
+const CHUNK: usize = 256 << 10;
+
+/// Out of RAM is out of space, for a file.
+pub(super) fn as_no_space(error: Error) -> Error {
+    if error.errno() == Errno::ENOMEM { Errno::ENOSPC.into() } else { error }
+}
+
+impl Node {
+    pub(super) fn set_attributes(&self, cx: &Cx, set: &SetAttr) -> Result<()> {
+        if let Some(size) = set.size {
+            self.truncate(cx, size)?;
+        }
+        let now = self.shared.now();
+        let time = |set: Option<TimeSet>, old: Timespec| match set {
+            None => old,
+            Some(TimeSet::Now) => now,
+            Some(TimeSet::At(time)) => time,
+        };
+        self.change(|attr| {
+            if let Some(mode) = set.mode {
+                attr.mode = attr.mode & 0o170000 | mode & 0o7777;
+            }
+            attr.uid = set.uid.unwrap_or(attr.uid);
+            attr.gid = set.gid.unwrap_or(attr.gid);
+            attr.atime = time(set.atime, attr.atime);
+            attr.mtime = time(set.mtime, attr.mtime);
+            attr.ctime = now;
+        });
+        Ok(())
+    }
+
+    fn truncate(&self, cx: &Cx, size: u64) -> Result<()> {
+        match &self.state.lock().body {
+            Body::Lower(_) | Body::Cache(_) => {}
+            Body::Directory(_) => return err(Errno::EISDIR),
+            _ => return err(Errno::EINVAL),
+        }
+        let _content = self.content.lock(cx);
+        let cache = self.own_content(cx, Some(size))?;
+        self.accounted(&cache, || cache.truncate(cx, size));
+        self.content_changed();
+        Ok(())
+    }
+
+    /// Times after a change of the content.
+    pub(super) fn content_changed(&self) {
+        let now = self.shared.now();
+        self.change(|attr| {
+            attr.mtime = now;
+            attr.ctime = now;
+        });
+    }
+
+    /// The content in memory, copied up if it is still the lower node's; at most `limit` bytes of it. The caller holds the latch.
+    pub(super) fn own_content(&self, cx: &Cx, limit: Option<u64>) -> Result<Arc<PageCache>> {
+        if let Body::Cache(cache) = &self.state.lock().body {
+            return Ok(cache.clone());
+        }
+        let cache = PageCache::new(self.shared.machine.clone(), self.shared.frames.clone(), 0);
+        if limit != Some(0) {
+            self.copy_lower(cx, &cache, limit)?;
+        }
+        self.shared.used_pages.fetch_add(cache.resident_pages(), Ordering::Relaxed);
+        self.state.lock().body = Body::Cache(cache.clone());
+        self.change(|_| {});
+        Ok(cache)
+    }
+
+    fn copy_lower(&self, cx: &Cx, cache: &PageCache, limit: Option<u64>) -> Result<()> {
+        let file = self.lower_file()?;
+        let size = file.size()?.min(limit.unwrap_or(u64::MAX));
+        let mut buf = vec![0u8; CHUNK.min(size as usize + 1)];
+        let mut pos = 0u64;
+        while pos < size {
+            let want = (size - pos).min(buf.len() as u64) as usize;
+            let Some(part) = buf.get_mut(..want) else { break };
+            let n = file.read_at(pos, part)?;
+            if n == 0 {
+                break;
+            }
+            let part = part.get(..n).unwrap_or_default();
+            // Pages of zeros stay holes.
+            for (i, page) in part.chunks(PAGE_SIZE as usize).enumerate() {
+                if page.iter().any(|&b| b != 0) {
+                    let at = pos + i as u64 * PAGE_SIZE;
+                    let mut source = page;
+                    let done = cache.write(at, &mut source).map_err(as_no_space)?;
+                    if done < page.len() {
+                        return err(Errno::ENOSPC);
+                    }
+                }
+            }
+            pos += n as u64;
+            cx.yield_now();
+        }
+        cache.truncate(cx, pos);
+        Ok(())
+    }
+
+    /// Does something to the content and keeps count of its pages.
+    pub(super) fn accounted<T>(&self, cache: &PageCache, f: impl FnOnce() -> T) -> T {
+        let before = cache.resident_pages();
+        let result = f();
+        let after = cache.resident_pages();
+        if after >= before {
+            self.shared.used_pages.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.shared.used_pages.fetch_sub(before - after, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// How many bytes of a write at `pos` the size limit of the file system admits; `ENOSPC` when none.
+    pub(super) fn admitted(&self, cache: &PageCache, pos: u64, len: usize) -> Result<usize> {
+        let max = self.shared.max_pages.load(Ordering::Relaxed);
+        if max == u64::MAX || len == 0 {
+            return Ok(len);
+        }
+        let mut free = max.saturating_sub(self.shared.used_pages.load(Ordering::Relaxed));
+        let end = pos.saturating_add(len as u64);
+        let mut at = pos;
+        while at < end {
+            let page = at / PAGE_SIZE;
+            if cache.page_if_present(page).is_none() {
+                if free == 0 {
+                    break;
+                }
+                free -= 1;
+            }
+            at = (page + 1) * PAGE_SIZE;
+        }
+        match at.min(end) - pos {
+            0 => err(Errno::ENOSPC),
+            n => Ok(n as usize),
+        }
+    }
+}
