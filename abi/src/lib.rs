@@ -21,5 +21,6 @@ pub mod net;
 pub mod signal;
 pub mod system;
 pub mod time;
+pub mod tty;
 
 pub use errno::Errno;

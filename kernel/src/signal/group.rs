@@ -24,7 +24,7 @@ pub fn send_to_group(kernel: &Kernel, pgid: i32, info: SigInfo) -> usize {
 }
 
 /// Whether no member of the process's group has a parent in another group of the same session, so that nobody would continue it.
-pub(super) fn is_orphaned(kernel: &Kernel, process: &Process) -> bool {
+pub(crate) fn is_orphaned(kernel: &Kernel, process: &Process) -> bool {
     orphaned_without(kernel, process.pgid.load(Ordering::Relaxed), process.session.lock().id, None)
 }
 
