@@ -136,7 +136,10 @@ impl Kernel {
 
     fn handle_event(self: &Arc<Kernel>, event: hal::Event) {
         match event {
-            hal::Event::Stream(index) => self.ipc.stream_ready(index),
+            hal::Event::Stream(index) => {
+                self.ipc.stream_ready(index);
+                crate::tty::console_ready(self);
+            }
             hal::Event::WindowSize => crate::tty::window_changed(self),
             hal::Event::Terminate(signo) => self.terminate(signo),
         }

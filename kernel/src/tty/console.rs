@@ -15,8 +15,7 @@ const CHUNK: usize = 1024;
 
 /// The streams that are the terminal: where to read and where to write. `None` when none of the three is one.
 pub(super) fn streams(kernel: &Kernel) -> Option<(Arc<dyn Stream>, Arc<dyn Stream>)> {
-    let terminal =
-        |i: usize| kernel.machine.stream(i).filter(|stream| stream.kind() == StreamKind::Terminal);
+    let terminal = |i: usize| kernel.machine.stream(i).filter(|stream| stream.kind() == StreamKind::Terminal);
     let input = terminal(0).or_else(|| terminal(1)).or_else(|| terminal(2))?;
     let output = terminal(1).or_else(|| terminal(2)).or_else(|| terminal(0))?;
     Some((input, output))

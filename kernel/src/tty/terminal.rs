@@ -29,10 +29,7 @@ pub(super) enum Far {
     /// A pseudo-terminal's master.
     Master,
     /// The outside's terminal: where to read from and where to write to.
-    Console {
-        input: Arc<dyn Stream>,
-        output: Arc<dyn Stream>,
-    },
+    Console { input: Arc<dyn Stream>, output: Arc<dyn Stream> },
 }
 
 /// The changing part of a terminal.
