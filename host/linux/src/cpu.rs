@@ -182,13 +182,15 @@ impl LinuxCpus {
         let here = unsafe { libc::sched_getcpu() };
         let start = hosts.iter().position(|c| *c as i32 == here).unwrap_or(0);
         std::thread::scope(|scope| {
-            for cpu in 0..self.slots.len() {
+            for cpu in 1..self.slots.len() {
                 let (body, host) = (&body, hosts[(start + cpu) % hosts.len()]);
                 std::thread::Builder::new().name(format!("vcpu{cpu}")).spawn_scoped(scope, move || {
                     pin(host);
                     body(CpuId(cpu));
                 })?;
             }
+            pin(hosts[start]);
+            body(CpuId(0));
             Ok(())
         })
     }
