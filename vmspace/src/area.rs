@@ -1,0 +1,76 @@
+//! Memory shared with processes that run hostile code: a mapping of a piece of the control file.
+//!
+//! Whatever is read here may change between two reads; callers copy once and check the copy.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A shared mapping of `len` bytes at a page-aligned offset.
+pub struct Area {
+    at: *mut u8,
+    len: usize,
+}
+
+// SAFETY: all access goes through methods that use atomic words or raw copies; nobody gets a reference into the mapping.
+unsafe impl Send for Area {}
+// SAFETY: see above.
+unsafe impl Sync for Area {}
+
+impl Area {
+    /// Maps a piece of a file.
+    pub fn map(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Area> {
+        // SAFETY: a fresh mapping at an address that the host chooses.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                offset as libc::off_t,
+            )
+        };
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Area { at: at.cast(), len }) }
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset % 8 == 0 && offset + 8 <= self.len, "word at {offset:#x} outside of the area");
+        // SAFETY: aligned and inside of the mapping, which lives as long as `self`; the other side's accesses are those of another process.
+        unsafe { &*self.at.add(offset).cast::<AtomicU64>() }
+    }
+
+    /// Reads a word.
+    pub fn load(&self, offset: usize) -> u64 {
+        self.word(offset).load(Ordering::Relaxed)
+    }
+
+    /// Writes a word.
+    pub fn store(&self, offset: usize, value: u64) {
+        self.word(offset).store(value, Ordering::Relaxed);
+    }
+
+    /// Copies out.
+    pub fn read(&self, offset: usize, buf: &mut [u8]) {
+        assert!(offset.checked_add(buf.len()).is_some_and(|end| end <= self.len), "read outside of the area");
+        // SAFETY: inside of the mapping; a concurrent change by the other process tears the copy, which callers expect.
+        unsafe { std::ptr::copy_nonoverlapping(self.at.add(offset), buf.as_mut_ptr(), buf.len()) }
+    }
+
+    /// Copies in.
+    pub fn write(&self, offset: usize, buf: &[u8]) {
+        assert!(
+            offset.checked_add(buf.len()).is_some_and(|end| end <= self.len),
+            "write outside of the area"
+        );
+        // SAFETY: inside of the mapping, see above.
+        unsafe { std::ptr::copy_nonoverlapping(buf.as_ptr(), self.at.add(offset), buf.len()) }
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nobody refers to it any more.
+        unsafe { libc::munmap(self.at.cast(), self.len) };
+    }
+}

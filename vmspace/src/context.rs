@@ -1,0 +1,246 @@
+//! Contexts: the registers of guest threads.
+
+use crate::engine::lock;
+use crate::runner::Runner;
+use std::sync::{Arc, Mutex};
+
+/// General registers of x86_64 user mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Regs {
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub rdi: u64,
+    pub rsi: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub rdx: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rsp: u64,
+    pub rip: u64,
+    pub eflags: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
+}
+
+/// Flags that user code may set: arithmetic, direction, trap, alignment check, ID (SDM vol. 1, 3.4.3).
+const USER_EFLAGS: u64 = 0x24_0dd5;
+/// Flags that are always set: reserved bit 1 and interrupts.
+const FIXED_EFLAGS: u64 = 0x202;
+
+impl Regs {
+    pub(crate) fn from_words(w: &[u64; 18], bases: (u64, u64)) -> Regs {
+        Regs {
+            r8: w[0],
+            r9: w[1],
+            r10: w[2],
+            r11: w[3],
+            r12: w[4],
+            r13: w[5],
+            r14: w[6],
+            r15: w[7],
+            rdi: w[8],
+            rsi: w[9],
+            rbp: w[10],
+            rbx: w[11],
+            rdx: w[12],
+            rax: w[13],
+            rcx: w[14],
+            rsp: w[15],
+            rip: w[16],
+            eflags: w[17],
+            fs_base: bases.0,
+            gs_base: bases.1,
+        }
+    }
+
+    /// In the order of `struct sigcontext`, with flags that the host accepts.
+    pub(crate) fn to_words(self) -> [u64; 18] {
+        [
+            self.r8,
+            self.r9,
+            self.r10,
+            self.r11,
+            self.r12,
+            self.r13,
+            self.r14,
+            self.r15,
+            self.rdi,
+            self.rsi,
+            self.rbp,
+            self.rbx,
+            self.rdx,
+            self.rax,
+            self.rcx,
+            self.rsp,
+            self.rip,
+            (self.eflags & USER_EFLAGS) | FIXED_EFLAGS,
+        ]
+    }
+}
+
+/// All of a thread's registers.
+#[derive(Clone, Default)]
+pub(crate) struct Full {
+    pub regs: Regs,
+    /// Floating-point image; empty is the initial state.
+    pub fpu: Vec<u8>,
+}
+
+/// Where in a runner registers can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the CPU, as the host saved them at a system call.
+    Direct,
+    /// In the frame of the stub's handler.
+    Frame,
+}
+
+/// Where a context's registers are.
+#[derive(Default)]
+pub(crate) struct State {
+    /// Valid unless `parked`.
+    full: Box<Full>,
+    parked: Option<(Arc<Runner>, Place)>,
+    /// The result of the system call that it is parked in, or was evicted from.
+    pub result: Option<u64>,
+}
+
+impl State {
+    pub(crate) fn to_full(&mut self, full: Full) {
+        *self.full = full;
+        self.parked = None;
+        if let Some(result) = self.result.take() {
+            self.full.regs.rax = result;
+        }
+    }
+
+    pub(crate) fn park(&mut self, runner: &Arc<Runner>, place: Place) {
+        self.parked = Some((runner.clone(), place));
+        self.result = None;
+    }
+
+    /// The place in this very runner.
+    pub(crate) fn place_in(&self, runner: &Arc<Runner>) -> Option<Place> {
+        self.parked.as_ref().filter(|(r, _)| Arc::ptr_eq(r, runner)).map(|(_, place)| *place)
+    }
+
+    pub(crate) fn full(&self) -> Option<&Full> {
+        self.parked.is_none().then_some(&*self.full)
+    }
+}
+
+/// The shared part of a context: its runner has to reach it when it gives the registers back.
+#[derive(Default)]
+pub(crate) struct Cell {
+    pub state: Mutex<State>,
+}
+
+/// The registers of one guest thread. It lives with the owner; after a system call the registers may still be in the runner that
+/// made it, and are fetched when they are asked for.
+#[derive(Default)]
+pub struct Context {
+    pub(crate) cell: Arc<Cell>,
+    /// What [`Context::regs`] hands out.
+    scratch: Regs,
+    dirty: bool,
+}
+
+impl Context {
+    /// All registers zero, floating-point state initial.
+    pub fn new() -> Context {
+        Context::default()
+    }
+
+    /// Sets the register that holds a system call's result. Cheap after a system call.
+    pub fn set_syscall_result(&mut self, value: u64) {
+        self.flush();
+        let mut state = lock(&self.cell.state);
+        match state.parked {
+            Some((_, Place::Direct)) => state.result = Some(value),
+            Some((_, Place::Frame)) => {
+                drop(state);
+                self.regs().rax = value;
+            }
+            None => state.full.regs.rax = value,
+        }
+    }
+
+    /// All registers, to read and change. Fetches them from the runner if they are there, which takes some microseconds.
+    pub fn regs(&mut self) -> &mut Regs {
+        if !self.dirty {
+            self.fetch();
+            self.scratch = lock(&self.cell.state).full.regs;
+            self.dirty = true;
+        }
+        &mut self.scratch
+    }
+
+    /// The floating-point image in signal-frame layout; empty is the initial state.
+    pub fn fpu(&mut self) -> Vec<u8> {
+        self.fetch();
+        lock(&self.cell.state).full.fpu.clone()
+    }
+
+    /// Replaces the floating-point image. One that the host would refuse is brought into shape when it is loaded.
+    pub fn set_fpu(&mut self, image: &[u8]) {
+        self.fetch();
+        lock(&self.cell.state).full.fpu = image.to_vec();
+    }
+
+    /// A copy, for a new thread.
+    pub fn fork(&mut self) -> Context {
+        self.flush();
+        self.fetch();
+        let full = lock(&self.cell.state).full.clone();
+        Context {
+            cell: Arc::new(Cell { state: Mutex::new(State { full, parked: None, result: None }) }),
+            scratch: Regs::default(),
+            dirty: false,
+        }
+    }
+
+    /// Writes back what [`Context::regs`] handed out.
+    pub(crate) fn flush(&mut self) {
+        if self.dirty {
+            lock(&self.cell.state).full.regs = self.scratch;
+            self.dirty = false;
+        }
+    }
+
+    /// Has the registers here rather than in a runner.
+    pub(crate) fn fetch(&mut self) {
+        self.leave_other(None);
+    }
+
+    /// Takes the registers out of whatever runner they are in, unless it is `here`.
+    pub(crate) fn leave_other(&mut self, here: Option<&Arc<Runner>>) {
+        loop {
+            let Some((runner, _)) = lock(&self.cell.state).parked.clone() else { return };
+            if here.is_some_and(|h| Arc::ptr_eq(h, &runner)) {
+                return;
+            }
+            let mut inner = lock(&runner.inner);
+            // It may have been evicted while the lock was taken.
+            let still = lock(&self.cell.state).place_in(&runner).is_some();
+            if still && runner.evict(&mut inner).is_err() {
+                // The address space is dead; zeros are as good as anything.
+                lock(&self.cell.state).to_full(Full::default());
+            }
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // The runner may keep the cell until it is used again; it must not keep itself alive through it.
+        lock(&self.cell.state).parked = None;
+    }
+}

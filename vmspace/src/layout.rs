@@ -1,0 +1,87 @@
+//! Where things are in an address space, and the structures of its text page.
+//!
+//! The stub region lies at the top of the 47-bit user half, above everything that a guest may map:
+//!
+//! | offset | what | guest code may |
+//! |---|---|---|
+//! | `TEXT` | one page of code and constant data | read, execute |
+//! | `ZYGOTE_PAGE` | the zygote's orders; unmapped in every other process | nothing |
+//! | `VDSO` | the host's vDSO and its data pages | read, execute |
+//! | `STATE` | one area per runner: orders, alternate signal stack | read, write |
+
+/// First address of the stub region: the end of what guests can use.
+pub const REGION: u64 = 0x7fff_ff00_0000;
+/// The text page.
+pub const TEXT: u64 = REGION;
+/// Length of the text page.
+pub const TEXT_LEN: u64 = 4096;
+/// Where constant data starts in the text page.
+pub const TEXT_DATA: u64 = 0x800;
+/// The zygote's page.
+pub const ZYGOTE_PAGE: u64 = REGION + 0x1_0000;
+/// Where the vDSO and its data are moved to.
+pub const VDSO: u64 = REGION + 0x10_0000;
+/// The runners' areas.
+pub const STATE: u64 = REGION + 0x20_0000;
+/// Size of one runner's area; areas are aligned to it.
+pub const AREA_LEN: u64 = 1 << AREA_SHIFT;
+/// log2 of [`AREA_LEN`].
+pub const AREA_SHIFT: u32 = 14;
+/// Most runners that an address space can have.
+pub const MAX_RUNNERS: usize = 64;
+/// Offset of the orders in an area.
+pub const AREA_OPS: u64 = 0;
+/// Most orders in one batch.
+pub const MAX_BATCH: usize = 64;
+/// Bytes of one order: number and six arguments.
+pub const OP_LEN: u64 = 56;
+/// Offset of a scratch `stack_t` in an area.
+pub const AREA_STACK_T: u64 = 0xf00;
+/// Offset of the alternate signal stack in an area.
+pub const AREA_STACK: u64 = 0x1000;
+/// Where the program image of the zygote is loaded before it moves to [`TEXT`].
+pub const BOOT: u64 = 0x1000_0000;
+
+/// Descriptors of the zygote, of mothers and, as far as they keep them, of runners.
+pub mod fd {
+    /// Guest RAM: the only one that runners keep.
+    pub const RAM: i32 = 3;
+    /// The memory behind the zygote's page and the runners' areas.
+    pub const CONTROL: i32 = 4;
+    /// Orders to the zygote.
+    pub const ORDERS: i32 = 5;
+    /// Listeners on their way to the owner.
+    pub const HAND_OVER: i32 = 6;
+    /// The program file of the zygote; closed after its start, so that it becomes the number of every listener.
+    pub const LISTENER: i32 = 7;
+    /// Host files that are being mapped use numbers from here on.
+    pub const FILES: i32 = 16;
+}
+
+/// System-call numbers that no kernel has: how the stub talks to its owner.
+pub mod nr {
+    /// A signal handler reports: signal, `siginfo_t`, `ucontext_t`, FS base, GS base.
+    pub const TRAP: u64 = 1000;
+    /// A batch of orders is over: last result, number of orders not done.
+    pub const DONE: u64 = 1001;
+}
+
+/// Offsets in `ucontext_t` on x86_64 (`uapi/asm/ucontext.h`, `uapi/asm/sigcontext.h`).
+pub mod uc {
+    /// The general registers, from `r8` to `eflags`: 18 words.
+    pub const GREGS: usize = 40;
+    /// Error code of the last fault.
+    pub const ERR: usize = GREGS + 152;
+    /// Vector of the last fault.
+    pub const TRAPNO: usize = GREGS + 160;
+    /// Address of the last page fault.
+    pub const CR2: usize = GREGS + 176;
+    /// Pointer to the floating-point image.
+    pub const FPSTATE: usize = GREGS + 184;
+    /// Unused words of `sigcontext`, where the stub finds FS and GS base.
+    pub const SPARE: usize = GREGS + 192;
+    /// The signal mask.
+    pub const SIGMASK: usize = GREGS + 256;
+    /// Size up to the end of the mask.
+    pub const LEN: usize = SIGMASK + 8;
+}

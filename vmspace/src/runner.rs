@@ -1,0 +1,415 @@
+//! Runners: the host tasks that run guest code, one per virtual CPU of an address space.
+//!
+//! A runner is always in one of three places: in guest code; parked in a *direct* notification, that is in a system call of guest code
+//! whose other registers nobody but the host knows; or parked in the stub's handler, where the whole state lies in the signal frame.
+//! Only in the handler can it be given orders and other registers; a kick takes it there from a direct notification.
+//!
+//! Lock order: a runner's `inner`, then a context's cell.
+
+use crate::area::Area;
+use crate::context::{Cell, Full, Place, Regs};
+use crate::engine::{KICK, lock};
+use crate::layout::{self, nr, uc};
+use crate::stub::{self, Addresses};
+use crate::sys::{self, Notification};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// Number of host files that a runner keeps open for mapping them again.
+const FILE_SLOTS: usize = 32;
+/// How long a kick may go unanswered before the address space counts as hostile.
+const KICK_PATIENCE_MS: u64 = 100;
+
+/// Where a parked runner waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mode {
+    /// In a system call of guest code: notification, number, address behind the instruction.
+    Direct { id: u64, nr: u64, ip: u64 },
+    /// In the stub.
+    Handler { id: u64 },
+}
+
+/// What only the thread that drives the runner touches.
+pub(crate) struct Inner {
+    pub mode: Mode,
+    /// Whose registers it holds.
+    pub owner: Option<Arc<Cell>>,
+    /// FS and GS base at the last trap.
+    pub bases: (u64, u64),
+    /// Keys of the files behind descriptors from `fd::FILES` on; 0 is none.
+    pub files: [u64; FILE_SLOTS],
+    pub next_file: usize,
+}
+
+/// A host task that runs guest code.
+pub(crate) struct Runner {
+    pub pid: i32,
+    listener: OwnedFd,
+    area: Arc<Area>,
+    /// Where its part of the area starts, as an offset and as the guest's address.
+    base: usize,
+    at: u64,
+    /// Address of the `ucontext_t` of every frame: the stack is always empty when a signal comes.
+    ucontext: u64,
+    /// Offset of the floating-point image in the area, and its length.
+    fpu: (usize, usize),
+    /// The first frame's `ucontext_t` and floating-point image: what a fresh thread has.
+    fresh_uc: [u8; uc::LEN],
+    fresh_fpu: Vec<u8>,
+    addresses: Addresses,
+    pub inner: Mutex<Inner>,
+    pub in_guest: AtomicBool,
+    pub kicked: AtomicBool,
+    /// When the first unanswered kick was sent, in milliseconds since `epoch`, plus one; 0 for none.
+    kicked_at: AtomicU64,
+    epoch: Instant,
+    /// The virtual CPU that used it last.
+    pub cpu: AtomicUsize,
+}
+
+/// Why a runner can't go on.
+pub(crate) type Fatal = String;
+
+impl Runner {
+    /// Takes over a new runner: waits for its first report.
+    pub(crate) fn adopt(listener: OwnedFd, area: Arc<Area>, index: usize) -> io::Result<Runner> {
+        let base = index * layout::AREA_LEN as usize;
+        let at = layout::STATE + base as u64;
+        let addresses = Addresses::get();
+        let first = sys::receive(listener.as_fd())?;
+        sys::set_sync_wake_up(listener.as_fd());
+        let bad = |what: &str| io::Error::other(format!("a new runner misbehaved: {what}"));
+        let ucontext = first.args[2];
+        let within = |a: u64, len: usize| {
+            a >= at && a.checked_add(len as u64).is_some_and(|e| e <= at + layout::AREA_LEN)
+        };
+        if first.nr as u64 != nr::TRAP || first.ip != addresses.trapped || !within(ucontext, uc::LEN) {
+            return Err(bad("unexpected first call"));
+        }
+        let mut fresh_uc = [0u8; uc::LEN];
+        let offset = base + (ucontext - at) as usize;
+        area.read(offset, &mut fresh_uc);
+        let fpstate = area.load(offset + uc::FPSTATE);
+        if !within(fpstate, 576) {
+            return Err(bad("no floating-point state"));
+        }
+        let fpu_offset = base + (fpstate - at) as usize;
+        // `struct _fpx_sw_bytes` at 464: magic, extended size.
+        let sw = area.load(fpu_offset + 464);
+        let (magic, extended) = (sw as u32, (sw >> 32) as usize);
+        let fpu_len = if magic == 0x4650_5853 { extended } else { 512 };
+        if !within(fpstate, fpu_len) {
+            return Err(bad("floating-point state too large"));
+        }
+        let mut fresh_fpu = vec![0; fpu_len];
+        area.read(fpu_offset, &mut fresh_fpu);
+        Ok(Runner {
+            pid: first.pid as i32,
+            listener,
+            area,
+            base,
+            at,
+            ucontext,
+            fpu: (fpu_offset, fpu_len),
+            fresh_uc,
+            fresh_fpu,
+            addresses,
+            inner: Mutex::new(Inner {
+                mode: Mode::Handler { id: first.id },
+                owner: None,
+                bases: (0, 0),
+                files: [0; FILE_SLOTS],
+                next_file: 0,
+            }),
+            in_guest: AtomicBool::new(false),
+            kicked: AtomicBool::new(false),
+            kicked_at: AtomicU64::new(0),
+            epoch: Instant::now(),
+            cpu: AtomicUsize::new(usize::MAX),
+        })
+    }
+
+    pub(crate) fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Size of a floating-point image.
+    pub(crate) fn fpu_len(&self) -> usize {
+        self.fpu.1
+    }
+
+    fn uc_offset(&self) -> usize {
+        self.base + (self.ucontext - self.at) as usize
+    }
+
+    /// The next notification of this runner.
+    pub(crate) fn receive(&self) -> Result<Notification, Fatal> {
+        loop {
+            match sys::receive(self.listener()) {
+                Ok(notification) => return Ok(notification),
+                Err(e) => match e.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    // The call was broken off by a signal before it was seen, or the runner is gone.
+                    Some(libc::ENOENT) if !sys::has_ended(self.pid) => {}
+                    _ => return Err("the host process that ran it was killed".into()),
+                },
+            }
+        }
+    }
+
+    /// Whether a notification is the handler's, from a frame where frames are.
+    pub(crate) fn is_trap(&self, n: &Notification) -> bool {
+        n.nr as u64 == nr::TRAP && n.ip == self.addresses.trapped && n.args[2] == self.ucontext
+    }
+
+    /// Whether it is the end of a batch.
+    pub(crate) fn is_done(&self, n: &Notification) -> bool {
+        n.nr as u64 == nr::DONE && n.ip == self.addresses.done
+    }
+
+    /// Whether it is an ordered call.
+    pub(crate) fn is_ordered(&self, n: &Notification) -> bool {
+        n.ip == self.addresses.ordered
+    }
+
+    /// What to say of a notification from the stub's text that nobody ordered.
+    pub(crate) fn intrusion(n: &Notification) -> Fatal {
+        format!("guest code made system call {} from the stub at {:#x}", n.nr, n.ip)
+    }
+
+    /// `siginfo_t`'s code and address of a trap.
+    pub(crate) fn siginfo(&self, n: &Notification) -> (i32, u64) {
+        let at = n.args[1];
+        if at < self.at || at + 32 > self.at + layout::AREA_LEN || at % 8 != 0 {
+            return (0, 0);
+        }
+        let offset = self.base + (at - self.at) as usize;
+        (self.area.load(offset + 8) as i32, self.area.load(offset + 16))
+    }
+
+    /// Vector, error code and address of the fault that the frame is for.
+    pub(crate) fn fault_words(&self) -> (u32, u32, u64) {
+        let at = self.uc_offset();
+        let word = |offset| self.area.load(at + offset);
+        (word(uc::TRAPNO) as u32, word(uc::ERR) as u32, word(uc::CR2))
+    }
+
+    /// Copies the state out of the frame.
+    pub(crate) fn read_frame(&self, inner: &Inner) -> Full {
+        let at = self.uc_offset();
+        let mut words = [0u64; 18];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.area.load(at + uc::GREGS + i * 8);
+        }
+        let mut fpu = vec![0; self.fpu.1];
+        self.area.read(self.fpu.0, &mut fpu);
+        Full { regs: Regs::from_words(&words, inner.bases), fpu }
+    }
+
+    /// Puts a state into the frame; everything else in it becomes what it was at first.
+    pub(crate) fn write_frame(&self, inner: &mut Inner, full: &Full) {
+        let mut frame = self.fresh_uc;
+        for (i, word) in full.regs.to_words().iter().enumerate() {
+            frame[uc::GREGS + i * 8..uc::GREGS + i * 8 + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        frame[uc::SIGMASK..uc::SIGMASK + 8].fill(0);
+        self.area.write(self.uc_offset(), &frame);
+        let usable = full.fpu.len() == self.fpu.1;
+        self.area.write(self.fpu.0, if usable { &full.fpu } else { &self.fresh_fpu });
+        inner.bases = (full.regs.fs_base, full.regs.gs_base);
+        self.write_bases(inner);
+    }
+
+    /// Tells the stub FS and GS base for the way back.
+    pub(crate) fn write_bases(&self, inner: &Inner) {
+        self.area.store(self.uc_offset() + uc::SPARE, inner.bases.0);
+        self.area.store(self.uc_offset() + uc::SPARE + 8, inner.bases.1);
+    }
+
+    /// Merges a floating-point image of a guest's signal frame into one that this machine accepts; `None` when it can't.
+    pub(crate) fn acceptable_fpu(&self, image: &[u8]) -> Option<Vec<u8>> {
+        let len = self.fpu.1;
+        if image.len() != len && image.len() != 512 {
+            return None;
+        }
+        let mut fpu = self.fresh_fpu.clone();
+        fpu[..image.len()].copy_from_slice(image);
+        // The software bytes and the end magic are the host's own; so is the header where the image has none.
+        let sw = 464..512;
+        fpu[sw.clone()].copy_from_slice(&self.fresh_fpu[sw]);
+        if len > 512 {
+            fpu[len - 4..].copy_from_slice(&self.fresh_fpu[len - 4..]);
+            if image.len() == 512 {
+                fpu[512..520].copy_from_slice(&3u64.to_le_bytes());
+            } else {
+                // Features that the host does not know, and the reserved rest of the header, make rt_sigreturn fail.
+                let known = u64::from_le_bytes(self.fresh_fpu[472..480].try_into().ok()?);
+                let asked = u64::from_le_bytes(fpu[512..520].try_into().ok()?);
+                fpu[512..520].copy_from_slice(&(asked & known).to_le_bytes());
+                fpu[520..576].fill(0);
+            }
+        }
+        // Reserved bits of MXCSR make it fail too.
+        let mask = match u32::from_le_bytes(fpu[28..32].try_into().ok()?) {
+            0 => 0xffbf,
+            mask => mask,
+        };
+        let mxcsr = u32::from_le_bytes(fpu[24..28].try_into().ok()?) & mask;
+        fpu[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+        Some(fpu)
+    }
+
+    /// Takes whoever's registers it holds out of it and leaves it in the handler.
+    pub(crate) fn evict(&self, inner: &mut Inner) -> Result<(), Fatal> {
+        if let Mode::Direct { nr: call, ip, .. } = inner.mode {
+            sys::kill(self.pid, KICK);
+            let n = self.receive()?;
+            self.evicted(inner, &n, call, ip)?;
+        }
+        if let Some(owner) = inner.owner.take() {
+            let full = self.read_frame(inner);
+            lock(&owner.state).to_full(full);
+        }
+        Ok(())
+    }
+
+    /// A kick took the runner out of a direct notification; `n` is the handler's report. The frame is made to look as if the call had
+    /// been made and the owner's answer, if there is one, had come.
+    pub(crate) fn evicted(
+        &self,
+        inner: &mut Inner,
+        n: &Notification,
+        call: u64,
+        ip: u64,
+    ) -> Result<(), Fatal> {
+        if !self.is_trap(n) {
+            return Err(Runner::intrusion(n));
+        }
+        inner.mode = Mode::Handler { id: n.id };
+        inner.bases = (n.args[3], n.args[4]);
+        let mut full = self.read_frame(inner);
+        full.regs.rip = ip;
+        full.regs.rcx = ip;
+        full.regs.r11 = full.regs.eflags;
+        full.regs.rax = call;
+        if let Some(owner) = inner.owner.take() {
+            lock(&owner.state).to_full(full);
+        }
+        Ok(())
+    }
+
+    /// Does calls in the address space: number and arguments each. Stops at the first that fails; its position and errno. `files`: what to install
+    /// before the call with this position.
+    pub(crate) fn order(
+        &self,
+        inner: &mut Inner,
+        calls: &[[u64; 7]],
+        files: &[(usize, BorrowedFd<'_>, i32)],
+    ) -> Result<Result<(), (usize, i32)>, Fatal> {
+        if let Mode::Direct { .. } = inner.mode {
+            self.evict(inner)?;
+        }
+        let mut before = 0;
+        for chunk in calls.chunks(layout::MAX_BATCH) {
+            let Mode::Handler { id } = inner.mode else {
+                return Err("the runner is not in its handler".into());
+            };
+            for (i, call) in chunk.iter().enumerate() {
+                for (j, word) in call.iter().enumerate() {
+                    let offset = layout::AREA_OPS as usize + i * layout::OP_LEN as usize + j * 8;
+                    self.area.store(self.base + offset, *word);
+                }
+            }
+            self.answer(id, chunk.len() as u64)?;
+            let done = self.watch(chunk, before, files)?;
+            inner.mode = Mode::Handler { id: done.id };
+            let result = done.args[0] as i64;
+            if (-4095..0).contains(&result) {
+                let left = (done.args[1] as usize).min(chunk.len());
+                return Ok(Err((before + chunk.len() - left, -result as i32)));
+            }
+            before += chunk.len();
+        }
+        Ok(Ok(()))
+    }
+
+    /// Lets each ordered call pass, in order, and nothing else; returns the final report.
+    fn watch(
+        &self,
+        chunk: &[[u64; 7]],
+        before: usize,
+        files: &[(usize, BorrowedFd<'_>, i32)],
+    ) -> Result<Notification, Fatal> {
+        let mut at = 0;
+        loop {
+            let n = self.receive()?;
+            if self.is_done(&n) {
+                return Ok(n);
+            }
+            let call = chunk.get(at).ok_or_else(|| Runner::intrusion(&n))?;
+            let same = n.nr as u32 == call[0] as u32 && n.args[..] == call[1..];
+            if !self.is_ordered(&n) || !same {
+                return Err(Runner::intrusion(&n));
+            }
+            for (_, file, number) in files.iter().filter(|f| f.0 == before + at) {
+                sys::add_fd(self.listener(), n.id, *file, *number)
+                    .map_err(|e| format!("can't pass a file: {e}"))?;
+            }
+            sys::let_go_on(self.listener(), n.id).map_err(|e| format!("can't let a call pass: {e}"))?;
+            at += 1;
+        }
+    }
+
+    /// Answers a notification of the handler, where no kick can come in between.
+    pub(crate) fn answer(&self, id: u64, value: u64) -> Result<(), Fatal> {
+        sys::answer(self.listener(), id, value).map_err(|_| "the host process that ran it was killed".into())
+    }
+
+    /// Has it stop running guest code soon. Any thread, any time.
+    pub(crate) fn kick(&self) {
+        self.kicked.store(true, Ordering::SeqCst);
+        if !self.in_guest.load(Ordering::SeqCst) {
+            return;
+        }
+        sys::kill(self.pid, KICK);
+        let now = self.epoch.elapsed().as_millis() as u64 + 1;
+        let first = self.kicked_at.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
+        if first.is_err_and(|first| now > first + KICK_PATIENCE_MS) {
+            // Guest code can block the signal by forging a return frame. Then it has lost its right to run.
+            sys::kill(self.pid, libc::SIGKILL);
+        }
+    }
+
+    /// Guest code has stopped: kicks up to now are answered.
+    pub(crate) fn left_guest(&self) {
+        self.in_guest.store(false, Ordering::SeqCst);
+        self.kicked_at.store(0, Ordering::SeqCst);
+    }
+
+    /// The descriptor number for a host file, and whether it has to be installed first.
+    pub(crate) fn file_number(&self, inner: &mut Inner, key: u64) -> (i32, bool) {
+        if key != 0 {
+            if let Some(slot) = inner.files.iter().position(|&k| k == key) {
+                return (layout::fd::FILES + slot as i32, false);
+            }
+        }
+        let slot = inner.next_file;
+        inner.next_file = (slot + 1) % FILE_SLOTS;
+        inner.files[slot] = key;
+        (layout::fd::FILES + slot as i32, true)
+    }
+}
+
+/// Where a runner's notification comes from.
+pub(crate) fn from_stub(n: &Notification) -> bool {
+    stub::in_text(n.ip)
+}
+
+/// Remembers in a context where its registers are now.
+pub(crate) fn park(runner: &Arc<Runner>, cell: &Arc<Cell>, inner: &mut Inner, place: Place) {
+    inner.owner = Some(cell.clone());
+    lock(&cell.state).park(runner, place);
+}

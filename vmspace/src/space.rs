@@ -1,0 +1,426 @@
+//! Address spaces.
+
+use crate::area::Area;
+use crate::context::{Context, Place};
+use crate::engine::{Engine, KICK, lock};
+use crate::layout::{self, fd};
+use crate::runner::{self, Fatal, Mode, Runner};
+use crate::sys;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// The host's side of an address space: a mother process, her runners, their shared memory.
+pub(crate) struct Body {
+    pub mother: i32,
+    pub slot: u64,
+    area: Arc<Area>,
+    runners: Mutex<Vec<Arc<Runner>>>,
+}
+
+impl Body {
+    pub(crate) fn new(mother: i32, slot: u64, area: Area) -> Body {
+        Body { mother, slot, area: Arc::new(area), runners: Mutex::new(Vec::new()) }
+    }
+
+    /// Takes over a runner that has just been made.
+    pub(crate) fn add_runner(&self, listener: OwnedFd) -> io::Result<()> {
+        let mut runners = lock(&self.runners);
+        let runner = Runner::adopt(listener, self.area.clone(), runners.len())?;
+        runners.push(Arc::new(runner));
+        Ok(())
+    }
+
+    /// Unmaps everything of the guest's. False when that did not work and the processes have to go.
+    pub(crate) fn empty(&self) -> bool {
+        let runners = lock(&self.runners);
+        // SAFETY: no preconditions.
+        let here = unsafe { libc::sched_getcpu() };
+        let near = runners.iter().find(|r| host_cpu_of(r.pid) == Some(here));
+        let Some(by) = near.or_else(|| runners.first()) else { return false };
+        for runner in runners.iter() {
+            let mut inner = lock(&runner.inner);
+            inner.owner = None;
+            if Arc::ptr_eq(runner, by) {
+                let call = [libc::SYS_munmap as u64, 0, layout::REGION, 0, 0, 0, 0];
+                if !matches!(runner.order(&mut inner, &[call], &[]), Ok(Ok(()))) {
+                    return false;
+                }
+            }
+            runner.kicked.store(false, Ordering::SeqCst);
+        }
+        true
+    }
+
+    /// Ends all its processes.
+    pub(crate) fn kill(self) {
+        let runners = lock(&self.runners);
+        let pids = || runners.iter().map(|r| r.pid).chain([self.mother]);
+        pids().for_each(|pid| sys::kill(pid, libc::SIGKILL));
+        pids().for_each(sys::reap);
+    }
+}
+
+/// The CPU that a task is bound to, if it is bound to one.
+fn host_cpu_of(pid: i32) -> Option<i32> {
+    // SAFETY: the set is plain data that the call fills in.
+    let set: libc::cpu_set_t = unsafe {
+        let mut set = std::mem::zeroed();
+        if libc::sched_getaffinity(pid, size_of_val(&set), &raw mut set) != 0 {
+            return None;
+        }
+        set
+    };
+    // SAFETY: the indices are within the set.
+    let mut cpus = (0..libc::CPU_SETSIZE).filter(|&i| unsafe { libc::CPU_ISSET(i as usize, &set) });
+    cpus.next().filter(|_| cpus.next().is_none())
+}
+
+/// One change of an address space. Addresses, lengths and offsets are multiples of the page size.
+pub enum Op<'a> {
+    /// Shows a piece of RAM.
+    MapRam {
+        /// Guest address.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+        /// `PROT_*`.
+        prot: i32,
+        /// Offset in the RAM file.
+        offset: u64,
+        /// Fill the page tables now.
+        populate: bool,
+    },
+    /// Shows a piece of a host file.
+    MapFile {
+        /// Guest address.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+        /// `PROT_*`.
+        prot: i32,
+        /// The file.
+        file: BorrowedFd<'a>,
+        /// A number that stands for this file and no other, so that it can be kept for the next mapping; 0 for none.
+        key: u64,
+        /// Offset in the file.
+        offset: u64,
+        /// `MAP_SHARED` rather than `MAP_PRIVATE`.
+        shared: bool,
+    },
+    /// Removes what is mapped.
+    Unmap {
+        /// Guest address.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// Changes the rights of what is mapped; holes are not an error.
+    Protect {
+        /// Guest address.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+        /// `PROT_*`.
+        prot: i32,
+    },
+}
+
+/// Why [`Vmspace::update`] failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpdateError {
+    /// The change with this position failed with this errno; those before it are done.
+    Failed {
+        /// Position in the list.
+        index: usize,
+        /// The host's errno.
+        errno: i32,
+    },
+    /// The address space is dead.
+    Dead(String),
+}
+
+/// Why guest code stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// A system call; [`Context::set_syscall_result`] answers it.
+    Syscall {
+        /// Number.
+        nr: u64,
+        /// Arguments.
+        args: [u64; 6],
+        /// Address behind the instruction.
+        ip: u64,
+    },
+    /// A fault: what the host's signal says, and the CPU's words for it.
+    Fault {
+        /// Signal.
+        signo: i32,
+        /// `si_code`.
+        code: i32,
+        /// Exception vector.
+        trapno: u32,
+        /// Error code.
+        error: u32,
+        /// `si_addr`; the address of a page fault.
+        addr: u64,
+    },
+    /// A kick.
+    Interrupted,
+    /// The address space can't go on; why.
+    Dead(String),
+}
+
+/// An address space. Several threads may use it at once, each for a virtual CPU of its own.
+pub struct Vmspace {
+    engine: Arc<Engine>,
+    body: Option<Body>,
+    by_cpu: Box<[OnceLock<Arc<Runner>>]>,
+    assign: Mutex<()>,
+    early_kicks: Box<[AtomicBool]>,
+    dead: OnceLock<String>,
+}
+
+impl Vmspace {
+    pub(crate) fn new(engine: Arc<Engine>, body: Body) -> Vmspace {
+        Vmspace {
+            engine,
+            body: Some(body),
+            by_cpu: (0..layout::MAX_RUNNERS).map(|_| OnceLock::new()).collect(),
+            assign: Mutex::new(()),
+            early_kicks: (0..layout::MAX_RUNNERS).map(|_| AtomicBool::new(false)).collect(),
+            dead: OnceLock::new(),
+        }
+    }
+
+    /// Most virtual CPUs that an address space can be used by.
+    pub const MAX_CPUS: usize = layout::MAX_RUNNERS;
+
+    fn runner(&self, cpu: usize) -> Result<&Arc<Runner>, Fatal> {
+        let slot = self.by_cpu.get(cpu).ok_or("no such virtual CPU")?;
+        if let Some(runner) = slot.get() {
+            return Ok(runner);
+        }
+        let _guard = lock(&self.assign);
+        if let Some(runner) = slot.get() {
+            return Ok(runner);
+        }
+        let runner = self.assign(cpu)?;
+        if runner.cpu.swap(cpu, Ordering::Relaxed) != cpu {
+            sys::share_cpus(runner.pid);
+        }
+        Ok(slot.get_or_init(|| runner))
+    }
+
+    /// A runner that no other CPU uses: one that was this CPU's before, any other, or a new one.
+    fn assign(&self, cpu: usize) -> Result<Arc<Runner>, Fatal> {
+        let body = self.body.as_ref().ok_or("the address space is gone")?;
+        let unused = |runner: &&Arc<Runner>| {
+            !self.by_cpu.iter().any(|s| s.get().is_some_and(|r| Arc::ptr_eq(r, runner)))
+        };
+        let pick = || {
+            let runners = lock(&body.runners);
+            let own = runners.iter().filter(unused).find(|r| r.cpu.load(Ordering::Relaxed) == cpu);
+            own.or_else(|| runners.iter().find(unused)).cloned()
+        };
+        if let Some(runner) = pick() {
+            return Ok(runner);
+        }
+        self.engine.make_runner(body).map_err(|e| format!("no host task for another virtual CPU: {e}"))?;
+        pick().ok_or_else(|| "no host task for another virtual CPU".into())
+    }
+
+    /// Changes the address space; on return the changes hold for every CPU. `cpu` is the calling thread's virtual CPU. Blocks for the time
+    /// of the host calls.
+    pub fn update(&self, cpu: usize, ops: &[Op<'_>]) -> Result<(), UpdateError> {
+        let dead = |why: Fatal| UpdateError::Dead(self.die(why));
+        if let Some(why) = self.dead.get() {
+            return Err(UpdateError::Dead(why.clone()));
+        }
+        let runner = self.runner(cpu).map_err(dead)?;
+        let mut inner = lock(&runner.inner);
+        let mut calls = Vec::with_capacity(ops.len());
+        let mut files = Vec::new();
+        for (i, op) in ops.iter().enumerate() {
+            calls.push(match *op {
+                Op::MapRam { at, len, prot, offset, populate } => {
+                    let flags =
+                        libc::MAP_SHARED | libc::MAP_FIXED | if populate { libc::MAP_POPULATE } else { 0 };
+                    [libc::SYS_mmap as u64, at, len, prot as u64, flags as u64, fd::RAM as u64, offset]
+                }
+                Op::MapFile { at, len, prot, file, key, offset, shared } => {
+                    let flags = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE } | libc::MAP_FIXED;
+                    let (number, install) = runner.file_number(&mut inner, key);
+                    if install {
+                        files.push((i, file, number));
+                    }
+                    [libc::SYS_mmap as u64, at, len, prot as u64, flags as u64, number as u64, offset]
+                }
+                Op::Unmap { at, len } => [libc::SYS_munmap as u64, at, len, 0, 0, 0, 0],
+                Op::Protect { at, len, prot } => [libc::SYS_mprotect as u64, at, len, prot as u64, 0, 0, 0],
+            });
+        }
+        let mut start = 0;
+        loop {
+            let rest = calls.get(start..).unwrap_or_default();
+            let shifted: Vec<_> =
+                files.iter().filter(|f| f.0 >= start).map(|f| (f.0 - start, f.1, f.2)).collect();
+            match runner.order(&mut inner, rest, &shifted).map_err(dead)? {
+                Ok(()) => return Ok(()),
+                Err((at, errno)) => {
+                    let index = start + at;
+                    // mprotect says ENOMEM for a hole, after it has done what was before the hole.
+                    let hole = errno == libc::ENOMEM && matches!(ops.get(index), Some(Op::Protect { .. }));
+                    if !hole {
+                        // Files of calls that were not made are not installed.
+                        inner.files = [0; 32];
+                        return Err(UpdateError::Failed { index, errno });
+                    }
+                    start = index + 1;
+                }
+            }
+        }
+    }
+
+    /// Runs guest code on the calling thread's virtual CPU `cpu` until it stops. Blocks.
+    pub fn run(&self, cpu: usize, context: &mut Context) -> Exit {
+        if let Some(why) = self.dead.get() {
+            return Exit::Dead(why.clone());
+        }
+        match self.try_run(cpu, context) {
+            Ok(exit) => exit,
+            Err(why) => Exit::Dead(self.die(why)),
+        }
+    }
+
+    fn try_run(&self, cpu: usize, context: &mut Context) -> Result<Exit, Fatal> {
+        let runner = self.runner(cpu)?;
+        context.flush();
+        context.leave_other(Some(runner));
+        let mut inner = lock(&runner.inner);
+        if self.early_kicks[cpu].swap(false, Ordering::SeqCst) {
+            return Ok(Exit::Interrupted);
+        }
+        runner.in_guest.store(true, Ordering::SeqCst);
+        if runner.kicked.swap(false, Ordering::SeqCst) {
+            runner.left_guest();
+            return Ok(Exit::Interrupted);
+        }
+        let exit =
+            self.enter(runner, &mut inner, context).and_then(|()| self.leave(runner, &mut inner, context));
+        runner.left_guest();
+        exit
+    }
+
+    /// Sends the runner into guest code with the context's registers.
+    fn enter(
+        &self,
+        runner: &Arc<Runner>,
+        inner: &mut runner::Inner,
+        context: &mut Context,
+    ) -> Result<(), Fatal> {
+        let place = lock(&context.cell.state).place_in(runner);
+        if let (Some(Place::Direct), Mode::Direct { id, nr, ip }) = (place, inner.mode) {
+            let result = lock(&context.cell.state).result.unwrap_or(nr);
+            match sys::answer(runner.listener(), id, result) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                    // A kick was faster: the runner is on its way into the handler.
+                    let n = runner.receive()?;
+                    runner.evicted(inner, &n, nr, ip)?;
+                }
+                Err(e) => return Err(format!("can't answer a system call: {e}")),
+            }
+        } else if let (Some(Place::Frame), Mode::Handler { id }) = (place, inner.mode) {
+            runner.write_bases(inner);
+            return runner.answer(id, 0);
+        }
+        // Somebody else's registers, or nobody's: make room, then load.
+        runner.evict(inner)?;
+        let Mode::Handler { id } = inner.mode else { return Err("the runner is not in its handler".into()) };
+        let mut state = lock(&context.cell.state);
+        let Some(full) = state.full() else { return Err("the registers are elsewhere".into()) };
+        let mut full = full.clone();
+        drop_unusable_fpu(runner, &mut full.fpu);
+        runner.write_frame(inner, &full);
+        state.result = None;
+        drop(state);
+        runner.answer(id, 0)
+    }
+
+    /// Waits until guest code stops.
+    fn leave(
+        &self,
+        runner: &Arc<Runner>,
+        inner: &mut runner::Inner,
+        context: &mut Context,
+    ) -> Result<Exit, Fatal> {
+        let n = runner.receive()?;
+        if !runner::from_stub(&n) {
+            inner.mode = Mode::Direct { id: n.id, nr: n.nr as u32 as u64, ip: n.ip };
+            runner::park(runner, &context.cell, inner, Place::Direct);
+            return Ok(Exit::Syscall { nr: n.nr as u32 as u64, args: n.args, ip: n.ip });
+        }
+        if !runner.is_trap(&n) {
+            return Err(Runner::intrusion(&n));
+        }
+        inner.mode = Mode::Handler { id: n.id };
+        inner.bases = (n.args[3], n.args[4]);
+        runner::park(runner, &context.cell, inner, Place::Frame);
+        let signo = n.args[0] as i32;
+        if signo == KICK {
+            runner.kicked.store(false, Ordering::SeqCst);
+            return Ok(Exit::Interrupted);
+        }
+        let (code, si_addr) = runner.siginfo(&n);
+        let (trapno, error, cr2) = runner.fault_words();
+        if signo == libc::SIGSYS {
+            // A call of another instruction set, which there is no kernel for here: as if the instruction did not exist.
+            return Ok(Exit::Fault { signo: libc::SIGSEGV, code: 0x80, trapno: 13, error: 0, addr: 0 });
+        }
+        let addr = if trapno == 14 { cr2 } else { si_addr };
+        Ok(Exit::Fault { signo, code, trapno, error, addr })
+    }
+
+    /// Makes [`Vmspace::run`] on `cpu` return [`Exit::Interrupted`] soon: the present call, or the next. Any thread, any time.
+    pub fn kick(&self, cpu: usize) {
+        match self.by_cpu.get(cpu).and_then(OnceLock::get) {
+            Some(runner) => runner.kick(),
+            None => {
+                if let Some(early) = self.early_kicks.get(cpu) {
+                    early.store(true, Ordering::SeqCst);
+                }
+            }
+        }
+    }
+
+    /// Size of the floating-point images of contexts; 0 before the first run.
+    pub fn fpu_len(&self) -> usize {
+        self.body.as_ref().and_then(|b| lock(&b.runners).first().map(|r| r.fpu_len())).unwrap_or(0)
+    }
+
+    /// Ends the address space's processes at once; every CPU in it sees [`Exit::Dead`].
+    fn die(&self, why: Fatal) -> String {
+        let why = self.dead.get_or_init(|| why).clone();
+        if let Some(body) = &self.body {
+            for runner in lock(&body.runners).iter() {
+                sys::kill(runner.pid, libc::SIGKILL);
+            }
+        }
+        why
+    }
+}
+
+fn drop_unusable_fpu(runner: &Runner, fpu: &mut Vec<u8>) {
+    if !fpu.is_empty() {
+        *fpu = runner.acceptable_fpu(fpu).unwrap_or_default();
+    }
+}
+
+impl Drop for Vmspace {
+    fn drop(&mut self) {
+        let Some(body) = self.body.take() else { return };
+        if self.dead.get().is_some() { body.kill() } else { self.engine.give_back(body) }
+    }
+}

@@ -1,0 +1,393 @@
+//! The code that runs inside address spaces, and the page and the tiny ELF file that carry it.
+//!
+//! Nothing here uses a stack or memory that guest code could change to gain something: see the notes at each part.
+
+use crate::filter;
+use crate::layout::{self, fd, nr};
+use std::arch::global_asm;
+
+global_asm!(
+    r#"
+    .pushsection .rodata.vmspace_stub,"a",@progbits
+    .balign 64
+    .globl vmspace_stub_start
+    .hidden vmspace_stub_start
+vmspace_stub_start:
+
+    // ---- The zygote's first steps, at the boot address: map the text page and the orders, go on there.
+    .globl vmspace_stub_boot
+    .hidden vmspace_stub_boot
+vmspace_stub_boot:
+    movabs rdi, {TEXT}
+    mov esi, 4096
+    mov edx, 5                      // PROT_READ | PROT_EXEC
+    mov r10d, 0x12                  // MAP_PRIVATE | MAP_FIXED
+    mov r8d, {FD_PROGRAM}
+    mov r9d, 4096
+    mov eax, 9                      // mmap
+    syscall
+    movabs rdi, {ZYGOTE_PAGE}
+    mov esi, 4096
+    mov edx, 3
+    mov r10d, 0x11                  // MAP_SHARED | MAP_FIXED
+    mov r8d, {FD_CONTROL}
+    xor r9d, r9d
+    mov eax, 9
+    syscall
+    movabs rax, {TEXT}
+    lea rcx, [rip + 2f]
+    lea rdx, [rip + vmspace_stub_start]
+    sub rcx, rdx
+    add rax, rcx
+    jmp rax
+
+    // ---- The zygote: waits for an order on its socket, does the calls that its page lists, answers.
+2:  movabs rbx, {ZYGOTE_PAGE}
+    mov edi, {FD_ORDERS}
+    lea rsi, [rbx + 8]
+    mov edx, 8
+    xor eax, eax                    // read
+    syscall
+    cmp rax, 0
+    jle 9f
+    mov r12, [rbx + 16]             // number of calls
+    lea r13, [rbx + 64]
+3:  test r12, r12
+    jz 5f
+    mov rax, [r13]
+    cmp rax, -2
+    je 6f
+    mov rdi, [r13 + 8]
+    mov rsi, [r13 + 16]
+    mov rdx, [r13 + 24]
+    mov r10, [r13 + 32]
+    mov r8, [r13 + 40]
+    mov r9, [r13 + 48]
+    syscall
+4:  mov [r13 + 56], rax
+    add r13, 64
+    dec r12
+    jmp 3b
+5:  mov edi, {FD_ORDERS}
+    lea rsi, [rbx + 8]
+    mov edx, 8
+    mov eax, 1                      // write
+    syscall
+    jmp 2b
+
+    // Number -2: make an address space. Argument 1: offset of its areas; argument 2: the owner's pid.
+6:  mov r14, [r13 + 8]
+    mov r15, [r13 + 16]
+    mov edi, 0x8011                 // CLONE_PARENT | SIGCHLD
+    xor esi, esi
+    xor edx, edx
+    xor r10d, r10d
+    xor r8d, r8d
+    mov eax, 56                     // clone
+    syscall
+    test rax, rax
+    jnz 4b
+
+    // ---- The mother of an address space. She is never filtered and never runs guest code; once guest code runs beside her in the
+    // same memory she relies on registers and on this page only. Each time she is continued she makes the next runner.
+    movabs rdi, {STATE}
+    mov esi, {STATE_LEN}
+    mov edx, 3
+    mov r10d, 0x11
+    mov r8d, {FD_CONTROL}
+    mov r9, r14
+    mov eax, 9                      // mmap
+    syscall
+    movabs rdi, {ZYGOTE_PAGE}
+    mov esi, 4096
+    mov eax, 11                     // munmap
+    syscall
+    mov edi, 1                      // PR_SET_PDEATHSIG
+    mov esi, 9
+    mov eax, 157
+    syscall
+    mov eax, 110                    // getppid
+    syscall
+    cmp rax, r15
+    jne 9f
+    xor ebx, ebx
+7:  mov edi, 0x8111                 // CLONE_VM | CLONE_PARENT | SIGCHLD
+    xor esi, esi
+    xor edx, edx
+    xor r10d, r10d
+    xor r8d, r8d
+    mov eax, 56
+    syscall
+    test rax, rax
+    jz 8f
+    inc ebx
+    mov eax, 39                     // getpid
+    syscall
+    mov edi, eax
+    mov esi, 19                     // SIGSTOP
+    mov eax, 62                     // kill
+    syscall
+    jmp 7b
+
+    // ---- A runner: takes its area, its alternate stack and its filter, hands the listener over, and reports by a fault.
+8:  mov edi, 1
+    mov esi, 9
+    mov eax, 157
+    syscall
+    mov eax, 110
+    syscall
+    cmp rax, r15
+    jne 9f
+    movabs rbp, {STATE}
+    mov rax, rbx
+    shl rax, {AREA_SHIFT}
+    add rbp, rax
+    lea rax, [rbp + {AREA_STACK}]
+    mov [rbp + {AREA_STACK_T}], rax
+    mov qword ptr [rbp + {AREA_STACK_T} + 8], 0
+    mov qword ptr [rbp + {AREA_STACK_T} + 16], {STACK_LEN}
+    lea rdi, [rbp + {AREA_STACK_T}]
+    xor esi, esi
+    mov eax, 131                    // sigaltstack
+    syscall
+    mov edi, 1                      // SECCOMP_SET_MODE_FILTER
+    mov esi, 8                      // SECCOMP_FILTER_FLAG_NEW_LISTENER
+    movabs rdx, {FPROG}
+    mov eax, 317                    // seccomp
+    syscall
+    cmp eax, {FD_LISTENER}
+    jne 9f
+    mov edi, {FD_HAND_OVER}
+    movabs rsi, {MSGHDR}
+    xor edx, edx
+    mov eax, 46                     // sendmsg
+    syscall
+    .globl vmspace_stub_sent
+    .hidden vmspace_stub_sent
+vmspace_stub_sent:
+    mov edi, {FD_CONTROL}
+    mov esi, 0xffffffff
+    xor edx, edx
+    mov eax, 436                    // close_range
+    syscall
+    .globl vmspace_stub_closed
+    .hidden vmspace_stub_closed
+vmspace_stub_closed:
+    ud2
+
+9:  mov edi, 1
+    mov eax, 231                    // exit_group
+    syscall
+    ud2
+
+    // ---- The handler of every signal that a runner gets. The host has saved all registers in the frame on the alternate stack; the owner
+    // reads and changes them there. rdi: signal, rsi: siginfo_t, rdx: ucontext_t.
+    .globl vmspace_stub_handler
+    .hidden vmspace_stub_handler
+vmspace_stub_handler:
+    rdfsbase r10
+    rdgsbase r8
+    mov eax, {NR_TRAP}
+    syscall
+    .globl vmspace_stub_trapped
+    .hidden vmspace_stub_trapped
+vmspace_stub_trapped:
+    test eax, eax
+    jnz 21f
+    // Go on with the guest: the frame holds FS and GS base in words that the host leaves alone.
+20: mov rax, [rdx + {UC_SPARE}]
+    wrfsbase rax
+    mov rax, [rdx + {UC_SPARE} + 8]
+    wrgsbase rax
+    mov rsp, rdx
+    mov eax, 15                     // rt_sigreturn
+    syscall
+    .globl vmspace_stub_returned
+    .hidden vmspace_stub_returned
+vmspace_stub_returned:
+    ud2
+
+    // Do eax orders. The owner checks every one against what it ordered before the host may do it.
+21: mov r15, rdx
+    mov rbp, rsp
+    and rbp, -{AREA_LEN}
+22: mov r13d, eax
+    lea r12, [rbp + {AREA_OPS}]
+23: mov rax, [r12]
+    mov rdi, [r12 + 8]
+    mov rsi, [r12 + 16]
+    mov rdx, [r12 + 24]
+    mov r10, [r12 + 32]
+    mov r8, [r12 + 40]
+    mov r9, [r12 + 48]
+    syscall
+    .globl vmspace_stub_ordered
+    .hidden vmspace_stub_ordered
+vmspace_stub_ordered:
+    cmp rax, -4096
+    ja 24f
+    add r12, {OP_LEN}
+    dec r13d
+    jnz 23b
+24: mov rdi, rax
+    mov esi, r13d
+    mov eax, {NR_DONE}
+    syscall
+    .globl vmspace_stub_done
+    .hidden vmspace_stub_done
+vmspace_stub_done:
+    test eax, eax
+    jnz 22b
+    mov rdx, r15
+    jmp 20b
+
+    .globl vmspace_stub_end
+    .hidden vmspace_stub_end
+vmspace_stub_end:
+    .popsection
+    "#,
+    TEXT = const layout::TEXT,
+    ZYGOTE_PAGE = const layout::ZYGOTE_PAGE,
+    STATE = const layout::STATE,
+    STATE_LEN = const layout::AREA_LEN * layout::MAX_RUNNERS as u64,
+    AREA_SHIFT = const layout::AREA_SHIFT,
+    AREA_LEN = const layout::AREA_LEN,
+    AREA_OPS = const layout::AREA_OPS,
+    AREA_STACK = const layout::AREA_STACK,
+    AREA_STACK_T = const layout::AREA_STACK_T,
+    STACK_LEN = const layout::AREA_LEN - layout::AREA_STACK,
+    OP_LEN = const layout::OP_LEN,
+    UC_SPARE = const layout::uc::SPARE,
+    NR_TRAP = const nr::TRAP,
+    NR_DONE = const nr::DONE,
+    FPROG = const layout::TEXT + data::FPROG,
+    MSGHDR = const layout::TEXT + data::MSGHDR,
+    FD_PROGRAM = const fd::LISTENER,
+    FD_CONTROL = const fd::CONTROL,
+    FD_ORDERS = const fd::ORDERS,
+    FD_HAND_OVER = const fd::HAND_OVER,
+    FD_LISTENER = const fd::LISTENER,
+);
+
+/// Offsets of the constant data in the text page.
+pub mod data {
+    use crate::layout::TEXT_DATA;
+    /// `struct sock_fprog` of the runners' filter.
+    pub const FPROG: u64 = TEXT_DATA;
+    /// `struct msghdr` with the listener.
+    pub const MSGHDR: u64 = TEXT_DATA + 0x10;
+    /// Its `struct iovec`.
+    pub const IOVEC: u64 = TEXT_DATA + 0x50;
+    /// Its control message.
+    pub const CMSG: u64 = TEXT_DATA + 0x60;
+    /// `struct sigaction` of every signal.
+    pub const SIGACTION: u64 = TEXT_DATA + 0x80;
+    /// `struct rlimit` of zeros.
+    pub const RLIMIT: u64 = TEXT_DATA + 0xa0;
+    /// The filter's instructions.
+    pub const FILTER: u64 = TEXT_DATA + 0x100;
+}
+
+unsafe extern "C" {
+    static vmspace_stub_start: u8;
+    static vmspace_stub_boot: u8;
+    static vmspace_stub_sent: u8;
+    static vmspace_stub_closed: u8;
+    static vmspace_stub_handler: u8;
+    static vmspace_stub_trapped: u8;
+    static vmspace_stub_returned: u8;
+    static vmspace_stub_ordered: u8;
+    static vmspace_stub_done: u8;
+    static vmspace_stub_end: u8;
+}
+
+/// Addresses in the text page. Those of calls are what the host reports: the instruction behind `syscall`.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// Signal handler.
+    pub handler: u64,
+    /// The call that reports a trap.
+    pub trapped: u64,
+    /// `rt_sigreturn`.
+    pub returned: u64,
+    /// A call by order.
+    pub ordered: u64,
+    /// The call that ends a batch.
+    pub done: u64,
+    /// The `sendmsg` of a new runner.
+    pub sent: u64,
+    /// The `close_range` of a new runner.
+    pub closed: u64,
+}
+
+fn offset(symbol: *const u8) -> u64 {
+    (symbol as u64).wrapping_sub(&raw const vmspace_stub_start as u64)
+}
+
+impl Addresses {
+    /// The addresses in every address space.
+    pub fn get() -> Addresses {
+        let at = |symbol| layout::TEXT + offset(symbol);
+        Addresses {
+            handler: at(&raw const vmspace_stub_handler),
+            trapped: at(&raw const vmspace_stub_trapped),
+            returned: at(&raw const vmspace_stub_returned),
+            ordered: at(&raw const vmspace_stub_ordered),
+            done: at(&raw const vmspace_stub_done),
+            sent: at(&raw const vmspace_stub_sent),
+            closed: at(&raw const vmspace_stub_closed),
+        }
+    }
+}
+
+/// Whether an address lies in the text page.
+pub fn in_text(ip: u64) -> bool {
+    (layout::TEXT..layout::TEXT + layout::TEXT_LEN).contains(&ip)
+}
+
+/// The text page: code, then constant data.
+pub fn text_page() -> Vec<u8> {
+    let len = offset(&raw const vmspace_stub_end) as usize;
+    assert!(len <= layout::TEXT_DATA as usize, "the stub's code is too long for its page");
+    // SAFETY: the two symbols enclose the code that the assembler placed in read-only data.
+    let code = unsafe { std::slice::from_raw_parts(&raw const vmspace_stub_start, len) };
+    let mut page = vec![0u8; layout::TEXT_LEN as usize];
+    page[..len].copy_from_slice(code);
+    let mut put = |offset: u64, words: &[u64]| {
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        page[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
+    };
+    let addresses = Addresses::get();
+    let filter = filter::program(&addresses);
+    put(data::FPROG, &[filter.len() as u64, layout::TEXT + data::FILTER]);
+    put(data::FILTER, &filter);
+    // msghdr: no name, one iovec, one control message.
+    put(data::MSGHDR, &[0, 0, layout::TEXT + data::IOVEC, 1, layout::TEXT + data::CMSG, 24, 0]);
+    put(data::IOVEC, &[layout::TEXT, 1]);
+    // cmsghdr: length, SOL_SOCKET and SCM_RIGHTS; the descriptor.
+    put(data::CMSG, &[20, 1 | 1 << 32, fd::LISTENER as u64]);
+    const FLAGS: u64 = (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART) as u64 | 0x0400_0000;
+    put(data::SIGACTION, &[addresses.handler, FLAGS, addresses.handler, !0]);
+    put(data::RLIMIT, &[0, 0]);
+    page
+}
+
+/// An ELF file with one page, loaded at [`layout::BOOT`], that starts the zygote. The page is at file offset 4096.
+pub fn program_file() -> Vec<u8> {
+    let mut file = Vec::new();
+    let entry = layout::BOOT + offset(&raw const vmspace_stub_boot);
+    // Elf64_Ehdr: ET_EXEC, EM_X86_64, one program header behind it.
+    file.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    file.extend_from_slice(&[2, 0, 62, 0, 1, 0, 0, 0]);
+    for word in [entry, 64, 0] {
+        file.extend_from_slice(&word.to_le_bytes());
+    }
+    file.extend_from_slice(&[0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    // Elf64_Phdr: PT_LOAD, read and execute.
+    for word in [1 | 5 << 32, 4096, layout::BOOT, layout::BOOT, 4096, 4096, 4096] {
+        file.extend_from_slice(&u64::to_le_bytes(word));
+    }
+    file.resize(4096, 0);
+    file.extend_from_slice(&text_page());
+    file
+}

@@ -1,0 +1,246 @@
+//! Host calls that the crate needs and `libc` does not wrap safely.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// `struct seccomp_notif` (`uapi/linux/seccomp.h`).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Notification {
+    /// For the answer.
+    pub id: u64,
+    /// The task.
+    pub pid: u32,
+    /// Unused.
+    pub flags: u32,
+    /// System call number.
+    pub nr: i32,
+    /// `AUDIT_ARCH_*`.
+    pub arch: u32,
+    /// The address behind the instruction.
+    pub ip: u64,
+    /// Arguments.
+    pub args: [u64; 6],
+}
+
+#[repr(C)]
+struct Answer {
+    id: u64,
+    val: i64,
+    error: i32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct AddFd {
+    id: u64,
+    flags: u32,
+    srcfd: u32,
+    newfd: u32,
+    newfd_flags: u32,
+}
+
+const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
+const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
+const NOTIF_ADDFD: libc::c_ulong = 0x4018_2103;
+const NOTIF_SET_FLAGS: libc::c_ulong = 0x4008_2104;
+const FLAG_CONTINUE: u32 = 1;
+const ADDFD_FLAG_SETFD: u32 = 1;
+const FD_SYNC_WAKE_UP: libc::c_ulong = 1;
+
+fn check(result: libc::c_long) -> io::Result<i64> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Waits for a notification. Blocks; `EINTR` when a signal comes, `ENOENT` when the caller went away meanwhile.
+pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Notification> {
+    let mut notification = Notification::default();
+    // SAFETY: the pointer is to a zeroed structure of the size that the request number says.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV, &raw mut notification) };
+    check(result.into()).map(|_| notification)
+}
+
+fn send(listener: BorrowedFd<'_>, answer: &Answer) -> io::Result<()> {
+    // SAFETY: as above; the host only reads the structure.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND, answer) };
+    check(result.into()).map(drop)
+}
+
+/// Answers a notification: the call returns `value`, which may be a negative errno.
+pub fn answer(listener: BorrowedFd<'_>, id: u64, value: u64) -> io::Result<()> {
+    // The host takes errors in a field of their own, but a "value" that looks like one is passed through as it is.
+    send(listener, &Answer { id, val: value as i64, error: 0, flags: 0 })
+}
+
+/// Has the host do the call.
+pub fn let_go_on(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+    send(listener, &Answer { id, val: 0, error: 0, flags: FLAG_CONTINUE })
+}
+
+/// Puts a descriptor into the caller's table under this number.
+pub fn add_fd(listener: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    let add = AddFd {
+        id,
+        flags: ADDFD_FLAG_SETFD,
+        srcfd: file.as_raw_fd() as u32,
+        newfd: number as u32,
+        newfd_flags: libc::O_CLOEXEC as u32,
+    };
+    // SAFETY: as above; the host only reads the structure.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ADDFD, &raw const add) };
+    check(result.into()).map(drop)
+}
+
+/// Tells the host that caller and owner share a CPU. A hint: hosts before 6.6 do not know it.
+pub fn set_sync_wake_up(listener: BorrowedFd<'_>) {
+    // SAFETY: the request takes a number, no pointer.
+    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SET_FLAGS, FD_SYNC_WAKE_UP) };
+}
+
+/// Sends a signal to a process that this crate made and has not reaped.
+pub fn kill(pid: i32, signo: i32) {
+    // SAFETY: no pointers; the caller has not reaped the process, so the id can't be someone else's.
+    unsafe { libc::kill(pid, signo) };
+}
+
+/// Waits for the end of a child that was killed.
+pub fn reap(pid: i32) {
+    loop {
+        // SAFETY: a null status pointer is allowed.
+        let result = unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) };
+        if result >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
+            return;
+        }
+    }
+}
+
+/// Whether a child has ended, without reaping it.
+pub fn has_ended(pid: i32) -> bool {
+    let mut info: libc::siginfo_t = zeroed_siginfo();
+    // SAFETY: the pointer is to a whole siginfo_t.
+    let result = unsafe {
+        libc::waitid(
+            libc::P_PID,
+            pid as libc::id_t,
+            &raw mut info,
+            libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL,
+        )
+    };
+    // SAFETY: waitid filled the structure in as for SIGCHLD, or left the zeros.
+    result < 0 || unsafe { info.si_pid() } != 0
+}
+
+/// Blocks until a child has stopped itself (`SIGSTOP`), or ended (then false).
+pub fn wait_stopped(pid: i32) -> bool {
+    loop {
+        let mut info: libc::siginfo_t = zeroed_siginfo();
+        let flags = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | libc::__WALL;
+        // SAFETY: the pointer is to a whole siginfo_t.
+        let result = unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, flags) };
+        if result == 0 {
+            return info.si_code == libc::CLD_STOPPED;
+        }
+        if io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
+            return false;
+        }
+    }
+}
+
+fn zeroed_siginfo() -> libc::siginfo_t {
+    // SAFETY: siginfo_t is plain data for which zeros are valid.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Gives a task the CPUs that the calling thread has.
+pub fn share_cpus(pid: i32) {
+    // SAFETY: the set is plain data, the calls read and write it whole.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) == 0 {
+            libc::sched_setaffinity(pid, size_of_val(&set), &raw const set);
+        }
+    }
+}
+
+/// A memory file. Executable mappings of it are allowed, where the host makes a difference.
+pub fn memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    const MFD_EXEC: u32 = 0x10;
+    for flags in [libc::MFD_CLOEXEC | MFD_EXEC, libc::MFD_CLOEXEC] {
+        // SAFETY: the name is a C string.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+        if fd >= 0 {
+            // SAFETY: the descriptor is new and ours.
+            return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+    Err(io::Error::last_os_error())
+}
+
+/// A pair of connected sockets that keep message boundaries.
+pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0 as RawFd; 2];
+    // SAFETY: the array has room for two descriptors.
+    let result = unsafe {
+        libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
+    };
+    check(result.into())?;
+    // SAFETY: both descriptors are new and ours.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// Sends an order and waits for the answer: eight bytes each way.
+pub fn order(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut word = [0u8; 8];
+    // SAFETY: the buffer has eight bytes; a gone peer is an error, not a signal.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), word.as_ptr().cast(), 8, libc::MSG_NOSIGNAL) };
+    check(sent as libc::c_long)?;
+    loop {
+        // SAFETY: as above.
+        let got = unsafe { libc::recv(socket.as_raw_fd(), word.as_mut_ptr().cast(), 8, 0) };
+        match check(got as libc::c_long) {
+            Ok(8) => return Ok(()),
+            Ok(_) => return Err(io::Error::other("the zygote is gone")),
+            Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Takes a descriptor that another process sends. Fails with `ETIMEDOUT` after ten seconds: the sender has died.
+pub fn receive_fd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    loop {
+        // SAFETY: one pollfd.
+        match check(unsafe { libc::poll(&raw mut poll, 1, 10_000) }.into()) {
+            Ok(0) => return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+            Ok(_) => break,
+            Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let mut byte = [0u8; 1];
+    let mut control = [0u64; 4];
+    let mut iov = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    // SAFETY: all zeros is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: the message points to live buffers of the lengths that it says.
+    let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    check(got as libc::c_long)?;
+    // SAFETY: the message was filled in by recvmsg.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    if header.is_null() {
+        return Err(io::Error::other("a message without a descriptor"));
+    }
+    // SAFETY: the header lies in `control`; SCM_RIGHTS data is a descriptor number that is ours now.
+    unsafe {
+        if (*header).cmsg_level != libc::SOL_SOCKET || (*header).cmsg_type != libc::SCM_RIGHTS {
+            return Err(io::Error::other("a message without a descriptor"));
+        }
+        let fd = libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned();
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}

@@ -1,0 +1,261 @@
+//! Hand-assembled guests in real address spaces.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use vmspace::{Context, Engine, Exit, Op, Vmspace};
+
+const CODE: u64 = 0x40_0000;
+const DATA: u64 = 0x50_0000;
+const RX: i32 = libc::PROT_READ | libc::PROT_EXEC;
+const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+struct Rig {
+    ram: File,
+    engine: Arc<Engine>,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let name: &CStr = c"test-ram";
+        // SAFETY: the name is a C string and the descriptor is new.
+        let fd = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC)) };
+        let ram = File::from(fd);
+        ram.set_len(1 << 24).unwrap();
+        let engine = Engine::new(&OwnedFd::from(ram.try_clone().unwrap())).unwrap();
+        Rig { ram, engine }
+    }
+
+    /// An address space with this code at `CODE` (RAM offset 0) and a data page at `DATA` (offset 0x10000).
+    fn space(&self, code: &[u8]) -> Vmspace {
+        self.ram.write_all_at(code, 0).unwrap();
+        let space = self.engine.create().unwrap();
+        let map = |at, prot, offset| Op::MapRam { at, len: 4096, prot, offset, populate: false };
+        space.update(0, &[map(CODE, RX, 0), map(DATA, RW, 0x10000)]).unwrap();
+        space
+    }
+}
+
+fn start(ip: u64) -> Context {
+    let mut context = Context::new();
+    let regs = context.regs();
+    regs.rip = ip;
+    regs.eflags = 0x202;
+    context
+}
+
+/// `mov eax, nr; syscall` in a loop: 7 bytes and a jump back.
+const SYSCALL_LOOP: &[u8] = &[0xb8, 0x27, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
+
+#[test]
+fn system_calls_come_with_number_and_arguments_and_take_results() {
+    let rig = Rig::new();
+    // mov rbx, rax ; mov eax, 39 ; syscall ; jmp back
+    let space = rig.space(&[0x48, 0x89, 0xc3, 0xb8, 0x27, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf4]);
+    let mut context = start(CODE);
+    context.regs().rdi = 11;
+    context.regs().r9 = 66;
+    for i in 0..1000u64 {
+        let exit = space.run(0, &mut context);
+        let Exit::Syscall { nr: 39, args, ip } = exit else { panic!("{exit:?}") };
+        assert_eq!((args[0], args[5], ip), (11, 66, CODE + 10));
+        context.set_syscall_result(i);
+    }
+    // Fetching all registers shows the last result and what the guest did with the one before.
+    let regs = *context.regs();
+    assert_eq!((regs.rax, regs.rbx, regs.rip), (999, 998, CODE + 10));
+    context.regs().rbx = 5;
+    assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 39, .. }));
+    assert_eq!(context.regs().rbx, 999);
+}
+
+#[test]
+fn faults_say_what_happened_and_can_be_mended() {
+    let rig = Rig::new();
+    // mov [0x600000], rax ; mov eax, 1 ; syscall
+    let space = rig.space(&[0x48, 0x89, 0x04, 0x25, 0, 0, 0x60, 0, 0xb8, 1, 0, 0, 0, 0x0f, 0x05]);
+    let mut context = start(CODE);
+    context.regs().rax = 0x1234_5678;
+    let exit = space.run(0, &mut context);
+    let Exit::Fault { signo, trapno: 14, error, addr: 0x60_0000, .. } = exit else { panic!("{exit:?}") };
+    assert_eq!((signo, error & 2), (libc::SIGSEGV, 2));
+    space
+        .update(0, &[Op::MapRam { at: 0x60_0000, len: 4096, prot: RW, offset: 0x20000, populate: true }])
+        .unwrap();
+    assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 1, .. }));
+    let mut word = [0u8; 8];
+    rig.ram.read_exact_at(&mut word, 0x20000).unwrap();
+    assert_eq!(u64::from_le_bytes(word), 0x1234_5678);
+}
+
+#[test]
+fn cpu_exceptions_become_faults() {
+    let rig = Rig::new();
+    for (code, signo, trapno) in [
+        (&[0x0f, 0x0b][..], libc::SIGILL, 6),
+        (&[0xcc][..], libc::SIGTRAP, 3),
+        (&[0x31, 0xc9, 0xf7, 0xf1][..], libc::SIGFPE, 0),
+        (&[0xf4][..], libc::SIGSEGV, 13),
+        (&[0xcd, 0x80][..], libc::SIGSEGV, 13),
+    ] {
+        let space = rig.space(code);
+        let exit = space.run(0, &mut start(CODE));
+        let Exit::Fault { signo: s, trapno: t, .. } = exit else { panic!("{code:x?}: {exit:?}") };
+        assert_eq!((s, t), (signo, trapno), "{code:x?}");
+    }
+}
+
+#[test]
+fn a_spinning_guest_can_be_kicked() {
+    let rig = Rig::new();
+    let space = Arc::new(rig.space(&[0xeb, 0xfe]));
+    let mut context = start(CODE);
+    for _ in 0..20 {
+        let other = space.clone();
+        let kicker = std::thread::spawn(move || other.kick(0));
+        assert_eq!(space.run(0, &mut context), Exit::Interrupted);
+        kicker.join().unwrap();
+    }
+    assert_eq!(context.regs().rip, CODE);
+}
+
+#[test]
+fn threads_of_a_space_share_a_runner_and_move_between_runners() {
+    let rig = Rig::new();
+    let space = rig.space(&[0x48, 0xff, 0xc3, 0xb8, 0x27, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf4]);
+    let mut contexts = [start(CODE), start(CODE), start(CODE)];
+    for (i, context) in contexts.iter_mut().enumerate() {
+        context.regs().rbx = i as u64 * 1000;
+        context.regs().fs_base = 0x7000 + i as u64;
+    }
+    for round in 0..30 {
+        for (i, context) in contexts.iter_mut().enumerate() {
+            let exit = space.run((round + i) % 2, context);
+            assert!(matches!(exit, Exit::Syscall { nr: 39, .. }), "{exit:?}");
+            context.set_syscall_result(7);
+        }
+    }
+    for (i, context) in contexts.iter_mut().enumerate() {
+        assert_eq!(context.regs().rbx, i as u64 * 1000 + 30);
+        assert_eq!(context.regs().fs_base, 0x7000 + i as u64);
+    }
+}
+
+#[test]
+fn vector_registers_survive_eviction() {
+    let rig = Rig::new();
+    // movq xmm5, rdi ; mov eax, 39 ; syscall ; movq rbx, xmm5 ; mov eax, 40 ; syscall
+    let space = rig.space(&[
+        0x66, 0x48, 0x0f, 0x6e, 0xef, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x66, 0x48, 0x0f, 0x7e, 0xeb, 0xb8, 40,
+        0, 0, 0, 0x0f, 0x05,
+    ]);
+    let mut a = start(CODE);
+    a.regs().rdi = 0xaaaa_bbbb_cccc;
+    let mut b = start(CODE);
+    b.regs().rdi = 0x1111_2222;
+    for context in [&mut a, &mut b] {
+        assert!(matches!(space.run(0, context), Exit::Syscall { nr: 39, .. }));
+    }
+    for context in [&mut a, &mut b] {
+        assert!(matches!(space.run(0, context), Exit::Syscall { nr: 40, .. }));
+    }
+    assert_eq!(a.regs().rbx, 0xaaaa_bbbb_cccc);
+    assert_eq!(b.regs().rbx, 0x1111_2222);
+    assert!(!a.fpu().is_empty());
+    let mut c = a.fork();
+    c.set_fpu(&[]);
+    c.regs().rip = CODE + 12;
+    assert!(matches!(space.run(0, &mut c), Exit::Syscall { nr: 40, .. }));
+    assert_eq!(c.regs().rbx, 0, "an empty image is the initial state");
+}
+
+#[test]
+fn files_can_be_mapped_as_they_are() {
+    let rig = Rig::new();
+    // mov rbx, [0x700000] ; mov eax, 1 ; syscall
+    let space = rig.space(&[0x48, 0x8b, 0x1c, 0x25, 0, 0, 0x70, 0, 0xb8, 1, 0, 0, 0, 0x0f, 0x05]);
+    let file = File::open("/proc/self/exe").unwrap();
+    use std::os::fd::AsFd;
+    for key in [0, 9, 9] {
+        let map = Op::MapFile {
+            at: 0x70_0000,
+            len: 4096,
+            prot: RX,
+            file: file.as_fd(),
+            key,
+            offset: 0,
+            shared: false,
+        };
+        space.update(0, &[Op::Unmap { at: 0x70_0000, len: 4096 }, map]).unwrap();
+        let mut context = start(CODE);
+        assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 1, .. }));
+        assert_eq!(context.regs().rbx as u32, u32::from_le_bytes(*b"\x7fELF"));
+    }
+}
+
+#[test]
+fn the_stub_is_of_no_use_to_guest_code() {
+    let rig = Rig::new();
+    let quiet = rig.space(SYSCALL_LOOP);
+    let mut calm = start(CODE);
+    assert!(matches!(quiet.run(0, &mut calm), Exit::Syscall { .. }));
+    // Jump to every byte of the text page, with registers that would make interesting calls.
+    for offset in (0..0x800u64).step_by(1) {
+        let space = rig.engine.create().unwrap();
+        rig.ram.write_all_at(SYSCALL_LOOP, 0).unwrap();
+        space.update(0, &[Op::MapRam { at: CODE, len: 4096, prot: RX, offset: 0, populate: false }]).unwrap();
+        let mut context = start(0x7fff_ff00_0000 + offset);
+        let regs = context.regs();
+        regs.rax = 9;
+        regs.rdi = DATA;
+        regs.rsi = 4096;
+        regs.rdx = 3;
+        regs.r10 = 0x11;
+        regs.r8 = 3;
+        regs.rsp = DATA + 0x800;
+        regs.rcx = CODE;
+        for _ in 0..4 {
+            match space.run(0, &mut context) {
+                Exit::Dead(_) => break,
+                Exit::Interrupted => panic!("nobody kicked"),
+                Exit::Syscall { .. } => context.set_syscall_result(0),
+                Exit::Fault { .. } => break,
+            }
+        }
+    }
+    calm.set_syscall_result(0);
+    assert!(matches!(quiet.run(0, &mut calm), Exit::Syscall { nr: 39, .. }));
+}
+
+#[test]
+fn a_recycled_space_is_empty() {
+    let rig = Rig::new();
+    for round in 0..50 {
+        let space = rig.space(SYSCALL_LOOP);
+        let mut context = start(CODE);
+        assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 39, .. }), "round {round}");
+        drop(space);
+        let next = rig.engine.create().unwrap();
+        let exit = next.run(0, &mut start(CODE));
+        assert!(matches!(exit, Exit::Fault { trapno: 14, addr: CODE, .. }), "{exit:?}");
+    }
+}
+
+#[test]
+fn a_dead_space_says_so_and_hurts_no_other() {
+    let rig = Rig::new();
+    let space = rig.space(SYSCALL_LOOP);
+    let other = rig.space(SYSCALL_LOOP);
+    let mut context = start(CODE);
+    assert!(matches!(space.run(0, &mut context), Exit::Syscall { .. }));
+    // Guest code asks the stub for something that nobody ordered.
+    context.regs().rip = 0x7fff_ff00_0000;
+    let mut dead = false;
+    for _ in 0..3 {
+        dead |= matches!(space.run(0, &mut context), Exit::Dead(_));
+    }
+    assert!(dead);
+    assert!(matches!(other.run(0, &mut start(CODE)), Exit::Syscall { nr: 39, .. }));
+}
