@@ -108,6 +108,11 @@ impl PageCache {
         inner.pages.get(index).pfn().map(|pfn| self.frames.share(pfn))
     }
 
+    /// Whether a page exists.
+    pub(super) fn has_page(&self, index: u64) -> bool {
+        !self.inner.lock().pages.get(index).is_none()
+    }
+
     fn make(&self, inner: &mut Inner, index: u64) -> Result<Pfn> {
         if let Some(pfn) = inner.pages.get(index).pfn() {
             return Ok(pfn);

@@ -204,7 +204,12 @@ impl Mm {
                 let window = window(vma, page, COPY_WINDOW, want);
                 self.copy_file(inner, &*file, page..window.end)
             }
-            Object::Host(_) => Ok(Made { pages: page..page + 1, stale: false }),
+            Object::Host(_) => {
+                // Nothing to make. For a caller that walks a range: the same goes for all up to the next copy.
+                let end = want.map_or(page + 1, |w| w.end.min(vma.pages().end).max(page + 1));
+                let end = table.range(page..end).next().map_or(end, |(copy, _)| copy);
+                Ok(Made { pages: page..end, stale: false })
+            }
             Object::Cache(cache) => {
                 let cache = cache.clone();
                 let sizes = if vma.flags.contains(VmaFlags::RANDOM) { (1, 1) } else { ANON_WINDOW };

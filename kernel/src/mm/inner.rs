@@ -124,6 +124,11 @@ impl Inner {
         batch.removed.extend(taken);
     }
 
+    /// Whether an area in the range is sealed against changes (`mseal(2)`).
+    pub(super) fn sealed(&self, start: u64, end: u64) -> bool {
+        self.areas.overlapping(start, end).any(|v| v.flags.contains(VmaFlags::SEALED))
+    }
+
     /// Notes the resident size for its high-water mark.
     pub(super) fn note_resident(&mut self) {
         self.sums.peak_resident = self.sums.peak_resident.max(self.table.len());

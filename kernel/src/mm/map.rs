@@ -2,6 +2,7 @@
 
 use super::batch::Batch;
 use super::cache::PageCache;
+use super::fault::{Access, FaultError};
 use super::frames::Pfn;
 use super::inner::Inner;
 use super::space::{MIN_ADDR, MapFlags, MapRequest, Mm};
@@ -17,10 +18,10 @@ use hal::{PAGE_SIZE, Prot, VirtAddr};
 /// The end of the space for `MAP_32BIT` mappings.
 const LOW_LIMIT: u64 = 1 << 31;
 /// Most areas of an address space (`vm.max_map_count`).
-const MAX_AREAS: usize = 65_530;
+pub(super) const MAX_AREAS: usize = 65_530;
 
 /// `len` rounded up to pages; `ENOMEM` when that overflows.
-fn round_up(len: u64) -> Result<u64> {
+pub(super) fn round_up(len: u64) -> Result<u64> {
     len.checked_next_multiple_of(PAGE_SIZE).ok_or(Error::from(Errno::ENOMEM))
 }
 
@@ -85,6 +86,9 @@ impl Mm {
         if inner.areas.count() >= MAX_AREAS {
             return err(Errno::ENOMEM);
         }
+        if inner.sealed(at, at + len) {
+            return err(Errno::EPERM);
+        }
         inner.remove(at, at + len, &mut batch);
         if let Object::Cache(cache) = &vma.object {
             cache.add_mapper(&self.me);
@@ -135,7 +139,7 @@ impl Mm {
     }
 
     /// Limits and the overcommit heuristic for a new area that adds `len` bytes.
-    fn check_room(&self, cx: &Cx, inner: &Inner, vma: &Vma, len: u64) -> Result<()> {
+    pub(super) fn check_room(&self, cx: &Cx, inner: &Inner, vma: &Vma, len: u64) -> Result<()> {
         let pages = len / PAGE_SIZE;
         let limit = |resource| cx.process().limit(resource) / PAGE_SIZE;
         if inner.sums.total + pages > limit(Resource::As) {
@@ -172,6 +176,9 @@ impl Mm {
         if splits && inner.areas.count() >= MAX_AREAS {
             return err(Errno::ENOMEM);
         }
+        if inner.sealed(start, end) {
+            return err(Errno::EPERM);
+        }
         inner.remove(start, end, &mut batch);
         // What can't be taken out because the host is dead harms nobody.
         self.commit(cx.cpu(), inner, &mut batch)?;
@@ -199,6 +206,9 @@ impl Mm {
         let end = start.checked_add(len).filter(|&end| end <= self.user_limit).ok_or(Errno::ENOMEM)?;
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
+        if inner.sealed(start, end) {
+            return err(Errno::EPERM);
+        }
         let mut batch = Batch::default();
         let mut at = start;
         let mut result = Ok(());
@@ -209,10 +219,6 @@ impl Mm {
             };
             if !vma.max_prot.contains(prot) {
                 result = err(Errno::EACCES);
-                break;
-            }
-            if vma.flags.contains(VmaFlags::SEALED) {
-                result = err(Errno::EPERM);
                 break;
             }
             let becomes_data = prot.contains(Prot::WRITE) && !vma.can_write() && !vma.is_shared();
@@ -238,6 +244,7 @@ impl Mm {
 
     /// `brk(2)`: the end of the heap afterwards, unchanged when it can't be there.
     pub fn brk(&self, cx: &Cx, to: u64) -> u64 {
+        let mut batch = Batch::default();
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let (start, end) = inner.brk;
@@ -250,7 +257,9 @@ impl Mm {
             return end;
         };
         if new < old {
-            let mut batch = Batch::default();
+            if inner.sealed(new, old) {
+                return end;
+            }
             inner.remove(new, old, &mut batch);
             if self.commit(cx.cpu(), inner, &mut batch).is_err() {
                 return end;
@@ -290,6 +299,7 @@ impl Mm {
         self.populate_locked(cx, &mut self.inner.lock(), start, end, write)
     }
 
+    /// The same with the lock held.
     pub(super) fn populate_locked(
         &self,
         cx: &Cx,
@@ -298,13 +308,25 @@ impl Mm {
         end: u64,
         write: bool,
     ) -> Result<()> {
+        Ok(self.populate_pages(cx, inner, start, end, write)?)
+    }
+
+    /// The same, with the reason.
+    pub(super) fn populate_pages(
+        &self,
+        cx: &Cx,
+        inner: &mut Inner,
+        start: u64,
+        end: u64,
+        write: bool,
+    ) -> Result<(), FaultError> {
         const STEP: u64 = 512;
         let mut page = start / PAGE_SIZE;
         let last = end.div_ceil(PAGE_SIZE);
         let mut batch = Batch::default();
         let mut result = Ok(());
         while page < last {
-            let access = if write { super::fault::Access::Write } else { super::fault::Access::Read };
+            let access = if write { Access::Write } else { Access::Read };
             let made = self
                 .area(cx, inner, page * PAGE_SIZE, access)
                 .and_then(|()| self.make(inner, page, write, Some(page..last.min(page + STEP)), &mut batch));
@@ -315,7 +337,7 @@ impl Mm {
                     page = next;
                 }
                 Err(e) => {
-                    result = Err(e.into());
+                    result = Err(e);
                     break;
                 }
             }

@@ -1,5 +1,6 @@
 //! Memory: frames, page caches, areas (VMAs) and address spaces.
 
+mod advise;
 mod batch;
 mod cache;
 mod copy;
@@ -8,16 +9,21 @@ mod fork;
 mod frames;
 mod free_map;
 mod inner;
+mod lock;
 mod map;
 mod oom;
+mod remap;
 mod space;
 mod table;
 #[cfg(test)]
 mod tests;
 mod vma;
 
+pub use advise::Advice;
 pub use cache::PageCache;
 pub use frames::{Frame, Frames};
+pub use lock::LockAll;
 pub use oom::{oom_score, oom_victim};
+pub use remap::RemapFlags;
 pub use space::{FaultOutcome, FutexKey, MIN_ADDR, MapFlags, MapRequest, Mm, MmStats, VmaInfo};
 pub use vma::VmaFlags;

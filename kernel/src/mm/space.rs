@@ -17,7 +17,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use bitflags::bitflags;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hal::{Machine, PAGE_SIZE, Prot, VmSpace};
 
 /// The lowest address of mappings (`vm.mmap_min_addr`).
@@ -143,6 +143,8 @@ pub struct Mm {
     pub(super) id: u64,
     pub(super) user_limit: u64,
     pub(super) fault_count: AtomicU64,
+    /// What `membarrier(2)` was told to register.
+    membarrier: AtomicU32,
 }
 
 impl Mm {
@@ -164,6 +166,7 @@ impl Mm {
             id: frames.next_id(),
             user_limit: machine.user_limit(),
             fault_count: AtomicU64::new(0),
+            membarrier: AtomicU32::new(0),
         }))
     }
 
@@ -194,6 +197,16 @@ impl Mm {
     /// A number that no other address space or page cache of the kernel has.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Registers for a kind of `membarrier(2)`, by the bit of its registering command.
+    pub fn membarrier_register(&self, bit: u32) {
+        self.membarrier.fetch_or(bit, Ordering::SeqCst);
+    }
+
+    /// Bits of [`Mm::membarrier_register`].
+    pub fn membarrier_registered(&self) -> u32 {
+        self.membarrier.load(Ordering::SeqCst)
     }
 
     /// Sizes.

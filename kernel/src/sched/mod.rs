@@ -147,6 +147,8 @@ pub(crate) struct PerCpu {
     pub(crate) since_ns: AtomicU64,
     /// Whether a task is on the CPU.
     pub(crate) busy: AtomicBool,
+    /// Odd while guest code runs; counts entries and exits.
+    pub(crate) guest: AtomicU64,
     /// Time with a task on it, in nanoseconds, without the present one.
     pub(crate) busy_ns: AtomicU64,
     /// Time of that in guest code.
@@ -175,6 +177,7 @@ impl Scheduler {
                 need_resched: AtomicBool::new(false),
                 since_ns: AtomicU64::new(0),
                 busy: AtomicBool::new(false),
+                guest: AtomicU64::new(0),
                 busy_ns: AtomicU64::new(0),
                 user_ns: AtomicU64::new(0),
             })
@@ -217,6 +220,28 @@ impl Scheduler {
             return CpuId(last);
         }
         CpuId((0..self.cpus.len()).find(|i| allowed & (1 << (i & 63)) != 0).unwrap_or(0))
+    }
+
+    /// Guest code is about to run on `cpu`, or has stopped.
+    pub(crate) fn guest_switch(&self, cpu: CpuId) {
+        if let Some(per_cpu) = self.cpus.get(cpu.0) {
+            per_cpu.guest.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Returns when every other CPU that runs guest code now has left it at least once (`membarrier(2)`). Spins for as long
+    /// as an interrupt takes.
+    pub(crate) fn interrupt_guests(&self, own: CpuId) {
+        let others = || self.cpus.iter().enumerate().filter(|(i, _)| *i != own.0);
+        let before: alloc::vec::Vec<u64> = others().map(|(_, c)| c.guest.load(Ordering::SeqCst)).collect();
+        for ((i, _), _) in others().zip(&before).filter(|(_, count)| **count % 2 == 1) {
+            self.machine.cpu().interrupt(CpuId(i));
+        }
+        for ((_, per_cpu), count) in others().zip(before).filter(|(_, count)| count % 2 == 1) {
+            while per_cpu.guest.load(Ordering::SeqCst) == count {
+                core::hint::spin_loop();
+            }
+        }
     }
 
     /// Asks a CPU to look at its queue and at its task's signals soon.

@@ -190,7 +190,7 @@ impl Arg for MmapFlags {
 }
 
 /// Names of set bits, and the rest in hexadecimal.
-fn flag_names(bits: u32, names: &[(u32, &str)], none: &str) -> String {
+pub(super) fn flag_names(bits: u32, names: &[(u32, &str)], none: &str) -> String {
     let mut out = String::new();
     let mut left = bits;
     for (bit, name) in names {

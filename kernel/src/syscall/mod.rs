@@ -18,6 +18,7 @@ mod limits;
 #[macro_use]
 mod macros;
 mod memory;
+mod memory_advice;
 mod misc;
 mod open;
 mod pidfd;
@@ -25,6 +26,7 @@ mod pipe;
 mod poll;
 mod prctl;
 mod process;
+mod process_memory;
 mod sched;
 mod signal;
 mod signalfd;

@@ -3,11 +3,13 @@
 //! Keep rows in order of their numbers.
 
 use super::memory::{MmapFlags, ProtArg};
+use super::memory_advice::{AdviceArg, BarrierCmd};
 use super::open::FcntlCommand;
 use super::socket::{FamilyArg, SockTypeArg};
 use super::{futex, poll, timer};
 use crate::fs::{Fd, OpenFlags};
 use crate::ipc::EpollEvent;
+use crate::mm::RemapFlags;
 use crate::net::MsgFlags;
 use crate::signal::SigSet;
 use crate::task::Rlimit;
@@ -45,10 +47,10 @@ system_calls! {
     22 pipe(fds: UserPtr<[i32; 2]>) => pipe::pipe, Full;
     23 select(count: i32, read: UserPtr<u64>, write: UserPtr<u64>, except: UserPtr<u64>, timeout: UserPtr<Timeval>) => poll::select, Full;
     24 sched_yield() => sched::sched_yield, Full;
-    25 mremap() => none;
-    26 msync() => none;
-    27 mincore() => none;
-    28 madvise() => none;
+    25 mremap(addr: u64, old_len: u64, new_len: u64, flags: RemapFlags, to: u64) => memory_advice::mremap, Full;
+    26 msync(addr: u64, len: u64, flags: u32) => memory_advice::msync, Full;
+    27 mincore(addr: u64, len: u64, vec: UserPtr<u8>) => memory_advice::mincore, Full;
+    28 madvise(addr: u64, len: u64, advice: AdviceArg) => memory_advice::madvise, Partial, "no guard pages, no page migration; MADV_FREE frees at once";
     29 shmget() => none;
     30 shmat() => none;
     31 shmctl() => none;
@@ -169,10 +171,10 @@ system_calls! {
     146 sched_get_priority_max(policy: u32) => sched::sched_get_priority_max, Full;
     147 sched_get_priority_min(policy: u32) => sched::sched_get_priority_min, Full;
     148 sched_rr_get_interval(pid: i32, interval: UserPtr<Timespec>) => sched::sched_rr_get_interval, Full;
-    149 mlock() => none;
-    150 munlock() => none;
-    151 mlockall() => none;
-    152 munlockall() => none;
+    149 mlock(addr: u64, len: u64) => memory_advice::mlock, Full;
+    150 munlock(addr: u64, len: u64) => memory_advice::munlock, Full;
+    151 mlockall(flags: u32) => memory_advice::mlockall, Full;
+    152 munlockall() => memory_advice::munlockall, Full;
     153 vhangup() => none;
     154 modify_ldt() => none;
     155 pivot_root() => none;
@@ -257,9 +259,9 @@ system_calls! {
     234 tgkill(tgid: i32, tid: i32, signo: i32) => kill::tgkill, Full;
     235 utimes(path: UserCStr, times: UserPtr<Timeval>) => attr::utimes, Full;
     236 vserver() => none;
-    237 mbind() => none;
-    238 set_mempolicy() => none;
-    239 get_mempolicy() => none;
+    237 mbind(addr: u64, len: u64, mode: u32, mask: UserPtr<u64>, max_node: u64, flags: u32) => process_memory::mbind, Partial, "one node: checked and ignored";
+    238 set_mempolicy(mode: u32, mask: UserPtr<u64>, max_node: u64) => process_memory::set_mempolicy, Partial, "one node: checked and ignored";
+    239 get_mempolicy(mode: UserPtr<i32>, mask: UserPtr<u64>, max_node: u64, addr: u64, flags: u32) => process_memory::get_mempolicy, Partial, "one node: always the default policy";
     240 mq_open() => none;
     241 mq_unlink() => none;
     242 mq_timedsend() => none;
@@ -330,8 +332,8 @@ system_calls! {
     307 sendmmsg(fd: Fd, msgs: UserPtr<Mmsghdr>, count: u32, flags: MsgFlags) => sockmsg::sendmmsg, Full;
     308 setns() => none;
     309 getcpu(cpu: UserPtr<u32>, node: UserPtr<u32>, cache: UserPtr<u8>) => misc::getcpu, Full;
-    310 process_vm_readv() => none;
-    311 process_vm_writev() => none;
+    310 process_vm_readv(pid: i32, local: UserPtr<Iovec>, local_count: usize, remote: UserPtr<Iovec>, remote_count: usize, flags: u64) => process_memory::process_vm_readv, Full;
+    311 process_vm_writev(pid: i32, local: UserPtr<Iovec>, local_count: usize, remote: UserPtr<Iovec>, remote_count: usize, flags: u64) => process_memory::process_vm_writev, Full;
     312 kcmp(pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: u64) => misc::kcmp, Full;
     313 finit_module(arg: u64, arg2: u64) => misc::refuse, Partial, "EPERM, as in a container";
     314 sched_setattr(pid: i32, attr: UserPtr<SchedAttr>, flags: u32) => sched::sched_setattr, Partial, "no deadlines, no utilisation clamps";
@@ -344,8 +346,8 @@ system_calls! {
     321 bpf(cmd: i32, attr: UserPtr<u8>, size: u32) => misc::bpf, Partial, "EPERM, as in a container";
     322 execveat(dir: Fd, path: UserCStr, args: UserPtr<u64>, env: UserPtr<u64>, flags: u32) => exec::execveat, Full;
     323 userfaultfd() => none;
-    324 membarrier() => none;
-    325 mlock2() => none;
+    324 membarrier(cmd: BarrierCmd, flags: u32) => memory_advice::membarrier, Partial, "no commands for restartable sequences";
+    325 mlock2(addr: u64, len: u64, flags: u32) => memory_advice::mlock2, Full;
     326 copy_file_range() => none;
     327 preadv2(fd: Fd, vecs: UserPtr<Iovec>, count: usize, offset: i64, high: u64, flags: u32) => io::preadv2, Partial, "RWF_NOWAIT may block";
     328 pwritev2(fd: Fd, vecs: UserPtr<Iovec>, count: usize, offset: i64, high: u64, flags: u32) => io::pwritev2, Partial, "RWF_NOWAIT may block, RWF_NOAPPEND is ignored";
@@ -353,6 +355,12 @@ system_calls! {
     330 pkey_alloc() => none;
     331 pkey_free() => none;
     332 statx(dirfd: Fd, path: UserCStr, flags: u32, mask: u32, buf: UserPtr<Statx>) => attr::statx, Full;
+    327 preadv2() => none;
+    328 pwritev2() => none;
+    329 pkey_mprotect(addr: u64, len: u64, prot: ProtArg, key: i32) => memory_advice::pkey_mprotect, Full;
+    330 pkey_alloc(flags: u64, rights: u64) => memory_advice::pkey_alloc, Partial, "as on a CPU without protection keys";
+    331 pkey_free(key: i32) => memory_advice::pkey_free, Partial, "as on a CPU without protection keys";
+    332 statx() => none;
     333 io_pgetevents() => none;
     334 rseq() => none;
     335 uretprobe() => none;
@@ -398,7 +406,7 @@ system_calls! {
     459 lsm_get_self_attr() => none;
     460 lsm_set_self_attr() => none;
     461 lsm_list_modules() => none;
-    462 mseal() => none;
+    462 mseal(addr: u64, len: u64, flags: u64) => memory_advice::mseal, Full;
     463 setxattrat() => none;
     464 getxattrat() => none;
     465 listxattrat() => none;

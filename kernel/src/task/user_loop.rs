@@ -33,7 +33,11 @@ pub(crate) fn user_loop(cx: &Cx) {
         let exit = {
             let mm = cx.mm.borrow();
             let Some(mm) = mm.as_ref() else { return };
-            mm.space().run(cx.cpu(), &mut **cx.user.borrow_mut())
+            let cpu = cx.cpu();
+            cx.kernel.sched.guest_switch(cpu);
+            let exit = mm.space().run(cpu, &mut **cx.user.borrow_mut());
+            cx.kernel.sched.guest_switch(cpu);
+            exit
         };
         cx.task.user_ns.fetch_add(cx.now_ns().saturating_sub(start), Ordering::Relaxed);
         match exit {
