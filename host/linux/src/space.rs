@@ -296,15 +296,11 @@ impl Space {
             let word = u64::from_ne_bytes(word.try_into().unwrap_or_default());
             ptrace(libc::PTRACE_POKEDATA, self.stub.pid, page as usize + 8 * i, word as usize)?;
         }
-        // The file's own mode is not known here; a shared writable mapping needs both.
-        let mut result = -1;
-        for flags in [libc::O_RDWR, libc::O_RDONLY] {
-            let flags = (flags | libc::O_CLOEXEC) as u64;
-            result = self.stub.inject(libc::SYS_open, [page, flags, 0, 0, 0, 0])?;
-            if result >= 0 {
-                break;
-            }
-        }
+        // With the file's own mode and no more: a writer that nobody asked for makes the host refuse to execute the file.
+        // SAFETY: the call takes no pointer.
+        let mode = unsafe { libc::fcntl(fd, libc::F_GETFL) } & libc::O_ACCMODE;
+        let flags = (mode.max(0) | libc::O_CLOEXEC) as u64;
+        let result = self.stub.inject(libc::SYS_open, [page, flags, 0, 0, 0, 0])?;
         self.stub.inject(libc::SYS_munmap, [page, 4096, 0, 0, 0, 0])?;
         u64::try_from(result).map_err(|_| format!("open in the stub: {result}"))
     }

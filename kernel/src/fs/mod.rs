@@ -14,6 +14,7 @@ mod dentry;
 pub mod device;
 mod fd_table;
 mod file;
+mod fs_type;
 mod hostdir;
 mod inode;
 mod io;
@@ -29,12 +30,14 @@ pub mod procfs;
 pub mod pseudo;
 mod root;
 pub mod walk;
+pub mod xattr;
 
 pub use anon::AnonInode;
 pub use dentry::{Dentry, DentryCache, same_inode};
 pub use device::{Device, Devices};
 pub use fd_table::{Fd, FdTable};
 pub use file::{DirEntry, File, Mappable, OpenFile, OpenFlags};
+pub use fs_type::{FsType, FsTypes};
 pub use hostdir::HostDirFs;
 pub use inode::{FileSystem, Inode, NewInode, NewKind};
 pub use io::{close, drop_privileges, limit_growth, read, seek, write};
@@ -65,6 +68,8 @@ pub struct Vfs {
     pub dentries: DentryCache,
     /// Device drivers.
     pub devices: Devices,
+    /// File system types.
+    pub types: FsTypes,
     /// Who waits for any [`Latch`].
     pub(crate) latches: WaitQueue,
     /// Held by renames that may change the shape of the tree.
@@ -79,6 +84,7 @@ impl Default for Vfs {
             ns: Namespace::default(),
             dentries: DentryCache::default(),
             devices: Devices::default(),
+            types: FsTypes::default(),
             latches: WaitQueue::new(),
             rename: Latch::new(),
             anon: anon::mount(),

@@ -208,6 +208,32 @@ impl Namespace {
         Ok(mount)
     }
 
+    /// The mounts below a place, each with the names that lead to it from there, outer ones first.
+    pub fn below(&self, top: &Path) -> Vec<(Arc<Mount>, Vec<Arc<[u8]>>)> {
+        let mut found = Vec::new();
+        for mount in self.list() {
+            let mut names = Vec::new();
+            let mut at = mount.at();
+            while let Some(mut path) = at {
+                if path.is(top) {
+                    names.reverse();
+                    found.push((mount.clone(), names));
+                    break;
+                }
+                at = if Arc::ptr_eq(&path.dentry, &path.mount.root) {
+                    path.mount.at()
+                } else if let Some(parent) = path.dentry.parent() {
+                    names.push(path.dentry.name());
+                    path.dentry = parent;
+                    Some(path)
+                } else {
+                    None
+                };
+            }
+        }
+        found
+    }
+
     /// Takes a mount out whose root is `path`: `EINVAL` when nothing is mounted there, `EBUSY` for the root, or when other mounts are on
     /// it. What is open in it stays usable (as with `MNT_DETACH`). With `everything_below`, the mounts on it go too.
     pub fn unmount(&self, path: &Path, everything_below: bool) -> Result<()> {

@@ -35,7 +35,9 @@ pub fn mount_root(cx: &Cx) -> Result<(), StartError> {
     let tmpfs = |mode| MemFs::tmpfs(kernel, &MemOptions { mode, ..MemOptions::default() });
     let secure = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RELATIME;
     mount_at(cx, &root, "/dev", tmpfs(0o755), MountFlags::NOSUID | MountFlags::RELATIME)?;
-    mount_at(cx, &root, "/dev/shm", tmpfs(0o1777), secure)?;
+    let size = kernel.frames.total() * hal::PAGE_SIZE / 2;
+    let shm = MemFs::tmpfs(kernel, &MemOptions { size, ..MemOptions::default() });
+    mount_at(cx, &root, "/dev/shm", shm, secure)?;
     mount_at(cx, &root, "/proc", super::procfs::new(kernel), secure | MountFlags::NOEXEC)?;
     for volume in &kernel.config.volumes {
         mount_volume(cx, &root, volume)?;

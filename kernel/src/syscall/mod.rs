@@ -13,6 +13,7 @@ mod event;
 mod exec;
 mod futex;
 mod io;
+mod ioctl;
 mod kill;
 mod limits;
 #[macro_use]
@@ -20,6 +21,7 @@ mod macros;
 mod memory;
 mod memory_advice;
 mod misc;
+mod mount;
 mod open;
 mod pidfd;
 mod pipe;
@@ -35,7 +37,9 @@ mod sockmsg;
 mod table;
 mod time;
 mod timer;
+mod transfer;
 mod wait;
+mod xattr;
 
 pub use arg::{Arg, ArgKind};
 pub use dispatch::{Entry, Support, SysRet, dispatch, entries, entry, name_of};
