@@ -255,7 +255,8 @@ fn map_segment(
     // The rest of the last file page is bss too.
     if segment.p_memsz > segment.p_filesz && file_end % PAGE_SIZE != 0 && prot.contains(Prot::WRITE) {
         let zeros = [0u8; PAGE_SIZE as usize];
-        let len = (PAGE_SIZE - file_end % PAGE_SIZE).min(segment.p_memsz - segment.p_filesz) as usize;
+        // To the end of the page, not only of the segment: ld.so allocates from what is left of it and takes it to be zero.
+        let len = (PAGE_SIZE - file_end % PAGE_SIZE) as usize;
         mm.write_bytes(cx, VirtAddr(file_end), zeros.get(..len).unwrap_or_default())?;
     }
     Ok(())
