@@ -10,17 +10,24 @@ mod file_io;
 mod futex;
 mod inotify;
 mod locks;
+mod mem;
+mod mem_file;
 mod meta;
+mod misc;
 mod paths;
 mod pipes;
 mod poll;
 mod process;
+mod procfs;
 mod sched;
 mod session;
 mod signal;
 mod sigwait;
 mod sock;
 mod sock_pass;
+mod time;
+mod tty;
+mod tty_job;
 mod xfer;
 
 use crate::kit::Case;
@@ -50,6 +57,13 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         signal::CASES,
         sigwait::CASES,
         fault::CASES,
+        mem::CASES,
+        mem_file::CASES,
+        time::CASES,
+        tty::CASES,
+        tty_job::CASES,
+        misc::CASES,
+        procfs::CASES,
     ]
     .into_iter()
     .flatten()

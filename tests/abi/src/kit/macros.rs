@@ -27,8 +27,10 @@ macro_rules! eq {
 
 /// A condition holds; the rest, if any, is what to say when it does not.
 macro_rules! that {
-    ($cond:expr $(,)?) => { if !$cond { fail!("not so: {}", stringify!($cond)); } };
-    ($cond:expr, $($arg:tt)+) => { if !$cond { fail!("not so: {}: {}", stringify!($cond), format!($($arg)+)); } };
+    ($cond:expr $(,)?) => { match $cond { true => {} false => fail!("not so: {}", stringify!($cond)) } };
+    ($cond:expr, $($arg:tt)+) => {
+        match $cond { true => {} false => fail!("not so: {}: {}", stringify!($cond), format!($($arg)+)) }
+    };
 }
 
 /// A call fails with one of the errnos.

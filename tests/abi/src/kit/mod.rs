@@ -7,6 +7,7 @@
 #[macro_use]
 mod macros;
 pub mod proc;
+pub mod pty;
 pub mod sig;
 pub mod sys;
 
@@ -16,6 +17,7 @@ pub mod prelude {
         self, Argv, Gate, Status, asleep, captured, child, cstring, exe, exec_helper, execve, exit, fork,
         wait4,
     };
+    pub use super::pty::Pty;
     pub use super::sys::{
         self, BAD, MS, at, cell, close, drain, fcntl, fstat, get, getpid, gettid, ioctl, kill, lseek, lstat,
         map, mkdir, mkfifo, mmap, munmap, now, open, peek, pipe, poke, poll1, put, read, read_some, root, rw,
