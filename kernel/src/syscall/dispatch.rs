@@ -159,3 +159,23 @@ fn traced(cx: &Cx, row: Option<&Entry>, handler: Handler, raw: &[u64; 6]) -> Res
     cx.kernel.machine.log(LogLevel::Info, &line);
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dispatch finds a row by its place or by binary search: both need the order.
+    #[test]
+    fn rows_are_in_order() {
+        for pair in TABLE.windows(2) {
+            assert!(
+                pair[0].nr < pair[1].nr,
+                "{} {} before {} {}",
+                pair[0].nr,
+                pair[0].name,
+                pair[1].nr,
+                pair[1].name
+            );
+        }
+    }
+}
