@@ -27,6 +27,7 @@ pub struct Engine {
     hand_over: OwnedFd,
     free_slots: Mutex<Slots>,
     vdso: Option<u64>,
+    fpu_len: usize,
     closed: AtomicBool,
 }
 
@@ -106,15 +107,26 @@ impl Engine {
         let page = Area::map(control.as_fd(), 0, 4096)?;
         let mut zygote = Zygote { child, page, orders };
         let vdso = zygote.settle()?;
-        Ok(Arc::new(Engine {
+        let mut engine = Engine {
             zygote: Mutex::new(zygote),
             reserve: Mutex::new(Vec::new()),
             control,
             hand_over,
             free_slots: Mutex::new(Slots::default()),
             vdso,
+            fpu_len: 0,
             closed: AtomicBool::new(false),
-        }))
+        };
+        // The first address space shows that it works, and waits in reserve.
+        let body = engine.make_body()?;
+        engine.fpu_len = body.fpu_len();
+        lock(&engine.reserve).push(body);
+        Ok(Arc::new(engine))
+    }
+
+    /// Size in bytes of the floating-point images of contexts.
+    pub fn fpu_len(&self) -> usize {
+        self.fpu_len
     }
 
     /// An empty address space. Blocks for the time of the host calls.

@@ -53,6 +53,11 @@ impl Body {
         true
     }
 
+    /// Size of the floating-point images.
+    pub(crate) fn fpu_len(&self) -> usize {
+        lock(&self.runners).first().map_or(0, |r| r.fpu_len())
+    }
+
     /// Ends all its processes.
     pub(crate) fn kill(self) {
         let runners = lock(&self.runners);
@@ -393,11 +398,6 @@ impl Vmspace {
                 }
             }
         }
-    }
-
-    /// Size of the floating-point images of contexts; 0 before the first run.
-    pub fn fpu_len(&self) -> usize {
-        self.body.as_ref().and_then(|b| lock(&b.runners).first().map(|r| r.fpu_len())).unwrap_or(0)
     }
 
     /// Ends the address space's processes at once; every CPU in it sees [`Exit::Dead`].

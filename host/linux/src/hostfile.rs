@@ -7,15 +7,24 @@ use rustix::fs::{self as sys, FallocateFlags};
 use rustix::io::Errno as SysErrno;
 use std::any::Any;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An open regular file.
 pub struct LinuxFile {
     fd: OwnedFd,
+    key: u64,
 }
+
+/// Numbers that are given out once. Not state of any machine: only their being different matters.
+static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 
 impl LinuxFile {
     pub(crate) fn new(fd: OwnedFd) -> LinuxFile {
-        LinuxFile { fd }
+        LinuxFile { fd, key: NEXT_KEY.fetch_add(1, Ordering::Relaxed) }
+    }
+    /// A number that stands for this open file and no other.
+    pub fn key(&self) -> u64 {
+        self.key
     }
     /// The descriptor, for mapping it into an address space.
     pub fn fd(&self) -> BorrowedFd<'_> {
