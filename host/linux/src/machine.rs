@@ -82,7 +82,6 @@ impl LinuxMachine {
         let size = config.memory_bytes.next_multiple_of(PAGE_SIZE);
         let ram = failed.note(LinuxRam::new(size), |e| ram::explain(&e, size));
         let count = if config.cpus == 0 { host_cpus().len() } else { config.cpus };
-        let count = count.min(1);
         let cpus = failed.note(LinuxCpus::new(count), |e| format!("cannot make a timer: {e}")).map(Arc::new);
         let fs = failed.note(LinuxFs::new(), |e| {
             format!("cannot open /proc/self/fd ({e}): vkernel needs /proc mounted")
