@@ -50,6 +50,8 @@ pub struct Kernel {
     pub(crate) futexes: crate::ipc::futex::Futexes,
     /// Entries of `/proc`; register more here.
     pub proc: Arc<Tree>,
+    /// Entries of `/sys`; register more here.
+    pub sys: Arc<Tree>,
     /// Terminals.
     pub terminals: Terminals,
     /// Sockets: the protocol families.
@@ -76,6 +78,7 @@ impl Kernel {
             ipc: Default::default(),
             futexes: Default::default(),
             proc: crate::fs::procfs::tree(now),
+            sys: crate::fs::sysfs::tree(now, machine.cpu().count()),
             terminals: Terminals::default(),
             net: Default::default(),
             ids: AtomicU64::new(1),

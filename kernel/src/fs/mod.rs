@@ -12,6 +12,8 @@
 mod anon;
 mod dentry;
 pub mod device;
+pub(crate) mod devfs;
+pub mod devpts;
 mod fd_table;
 mod file;
 mod fs_type;
@@ -29,6 +31,7 @@ pub mod perm;
 pub mod procfs;
 pub mod pseudo;
 mod root;
+pub mod sysfs;
 pub mod walk;
 pub mod xattr;
 

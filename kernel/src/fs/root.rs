@@ -34,11 +34,17 @@ pub fn mount_root(cx: &Cx) -> Result<(), StartError> {
 
     let tmpfs = |mode| MemFs::tmpfs(kernel, &MemOptions { mode, ..MemOptions::default() });
     let secure = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RELATIME;
-    mount_at(cx, &root, "/dev", tmpfs(0o755), MountFlags::NOSUID | MountFlags::RELATIME)?;
+    let dev = tmpfs(0o755);
+    super::devfs::register(kernel);
+    super::devfs::populate(cx, &dev.root()).map_err(|e| setup("device nodes", "/dev", e.errno()))?;
+    mount_at(cx, &root, "/dev", dev, MountFlags::NOSUID | MountFlags::RELATIME)?;
+    let exec = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::RELATIME;
+    mount_at(cx, &root, "/dev/pts", super::devpts::new(kernel), exec)?;
     let size = kernel.frames.total() * hal::PAGE_SIZE / 2;
     let shm = MemFs::tmpfs(kernel, &MemOptions { size, ..MemOptions::default() });
     mount_at(cx, &root, "/dev/shm", shm, secure)?;
     mount_at(cx, &root, "/proc", super::procfs::new(kernel), secure | MountFlags::NOEXEC)?;
+    mount_at(cx, &root, "/sys", super::sysfs::new(kernel), secure | MountFlags::NOEXEC)?;
     for volume in &kernel.config.volumes {
         mount_volume(cx, &root, volume)?;
     }

@@ -106,6 +106,13 @@ impl Terminal {
         state.owner = (uid.unwrap_or(u), gid.unwrap_or(g), mode.unwrap_or(m));
     }
 
+    /// Changes when it was last read and written, as its node shows it.
+    pub fn set_times(&self, read: Option<abi::time::Timespec>, written: Option<abi::time::Timespec>) {
+        let mut state = self.state.lock();
+        let (r, w) = state.times;
+        state.times = (read.unwrap_or(r), written.unwrap_or(w));
+    }
+
     /// When it was last read, last written and made.
     pub fn times(&self) -> [abi::time::Timespec; 3] {
         let (read, written) = self.state.lock().times;

@@ -1,14 +1,15 @@
 //! What `/proc` shows of an address space.
 
 use super::Target;
+use super::process::path_text;
 use crate::error::{Result, err};
 use crate::fs::pseudo::{Meta, Out, put};
 use crate::fs::{File, Inode, OpenFile, OpenFlags, Path};
-use crate::mm::{Mm, VmaInfo};
+use crate::mm::{Mm, VmaFlags, VmaInfo};
 use crate::task::Cx;
 use crate::user::{Sink, Source};
 use abi::Errno;
-use abi::fs::Attr;
+use abi::fs::{Attr, DeviceId};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -39,32 +40,24 @@ pub(super) struct Usage {
 }
 
 pub(super) fn usage(mm: &Mm) -> Usage {
-    let mut usage = Usage::default();
-    for vma in mm.vmas() {
-        let pages = (vma.end - vma.start) / PAGE_SIZE;
-        usage.size += pages;
-        usage.resident += vma.resident_pages;
-        if vma.file.is_some() {
-            usage.file += vma.resident_pages;
-        } else if vma.shared {
-            usage.shmem += vma.resident_pages;
-        } else {
-            usage.anon += vma.resident_pages;
-        }
-        if vma.name == "[stack]" {
-            usage.stack += pages;
-        } else if vma.prot.contains(Prot::EXEC) {
-            usage.library += pages;
-        } else if vma.prot.contains(Prot::WRITE) && !vma.shared {
-            usage.data += pages;
-        }
-        if vma.name == "[heap]" {
-            usage.brk_start = vma.start;
-        }
+    let stats = mm.stats();
+    Usage {
+        size: stats.size,
+        peak_size: stats.peak_size,
+        resident: stats.resident,
+        peak_resident: stats.peak_resident,
+        anon: stats.resident.saturating_sub(stats.resident_shared),
+        file: 0,
+        shmem: stats.resident_shared,
+        locked: stats.locked,
+        data: stats.data,
+        stack: stats.stack,
+        // Which of them are the program's own, and which libraries', is not known.
+        code: 0,
+        library: stats.exec,
+        tables: stats.table_bytes.div_ceil(PAGE_SIZE),
+        brk_start: mm.heap().0,
     }
-    usage.peak_size = usage.size;
-    usage.peak_resident = usage.resident;
-    usage
 }
 
 pub(super) fn statm(_cx: &Cx, target: &Target, out: &mut Out) -> Result<()> {
@@ -167,8 +160,14 @@ fn area_line(cx: &Cx, vma: &VmaInfo, out: &mut Out) {
 }
 
 /// Device, inode number and path of the file that an area shows.
-fn file_of(_cx: &Cx, _vma: &VmaInfo) -> (abi::fs::DeviceId, u64, Vec<u8>) {
-    (abi::fs::DeviceId::default(), 0, Vec::new())
+fn file_of(cx: &Cx, vma: &VmaInfo) -> (DeviceId, u64, Vec<u8>) {
+    let Some(file) = &vma.file else { return (DeviceId::default(), 0, Vec::new()) };
+    let (dev, ino) = file.attr().map_or((DeviceId::default(), 0), |attr| (attr.dev, attr.ino));
+    let path = match &file.path {
+        Some(path) => path_text(cx, path),
+        None => file.file.describe().into_bytes(),
+    };
+    (dev, ino, path)
 }
 
 pub(super) fn maps(cx: &Cx, target: &Target, out: &mut Out) -> Result<()> {
@@ -208,7 +207,6 @@ pub(super) fn numa_maps(cx: &Cx, target: &Target, out: &mut Out) -> Result<()> {
 struct Sums {
     rss: u64,
     shared_dirty: u64,
-    private_clean: u64,
     private_dirty: u64,
     anonymous: u64,
     locked: u64,
@@ -216,15 +214,18 @@ struct Sums {
 
 impl Sums {
     fn add(&mut self, vma: &VmaInfo) {
-        let resident = vma.resident_pages * (PAGE_SIZE / 1024);
+        let kb = |pages: u64| pages * (PAGE_SIZE / 1024);
+        let resident = kb(vma.resident_pages);
+        let private = kb(vma.private_pages.min(vma.resident_pages));
         self.rss += resident;
-        if vma.file.is_some() {
-            self.private_clean += resident;
-        } else if vma.shared {
-            self.shared_dirty += resident;
-        } else {
-            self.private_dirty += resident;
+        // Every page in RAM was written by someone: clean pages of host files are shown as they are and do not count.
+        self.private_dirty += private;
+        self.shared_dirty += resident - private;
+        if !vma.shared {
             self.anonymous += resident;
+        }
+        if vma.flags.contains(VmaFlags::LOCKED) {
+            self.locked += resident;
         }
     }
 
@@ -236,12 +237,12 @@ impl Sums {
         line("Pss_Dirty", self.private_dirty + self.shared_dirty);
         if rollup {
             line("Pss_Anon", self.anonymous);
-            line("Pss_File", self.private_clean);
-            line("Pss_Shmem", self.shared_dirty);
+            line("Pss_File", 0);
+            line("Pss_Shmem", self.rss - self.anonymous);
         }
         line("Shared_Clean", 0);
         line("Shared_Dirty", self.shared_dirty);
-        line("Private_Clean", self.private_clean);
+        line("Private_Clean", 0);
         line("Private_Dirty", self.private_dirty);
         line("Referenced", self.rss);
         line("Anonymous", self.anonymous);
@@ -283,8 +284,24 @@ pub(super) fn smaps(cx: &Cx, target: &Target, out: &mut Out) -> Result<()> {
             out.text("sh ");
         }
         out.text("mr mw me ");
-        if vma.name == "[stack]" {
-            out.text("gd ");
+        if vma.shared {
+            out.text("ms ");
+        }
+        let flags = [
+            (VmaFlags::GROWSDOWN, "gd "),
+            (VmaFlags::LOCKED, "lo "),
+            (VmaFlags::SEQUENTIAL, "sr "),
+            (VmaFlags::DONTFORK, "dc "),
+            (VmaFlags::NORESERVE, "nr "),
+            (VmaFlags::WIPEONFORK, "wf "),
+            (VmaFlags::DONTDUMP, "dd "),
+            (VmaFlags::HUGEPAGE, "hg "),
+            (VmaFlags::NOHUGEPAGE, "nh "),
+        ];
+        for (flag, letters) in flags {
+            if vma.flags.contains(flag) {
+                out.text(letters);
+            }
         }
         out.text("\n");
     }

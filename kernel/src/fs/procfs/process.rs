@@ -5,7 +5,7 @@ use crate::error::{Result, err};
 use crate::fs::pseudo::{
     Content, DirSource, Entry, LinkTarget, Meta, Out, Owner, PROC_DEV, PseudoDir, PseudoFile, PseudoLink,
 };
-use crate::fs::{Inode, OpenFile, OpenFlags, Path};
+use crate::fs::{Inode, OpenFile, OpenFlags, Path, walk};
 use crate::mm::Mm;
 use crate::task::{Creds, Cx, Process, ProcessState, Task};
 use abi::Errno;
@@ -317,8 +317,10 @@ impl LinkTarget for Link {
 
 /// The path of a place as the caller sees it.
 pub(super) fn path_text(cx: &Cx, path: &Path) -> Vec<u8> {
-    let root = crate::fs::walk::root(cx).unwrap_or_else(|_| path.clone());
-    crate::fs::walk::path_string(&root, path)
+    match walk::root(cx) {
+        Ok(root) => walk::path_string(&root, path),
+        Err(_) => b"/".to_vec(),
+    }
 }
 
 /// `/proc/PID/task`.

@@ -174,12 +174,9 @@ pub(super) fn cgroup(_cx: &Cx, target: &Target, out: &mut Out) -> Result<()> {
 }
 
 pub(super) fn oom_score(cx: &Cx, target: &Target, out: &mut Out) -> Result<()> {
-    // Resident memory in thousandths of RAM, shifted by the adjustment, on Linux's scale of 0 to 2000 with 666 in the middle.
-    let resident = target.mm().map_or(0, |mm| super::memory::usage(&mm).resident) as i64;
-    let total = (cx.kernel.frames.total() as i64).max(1);
-    let adj = i64::from(target.process()?.oom_score_adj.load(Ordering::Relaxed));
-    let badness = resident + adj * total / 1000;
-    let score = if adj == -1000 { 0 } else { (1000 + badness * 1000 / total) * 2 / 3 };
+    let process = target.process()?;
+    // On Linux's scale of 0 to 2000 where 666 is a process that uses nothing.
+    let score = crate::mm::oom_score(cx.kernel, &process).map_or(0, |score| (1000 + score) * 2 / 3);
     put!(out, "{}\n", score.max(0));
     Ok(())
 }
