@@ -11,8 +11,8 @@
 
 mod anon;
 mod dentry;
-pub mod device;
 pub(crate) mod devfs;
+pub mod device;
 pub mod devpts;
 mod fd_table;
 mod file;

@@ -117,7 +117,8 @@ impl File for MemoryDevice {
                 let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or_default()).into_owned();
                 let line = text.trim_end_matches('\n');
                 // `<N>` in front is the priority.
-                let line = line.strip_prefix('<').and_then(|l| l.split_once('>')).map_or(line, |(_, rest)| rest);
+                let line =
+                    line.strip_prefix('<').and_then(|l| l.split_once('>')).map_or(line, |(_, rest)| rest);
                 cx.kernel.log(LogLevel::Info, &format!("kmsg: {line}"));
                 Ok(len)
             }

@@ -80,7 +80,8 @@ pub(super) fn mountinfo(cx: &Cx, target: &Target, out: &mut Out) -> Result<()> {
         let parent = mount.at().map_or(mount.id, |at| at.mount.id);
         let dev = mount.root.inode.attr().map(|attr| attr.dev).unwrap_or_default();
         put!(out, "{} {parent} {}:{} ", mount.id, dev.major, dev.minor);
-        let (inside, _) = walk::walk_up(&Path { mount: mount.clone(), dentry: top_of(&mount) }, &mount.root_path());
+        let (inside, _) =
+            walk::walk_up(&Path { mount: mount.clone(), dentry: top_of(&mount) }, &mount.root_path());
         out.escaped(&inside, SPECIAL);
         out.text(" ");
         out.escaped(&at, SPECIAL);

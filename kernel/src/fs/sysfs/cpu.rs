@@ -73,7 +73,10 @@ pub(super) fn register(tree: &Tree, cpus: usize) -> Result<()> {
         topology("die_id", "0\n")?;
         topology("physical_package_id", "0\n")?;
         tree.register(&format!("{base}/cpu{cpu}/node0"), Node::link("../../node/node0"))?;
-        tree.register(&format!("bus/cpu/devices/cpu{cpu}"), Node::link(Relative(format!("../../../{base}/cpu{cpu}"))))?;
+        tree.register(
+            &format!("bus/cpu/devices/cpu{cpu}"),
+            Node::link(Relative(format!("../../../{base}/cpu{cpu}"))),
+        )?;
     }
     Ok(())
 }

@@ -106,7 +106,16 @@ fn loopback(tree: &Tree) -> Result<()> {
         let path = alloc::format!("devices/virtual/net/lo/{name}");
         tree.register(&path, Node::constant(alloc::format!("{value}\n")))?;
     }
-    for name in ["rx_bytes", "rx_packets", "rx_errors", "rx_dropped", "tx_bytes", "tx_packets", "tx_errors", "tx_dropped"] {
+    for name in [
+        "rx_bytes",
+        "rx_packets",
+        "rx_errors",
+        "rx_dropped",
+        "tx_bytes",
+        "tx_packets",
+        "tx_errors",
+        "tx_dropped",
+    ] {
         tree.register(&alloc::format!("devices/virtual/net/lo/statistics/{name}"), Node::constant("0\n"))?;
     }
     tree.register("class/net/lo", Node::link("../../devices/virtual/net/lo"))
@@ -124,7 +133,9 @@ fn node(tree: &Tree, cpus: usize) -> Result<()> {
     tree.register(&alloc::format!("{base}/node0/meminfo"), Node::text(node_memory))?;
     tree.register(
         &alloc::format!("{base}/node0/numastat"),
-        Node::constant("numa_hit 0\nnuma_miss 0\nnuma_foreign 0\ninterleave_hit 0\nlocal_node 0\nother_node 0\n"),
+        Node::constant(
+            "numa_hit 0\nnuma_miss 0\nnuma_foreign 0\ninterleave_hit 0\nlocal_node 0\nother_node 0\n",
+        ),
     )?;
     for i in 0..cpus {
         let path = alloc::format!("{base}/node0/cpu{i}");
