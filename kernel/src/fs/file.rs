@@ -158,6 +158,11 @@ pub trait File: Send + Sync {
         err(Errno::ENODEV)
     }
 
+    /// Whether no shared mapping of it may be written any more (`F_SEAL_WRITE`).
+    fn write_sealed(&self) -> bool {
+        false
+    }
+
     /// `fallocate(2)`.
     fn allocate(&self, _cx: &Cx, _of: &OpenFile, _mode: u32, _offset: u64, _len: u64) -> Result<()> {
         err(Errno::ENODEV)

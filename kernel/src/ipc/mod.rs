@@ -6,11 +6,13 @@ mod eventfd;
 mod fifo;
 pub mod futex;
 mod host_stream;
+pub mod memfd;
 mod pidfd;
 mod pipe;
 mod pipe_buf;
 pub mod poll;
 mod signalfd;
+pub mod splice;
 
 pub(crate) use anon::anon_attr;
 pub use epoll::{Epoll, EpollEvent, EpollOp};

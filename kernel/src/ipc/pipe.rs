@@ -235,26 +235,46 @@ impl Pipe {
         }
     }
 
-    /// Whether something can be read, and whether anyone could still write.
-    pub(super) fn read_state(&self) -> (usize, bool) {
-        let state = self.state.lock();
-        (state.buf.len(), state.writers > 0)
+    /// Waits until something can be read; false when nothing ever will.
+    pub(super) fn wait_readable(&self, cx: &Cx, nonblocking: bool) -> Result<bool> {
+        cx.wait(&self.readers, || {
+            let state = self.state.lock();
+            match (state.buf.is_empty(), state.writers) {
+                (false, _) => Some(Ok(true)),
+                (true, 0) => Some(Ok(false)),
+                (true, _) if nonblocking => Some(err(Errno::EAGAIN)),
+                (true, _) => None,
+            }
+        })
     }
 
-    /// Bytes that can be written at once, and whether anyone could read them.
-    pub(super) fn write_state(&self) -> (usize, bool) {
-        let state = self.state.lock();
-        (state.buf.free(), state.readers > 0)
+    /// Waits until a page can be written; the bytes that there is room for. `EPIPE` with its signal when nobody reads.
+    pub(super) fn wait_writable(&self, cx: &Cx, nonblocking: bool) -> Result<usize> {
+        let room = cx.wait(&self.writers, || {
+            let state = self.state.lock();
+            match (state.buf.free(), state.readers) {
+                (_, 0) => Some(err(Errno::EPIPE)),
+                (0, _) if nonblocking => Some(err(Errno::EAGAIN)),
+                (0, _) => None,
+                (room, _) => Some(Ok(room)),
+            }
+        });
+        if room.as_ref().is_err_and(|error| error.errno() == Errno::EPIPE) {
+            raise_sigpipe(cx);
+        }
+        room
+    }
+
+    /// Puts bytes back that were read and could not be handed on.
+    pub(super) fn unread(&self, bytes: &[u8]) {
+        self.state.lock().buf.unread(bytes);
+        self.readers.wake(1, PollEvents::READABLE);
+        self.pollers.wake_all(PollEvents::READABLE);
     }
 
     /// A copy of up to `max` bytes from the front.
     pub(super) fn peek(&self, max: usize) -> Vec<u8> {
         self.state.lock().buf.peek(max)
-    }
-
-    /// The queues of blocked readers and writers, for the waits of `splice(2)`.
-    pub(super) fn queues(&self) -> (&WaitQueue, &WaitQueue) {
-        (&self.readers, &self.writers)
     }
 
     fn set_size(&self, cx: &Cx, size: u64) -> Result<u64> {
@@ -296,6 +316,11 @@ impl PipeEnd {
     /// The pipe.
     pub(super) fn pipe(&self) -> &Arc<Pipe> {
         &self.pipe
+    }
+
+    /// Whether it is a read end, a write end.
+    pub(super) fn directions(&self) -> (bool, bool) {
+        (self.read, self.write)
     }
 }
 
@@ -355,7 +380,7 @@ impl File for PipeEnd {
     fn ioctl(&self, cx: &Cx, _of: &OpenFile, cmd: u32, arg: u64) -> Result<u64> {
         match cmd {
             FIONREAD => {
-                let bytes = i32::try_from(self.pipe.read_state().0).unwrap_or(i32::MAX);
+                let bytes = i32::try_from(self.pipe.state.lock().buf.len()).unwrap_or(i32::MAX);
                 UserPtr::<i32>::new(arg).write(cx, &bytes)?;
                 Ok(0)
             }

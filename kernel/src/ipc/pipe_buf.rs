@@ -25,6 +25,8 @@ struct Page {
     end: usize,
     /// One packet (`O_DIRECT`): read as a whole or cut, never merged.
     packet: bool,
+    /// Whether later writes may go behind it.
+    mergeable: bool,
 }
 
 /// The queue.
@@ -67,7 +69,7 @@ impl PipeBuf {
     }
 
     fn retire(&mut self, bytes: Box<[u8]>) {
-        if self.spare.len() < SPARE_PAGES {
+        if self.spare.len() < SPARE_PAGES && bytes.len() == PIPE_BUF {
             self.spare.push(bytes);
         }
     }
@@ -111,7 +113,7 @@ impl PipeBuf {
     pub(super) fn merge(&mut self, source: &mut dyn Source) -> Result<usize> {
         let count = source.left() % PIPE_BUF;
         let Some(page) = self.pages.back_mut() else { return Ok(0) };
-        if count == 0 || page.packet || page.end + count > PIPE_BUF {
+        if count == 0 || !page.mergeable || page.end + count > PIPE_BUF {
             return Ok(0);
         }
         let Some(space) = page.bytes.get_mut(page.end..page.end + count) else { return Ok(0) };
@@ -141,7 +143,7 @@ impl PipeBuf {
                 self.retire(bytes);
                 break;
             }
-            self.pages.push_back(Page { bytes, start: 0, end: taken, packet });
+            self.pages.push_back(Page { bytes, start: 0, end: taken, packet, mergeable: !packet });
             self.bytes += taken;
             done += taken;
             if taken < count {
@@ -149,6 +151,16 @@ impl PipeBuf {
             }
         }
         Ok(done)
+    }
+
+    /// Puts bytes back to the front, also into a full pipe.
+    pub(super) fn unread(&mut self, bytes: &[u8]) {
+        for chunk in bytes.rchunks(PIPE_BUF) {
+            let page =
+                Page { bytes: Box::from(chunk), start: 0, end: chunk.len(), packet: false, mergeable: false };
+            self.pages.push_front(page);
+            self.bytes += chunk.len();
+        }
     }
 
     /// Copies up to `max` bytes from the front without taking them (`tee(2)`).

@@ -56,7 +56,8 @@ impl Mm {
         vma_flags.set(VmaFlags::NORESERVE, flags.contains(MapFlags::NORESERVE));
         vma_flags.set(VmaFlags::LOCKED, flags.contains(MapFlags::LOCKED));
         // A shared mapping of a file that is not open for writing never gets write access.
-        let read_only = shared && request.file.as_ref().is_some_and(|f| !f.flags().writable());
+        let read_only =
+            shared && request.file.as_ref().is_some_and(|f| !f.flags().writable() || f.file.write_sealed());
         let max_prot = if read_only { Prot::READ | Prot::EXEC } else { Prot::all() };
 
         let mut batch = Batch::default();

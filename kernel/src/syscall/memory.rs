@@ -58,6 +58,9 @@ pub(super) fn mmap(
             if shared && prot.prot().contains(Prot::WRITE) && !file.flags().writable() {
                 return err(Errno::EACCES);
             }
+            if shared && prot.prot().contains(Prot::WRITE) && file.file.write_sealed() {
+                return err(Errno::EPERM);
+            }
             Some(file.file.mmap(cx, file)?)
         }
     };

@@ -18,6 +18,7 @@ mod kill;
 mod limits;
 #[macro_use]
 mod macros;
+mod memfd;
 mod memory;
 mod memory_advice;
 mod misc;
@@ -34,6 +35,7 @@ mod signal;
 mod signalfd;
 mod socket;
 mod sockmsg;
+mod splice;
 mod table;
 mod time;
 mod timer;

@@ -3,11 +3,11 @@
 //! Keep rows in order of their numbers.
 
 use super::memory::{MmapFlags, ProtArg};
+use crate::fs::{Fd, OpenFlags};
+use super::{futex, poll, timer};
 use super::memory_advice::{AdviceArg, BarrierCmd};
 use super::open::FcntlCommand;
 use super::socket::{FamilyArg, SockTypeArg};
-use super::{futex, poll, timer};
-use crate::fs::{Fd, OpenFlags};
 use crate::ipc::EpollEvent;
 use crate::mm::RemapFlags;
 use crate::net::MsgFlags;
@@ -297,10 +297,10 @@ system_calls! {
     272 unshare() => none;
     273 set_robust_list(head: UserPtr<u8>, len: usize) => process::set_robust_list, Full;
     274 get_robust_list(pid: i32, head: UserPtr<u64>, len: UserPtr<u64>) => process::get_robust_list, Full;
-    275 splice() => none;
-    276 tee() => none;
+    275 splice(input: Fd, input_at: UserPtr<i64>, output: Fd, output_at: UserPtr<i64>, len: usize, flags: u32) => splice::splice, Full, "bytes are copied";
+    276 tee(input: Fd, output: Fd, len: usize, flags: u32) => splice::tee, Full, "bytes are copied";
     277 sync_file_range(fd: Fd, offset: i64, len: i64, flags: u32) => transfer::sync_file_range, Full;
-    278 vmsplice() => none;
+    278 vmsplice(fd: Fd, vecs: UserPtr<Iovec>, count: usize, flags: u32) => splice::vmsplice, Full, "bytes are copied";
     279 move_pages() => none;
     280 utimensat(dirfd: Fd, path: UserCStr, times: UserPtr<Timespec>, flags: u32) => attr::utimensat, Full;
     281 epoll_pwait(epfd: Fd, events: UserPtr<EpollEvent>, max: i32, timeout_ms: i32, mask: UserPtr<u64>, mask_size: usize) => event::epoll_pwait, Full;
@@ -341,7 +341,7 @@ system_calls! {
     316 renameat2(olddir: Fd, old: UserCStr, newdir: Fd, new: UserCStr, flags: u32) => dir::renameat2, Full;
     317 seccomp(operation: u32, flags: u32, args: UserPtr<u8>) => misc::seccomp, Partial, "no filters: EINVAL";
     318 getrandom(buf: UserPtr<u8>, len: usize, flags: u32) => misc::getrandom, Full;
-    319 memfd_create() => none;
+    319 memfd_create(name: UserCStr, flags: u32) => memfd::memfd_create, Partial, "no huge pages";
     320 kexec_file_load(arg: u64, arg2: u64) => misc::refuse, Partial, "EPERM, as in a container";
     321 bpf(cmd: i32, attr: UserPtr<u8>, size: u32) => misc::bpf, Partial, "EPERM, as in a container";
     322 execveat(dir: Fd, path: UserCStr, args: UserPtr<u64>, env: UserPtr<u64>, flags: u32) => exec::execveat, Full;
