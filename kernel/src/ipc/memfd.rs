@@ -78,6 +78,14 @@ impl Memfd {
         })
     }
 
+    fn open_again(&self, cx: &Cx, flags: OpenFlags) -> Result<Arc<dyn File>> {
+        let memfd = self.me.upgrade().ok_or(Errno::ENOENT)?;
+        if flags.contains(OpenFlags::TRUNC) && flags.writable() {
+            self.set_size(cx, 0)?;
+        }
+        Ok(Arc::new(MemfdFile { memfd }))
+    }
+
     fn now(&self) -> Timespec {
         Timespec::from_ns(self.machine.clock_ns(ClockId::Realtime))
     }
@@ -186,11 +194,7 @@ impl Inode for Memfd {
     }
 
     fn open(&self, cx: &Cx, _path: &Path, flags: OpenFlags) -> Result<Arc<dyn File>> {
-        let memfd = self.me.upgrade().ok_or(Errno::ENOENT)?;
-        if flags.contains(OpenFlags::TRUNC) && flags.writable() {
-            self.set_size(cx, 0)?;
-        }
-        Ok(Arc::new(MemfdFile { memfd }))
+        self.open_again(cx, flags)
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -293,6 +297,10 @@ impl File for MemfdFile {
 
     fn sync(&self, _cx: &Cx, _data_only: bool) -> Result<()> {
         Ok(())
+    }
+
+    fn reopen(&self, cx: &Cx, flags: OpenFlags) -> Option<Result<Arc<dyn File>>> {
+        Some(self.memfd.open_again(cx, flags))
     }
 
     fn describe(&self) -> String {

@@ -3,11 +3,11 @@
 //! Keep rows in order of their numbers.
 
 use super::memory::{MmapFlags, ProtArg};
-use crate::fs::{Fd, OpenFlags};
-use super::{futex, poll, timer};
 use super::memory_advice::{AdviceArg, BarrierCmd};
 use super::open::FcntlCommand;
 use super::socket::{FamilyArg, SockTypeArg};
+use super::{futex, poll, timer};
+use crate::fs::{Fd, OpenFlags};
 use crate::ipc::EpollEvent;
 use crate::mm::RemapFlags;
 use crate::net::MsgFlags;
