@@ -239,3 +239,17 @@ pub struct Iovec {
     pub base: u64,
     pub len: u64,
 }
+
+/// `struct flock` on 64-bit machines (`uapi/asm-generic/fcntl.h`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct Flock {
+    pub kind: i16,
+    pub whence: i16,
+    pub pad: i32,
+    pub start: i64,
+    pub len: i64,
+    pub pid: i32,
+    pub pad2: i32,
+}

@@ -54,6 +54,8 @@ pub struct Kernel {
     pub sys: Arc<Tree>,
     /// Terminals.
     pub terminals: Terminals,
+    /// File locks.
+    pub locks: Arc<crate::fs::lock::LockTable>,
     /// Sockets: the protocol families.
     pub net: crate::net::Families,
     ids: AtomicU64,
@@ -80,6 +82,7 @@ impl Kernel {
             proc: crate::fs::procfs::tree(now),
             sys: crate::fs::sysfs::tree(now, machine.cpu().count()),
             terminals: Terminals::default(),
+            locks: crate::fs::lock::LockTable::new(),
             net: Default::default(),
             ids: AtomicU64::new(1),
             status: Mutex::new(None),

@@ -216,6 +216,8 @@ pub struct OpenFile {
     pos: AtomicU64,
     /// Held while a read or write moves the position.
     pub(super) pos_latch: super::Latch,
+    /// Releases its locks when the description goes away.
+    pub(super) locks: crate::sync::Mutex<Option<super::lock::LockToken>>,
     /// `F_SETOWN` and `F_SETSIG`.
     pub owner: crate::sync::Mutex<(i32, u32)>,
 }
@@ -239,6 +241,7 @@ impl OpenFile {
             flags: AtomicU32::new((flags - drop).bits()),
             pos: AtomicU64::new(0),
             pos_latch: super::Latch::new(),
+            locks: Default::default(),
             owner: crate::sync::Mutex::new((0, 0)),
         })
     }

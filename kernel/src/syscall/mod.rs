@@ -16,6 +16,7 @@ mod io;
 mod ioctl;
 mod kill;
 mod limits;
+mod lock;
 #[macro_use]
 mod macros;
 mod memfd;

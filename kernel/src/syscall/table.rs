@@ -95,7 +95,7 @@ system_calls! {
     70 msgrcv() => none;
     71 msgctl() => none;
     72 fcntl(fd: Fd, cmd: FcntlCommand, arg: u64) => open::fcntl, Partial, "no leases, no directory notification";
-    73 flock() => none;
+    73 flock(fd: Fd, operation: u32) => lock::flock, Full;
     74 fsync(fd: Fd) => transfer::fsync, Full;
     75 fdatasync(fd: Fd) => transfer::fdatasync, Full;
     76 truncate(path: UserCStr, len: i64) => attr::truncate, Full;

@@ -63,10 +63,10 @@ impl UnixFamily {
         Arc::new_cyclic(|me| UnixFamily { me: me.clone(), ..UnixFamily::default() })
     }
 
-    /// All sockets in the order in which they were made, for `/proc/net/unix`.
+    /// All sockets that are open or wait to be accepted, in the order in which they were made, for `/proc/net/unix`.
     pub fn list(&self) -> Vec<SocketInfo> {
         let sockets: Vec<_> = self.sockets.lock().values().filter_map(Weak::upgrade).collect();
-        sockets.iter().map(|s| s.info()).collect()
+        sockets.iter().filter_map(|s| s.info()).collect()
     }
 
     /// Gives a socket an abstract name; `EADDRINUSE`.

@@ -5,6 +5,7 @@ use super::address::{self, Address};
 use super::rights::Rights;
 use super::{UnixFamily, path};
 use crate::error::{Result, err};
+use crate::fs::OpenFlags;
 use crate::net::options::{is_socket_level, own_ucred};
 use crate::net::{IoLock, Options, ReceiveRequest, Received, SendRequest, Shutdown, Socket, SocketType};
 use crate::sync::Mutex;
@@ -172,19 +173,23 @@ impl UnixSocket {
         self.space.wake_all(events);
     }
 
-    pub(super) fn info(&self) -> SocketInfo {
+    /// What `/proc/net/unix` shows; `None` for a socket that is closed and only known to its peer.
+    pub(super) fn info(&self) -> Option<SocketInfo> {
         let state = self.state.lock();
+        if state.dead {
+            return None;
+        }
         let name = state.address.as_ref().map(|address| match &**address {
             Address::Path { text, .. } => text.clone(),
             Address::Abstract(name) => name.iter().map(|&b| if b == 0 { b'@' } else { b }).collect(),
         });
-        SocketInfo {
+        Some(SocketInfo {
             ino: self.options.ino,
             kind: self.options.kind,
             listening: state.phase == Phase::Listening,
             connected: state.phase == Phase::Established,
             name,
-        }
+        })
     }
 
     /// Closes; `embryo` for a connection that was never accepted.
@@ -377,6 +382,7 @@ impl Socket for UnixSocket {
         const SO_PEERCRED: i32 = 17;
         const SO_PEERNAME: i32 = 28;
         const SO_PEERGROUPS: i32 = 59;
+        const SO_PEERPIDFD: i32 = 77;
         if !is_socket_level(level) {
             return err(Errno::EOPNOTSUPP);
         }
@@ -396,6 +402,11 @@ impl Socket for UnixSocket {
             SO_PEERNAME => {
                 let name = self.peer_name()?;
                 if name.len() < max { err(Errno::EINVAL) } else { Ok(name) }
+            }
+            SO_PEERPIDFD => {
+                let process = identity.and_then(|i| i.process.upgrade()).ok_or(Errno::ENODATA)?;
+                let fd = cx.install(crate::ipc::pidfd_new(cx, &process, OpenFlags::empty()), true)?;
+                Ok(fd.0.to_ne_bytes().to_vec())
             }
             SO_PEERGROUPS => {
                 let Some(identity) = identity else { return err(Errno::ENODATA) };
