@@ -202,6 +202,7 @@ pub(super) fn limited<T>(source: &mut dyn Source, len: usize, f: impl FnOnce(&mu
 /// Closes a description's descriptor: what every `close(2)` does before the description may go away.
 pub fn close(cx: &Cx, of: Arc<OpenFile>) -> Result<()> {
     let result = of.file.flush(cx);
+    super::lock::closed(cx, &of);
     if Arc::strong_count(&of) == 1 {
         let event = if of.flags().writable() { notify::CLOSE_WRITE } else { notify::CLOSE_NOWRITE };
         notify::file(cx, &of, event);

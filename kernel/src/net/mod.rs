@@ -6,14 +6,12 @@
 //! of a message, whose descriptors may be the last reference of anything.
 
 mod file;
-mod io_lock;
 mod message;
 mod options;
 mod socket;
 pub mod unix;
 
 pub use file::SocketFile;
-pub(crate) use io_lock::IoLock;
 pub use message::{Control, MsgFlags, ReceiveRequest, Received, SendRequest};
 pub use options::{Blocking, Options, Shutdown};
 pub use socket::{Family, Socket, SocketType};

@@ -8,8 +8,6 @@ use crate::user::UserPtr;
 use abi::Errno;
 use abi::fs::Flock;
 
-const F_SETLEASE: u32 = 1024;
-const F_GETLEASE: u32 = 1025;
 /// `F_GETLK`, `F_SETLK`, `F_SETLKW` and their `F_OFD_*` kin.
 const F_GETLK: u32 = 5;
 const F_SETLK: u32 = 6;
@@ -40,16 +38,13 @@ pub(super) fn flock(cx: &Cx, fd: Fd, operation: u32) -> Result<()> {
     lock::flock(cx, &of, kind, wait)
 }
 
-/// Serves `fcntl(2)` commands about locks and leases; `None` for any other command.
+/// Serves `fcntl(2)` commands about locks; `None` for any other command.
 pub(super) fn fcntl(cx: &Cx, of: &OpenFile, cmd: u32, arg: u64) -> Option<Result<u64>> {
     let ptr = UserPtr::new(arg);
     let result = match cmd {
         F_GETLK | F_OFD_GETLK => get(cx, of, cmd == F_OFD_GETLK, ptr),
         F_SETLK | F_OFD_SETLK => set(cx, of, cmd == F_OFD_SETLK, ptr, LockWait::No),
         F_SETLKW | F_OFD_SETLKW => set(cx, of, cmd == F_OFD_SETLKW, ptr, LockWait::Yes),
-        // No leases: none can be had, and none is held.
-        F_SETLEASE => err(Errno::EAGAIN),
-        F_GETLEASE => return Some(Ok(F_UNLCK as u64)),
         _ => return None,
     };
     Some(result.map(|()| 0))

@@ -275,7 +275,9 @@ pub(super) fn fcntl(cx: &Cx, fd: Fd, cmd: FcntlCommand, arg: u64) -> Result<u64>
         // F_GET_RW_HINT and F_SET_RW_HINT: no device to tell.
         1035 | 1037 => UserPtr::<u64>::new(arg).write(cx, &0).map(|()| 0),
         1036 | 1038 => UserPtr::<u64>::new(arg).read(cx).map(|_| 0),
-        other => of.file.fcntl(cx, &of, other, arg),
+        other => {
+            super::lock::fcntl(cx, &of, other, arg).unwrap_or_else(|| of.file.fcntl(cx, &of, other, arg))
+        }
     }
 }
 

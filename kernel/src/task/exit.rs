@@ -57,7 +57,14 @@ pub(crate) fn exit_task(cx: &Cx, status: ExitStatus) {
     if last {
         crate::fs::lock::release_process(cx);
     }
-    drop(cx.files.replace(FdTable::new()));
+    let files = cx.files.replace(FdTable::new());
+    // The task's own record holds the other reference.
+    if Arc::strong_count(&files) <= 2 {
+        for file in files.remove_range(0, usize::MAX, |_| true) {
+            let _ = crate::fs::close(cx, file);
+        }
+    }
+    drop(files);
     drop(core::mem::replace(&mut *task.files.lock(), FdTable::new()));
     drop(task.mm.lock().take());
     drop(cx.mm.borrow_mut().take());

@@ -2,6 +2,7 @@
 
 use super::InodeKey;
 use crate::error::{Result, err};
+use crate::fs::Path;
 use abi::Errno;
 use abi::net::{AF_UNIX, SOCKADDR_UN_LEN};
 use alloc::vec::Vec;
@@ -10,7 +11,6 @@ use alloc::vec::Vec;
 const PATH_AT: usize = 2;
 
 /// The name of a bound socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
     /// A path as it was given, without its terminator, and the inode that was made.
     Path {
@@ -18,6 +18,8 @@ pub(super) enum Address {
         text: Vec<u8>,
         /// The inode.
         key: InodeKey,
+        /// Keeps the inode, so that no other gets its number while the socket is bound.
+        _place: Option<Path>,
     },
     /// An abstract name with its leading zero byte.
     Abstract(Vec<u8>),
@@ -87,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_path_comes_back_with_its_terminator() {
-        let path = Address::Path { text: b"/a".to_vec(), key: (0, 0) };
+        let path = Address::Path { text: b"/a".to_vec(), key: (0, 0), _place: None };
         assert_eq!(to_bytes(Some(&path)), b"\x01\0/a\0");
         assert_eq!(to_bytes(None), b"\x01\0");
     }

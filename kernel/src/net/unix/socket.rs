@@ -5,9 +5,9 @@ use super::address::{self, Address};
 use super::rights::Rights;
 use super::{UnixFamily, path};
 use crate::error::{Result, err};
-use crate::fs::OpenFlags;
+use crate::fs::{Latch, OpenFlags};
 use crate::net::options::{is_socket_level, own_ucred};
-use crate::net::{IoLock, Options, ReceiveRequest, Received, SendRequest, Shutdown, Socket, SocketType};
+use crate::net::{Options, ReceiveRequest, Received, SendRequest, Shutdown, Socket, SocketType};
 use crate::sync::Mutex;
 use crate::task::{Cap, Creds, Cx, Process};
 use crate::user::UserPtr;
@@ -105,7 +105,7 @@ pub struct UnixSocket {
     /// Woken when the queue of messages or connections gets shorter: others wait on it to send or connect.
     pub(super) space: WaitQueue,
     /// Held by whoever reads, from the look at the queue to the removal.
-    pub(super) reading: IoLock,
+    pub(super) reading: Latch,
 }
 
 /// A row of `/proc/net/unix`.
@@ -143,7 +143,7 @@ impl UnixSocket {
             account: Arc::default(),
             readable: WaitQueue::new(),
             space: WaitQueue::new(),
-            reading: IoLock::default(),
+            reading: Latch::new(),
         });
         socket.family.sockets.lock().insert(socket.options.ino, Arc::downgrade(&socket));
         socket
@@ -254,9 +254,9 @@ impl Socket for UnixSocket {
                 if self.state.lock().address.is_some() {
                     return err(Errno::EINVAL);
                 }
-                let key = path::make(cx, text)?;
+                let (place, key) = path::make(cx, text)?;
                 self.family.bind_inode(key, &me);
-                Address::Path { text: text.to_vec(), key }
+                Address::Path { text: text.to_vec(), key, _place: Some(place) }
             }
         };
         self.set_address(address)

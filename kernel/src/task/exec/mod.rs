@@ -104,7 +104,10 @@ pub fn exec(cx: &Cx, mut program: Program) -> Result<()> {
         let own = cx.files().duplicate();
         cx.set_files(own);
     }
-    drop(cx.files().remove_range(0, usize::MAX, |cloexec| cloexec));
+    for file in cx.files().remove_range(0, usize::MAX, |cloexec| cloexec) {
+        // What closing says is of no interest to the new program.
+        let _ = crate::fs::close(cx, file);
+    }
     reset_signals(cx);
     change_credentials(cx, &program.file);
     *task.name.lock() = stack::comm(&program.path);
