@@ -41,6 +41,11 @@ impl Body {
         let Some(by) = near.or_else(|| runners.first()) else { return false };
         for runner in runners.iter() {
             let mut inner = lock(&runner.inner);
+            // A thread that has left the address space (execve) still wants its registers.
+            let wanted = inner.owner.as_ref().is_some_and(|o| lock(&o.state).place_in(runner).is_some());
+            if wanted && runner.evict(&mut inner).is_err() {
+                return false;
+            }
             inner.owner = None;
             if Arc::ptr_eq(runner, by) {
                 let call = [libc::SYS_munmap as u64, 0, layout::REGION, 0, 0, 0, 0];
