@@ -252,7 +252,7 @@ fn map_segment(
     if end > mapped_end {
         mm.map(cx, request(mapped_end, end - mapped_end, prot, MapFlags::FIXED))?;
     }
-    // The rest of the last file page is bss too.
+    // The rest of the last file page is zero, beyond the bss too: ld.so hands it out as memory.
     if segment.p_memsz > segment.p_filesz && file_end % PAGE_SIZE != 0 && prot.contains(Prot::WRITE) {
         let zeros = [0u8; PAGE_SIZE as usize];
         // To the end of the page, not only of the segment: ld.so allocates from what is left of it and takes it to be zero.
