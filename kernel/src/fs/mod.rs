@@ -35,6 +35,9 @@ pub mod sysfs;
 pub mod walk;
 pub mod xattr;
 
+#[cfg(test)]
+mod tests;
+
 pub use anon::AnonInode;
 pub use dentry::{Dentry, DentryCache, same_inode};
 pub use device::{Device, Devices};
