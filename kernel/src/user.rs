@@ -163,7 +163,7 @@ impl UserCStr {
 /// Where bytes go: user memory, a kernel buffer, a pipe. Its methods are called with the lock of the file that is read held, so they must
 /// not suspend.
 pub trait Sink {
-    /// Takes all of `bytes`, or fails. Never called with more than [`Sink::room`].
+    /// Takes all of `bytes`, or fails; [`Sink::room`] then tells how much it took. Never called with more than [`Sink::room`].
     fn put(&mut self, bytes: &[u8]) -> Result<()>;
     /// How many bytes it still takes.
     fn room(&self) -> usize;
@@ -231,7 +231,7 @@ impl<'a> UserBuf<'a> {
     pub fn single(cx: &'a Cx<'a>, ptr: UserPtr<u8>, len: usize) -> Result<UserBuf<'a>> {
         let len = len.min(MAX_RW_COUNT);
         let limit = cx.kernel.machine.user_limit();
-        if ptr.addr().0.checked_add(len as u64).is_none_or(|end| end > limit) {
+        if len > 0 && ptr.addr().0.checked_add(len as u64).is_none_or(|end| end > limit) {
             return err(Errno::EFAULT);
         }
         Ok(UserBuf { cx, vecs: vec![Iovec { base: ptr.addr().0, len: len as u64 }], at: 0, left: len })
@@ -251,7 +251,7 @@ impl<'a> UserBuf<'a> {
             }
             v.len = v.len.min((MAX_RW_COUNT - total) as u64);
             total += v.len as usize;
-            if v.base.checked_add(v.len).is_none_or(|end| end > limit) {
+            if v.len > 0 && v.base.checked_add(v.len).is_none_or(|end| end > limit) {
                 return err(Errno::EFAULT);
             }
         }
@@ -266,12 +266,19 @@ impl<'a> UserBuf<'a> {
         let mut done = 0;
         while done < len {
             let Some(v) = self.vecs.get_mut(self.at) else { break };
-            let n = (v.len as usize).min(len - done);
+            let mut n = (v.len as usize).min(len - done);
             if n == 0 {
                 self.at += 1;
                 continue;
             }
-            match f(self.cx, VirtAddr(v.base), done, n) {
+            let mut step = f(self.cx, VirtAddr(v.base), done, n);
+            let head = (hal::PAGE_SIZE - (v.base & (hal::PAGE_SIZE - 1))) as usize;
+            if step.is_err() && head < n {
+                // What lies before the page that is not there counts.
+                n = head;
+                step = f(self.cx, VirtAddr(v.base), done, n);
+            }
+            match step {
                 Ok(()) => {}
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e),

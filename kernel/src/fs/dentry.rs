@@ -75,9 +75,11 @@ impl Dentry {
         Dentry::new(inode, None, name.into())
     }
 
-    /// A dentry below `parent` that no lookup finds (`O_TMPFILE`).
-    pub fn unlinked(parent: &Arc<Dentry>, inode: Arc<dyn Inode>, name: &[u8]) -> Arc<Dentry> {
-        Dentry::build(inode, Some(parent.clone()), name.into(), true)
+    /// A dentry below `parent` that no lookup finds (`O_TMPFILE`); `linkable` when it may get a name later.
+    pub fn unlinked(parent: &Arc<Dentry>, inode: Arc<dyn Inode>, name: &[u8], linkable: bool) -> Arc<Dentry> {
+        let dentry = Dentry::build(inode, Some(parent.clone()), name.into(), linkable);
+        dentry.deleted.store(true, Ordering::Relaxed);
+        dentry
     }
 
     fn new(inode: Arc<dyn Inode>, parent: Option<Arc<Dentry>>, name: Arc<[u8]>) -> Arc<Dentry> {
@@ -95,7 +97,7 @@ impl Dentry {
             link: Mutex::new(Link { parent, name }),
             children: Mutex::default(),
             mounts: AtomicU32::new(0),
-            deleted: AtomicBool::new(nameless),
+            deleted: AtomicBool::new(false),
             nameless,
             latch: Latch::new(),
         })

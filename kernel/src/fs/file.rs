@@ -45,7 +45,7 @@ bitflags! {
 impl OpenFlags {
     /// Whether reads are allowed.
     pub fn readable(self) -> bool {
-        !self.contains(OpenFlags::PATH) && self.bits() & 3 != 1
+        !self.contains(OpenFlags::PATH) && matches!(self.bits() & 3, 0 | 2)
     }
     /// Whether writes are allowed.
     pub fn writable(self) -> bool {

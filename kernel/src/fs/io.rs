@@ -139,8 +139,11 @@ pub(super) fn host_read(file: &dyn HostFile, pos: u64, sink: &mut dyn Sink) -> R
             Err(_) if done > 0 => break,
             Err(e) => return Err(e.into()),
         };
-        match sink.put(part.get(..n).unwrap_or_default()) {
-            Ok(()) => done += n,
+        let room = sink.room();
+        let step = sink.put(part.get(..n).unwrap_or_default());
+        done += room - sink.room();
+        match step {
+            Ok(()) => {}
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
         }

@@ -136,7 +136,7 @@ fn open_unnamed(
     let new = NewInode { kind: NewKind::File, mode, uid: creds.fsuid, gid };
     let inode = dir.dentry.inode.create_unnamed(cx, &new)?;
     let name = format!("#{}", inode.attr()?.ino);
-    let dentry = Dentry::unlinked(&dir.dentry, inode, name.as_bytes());
+    let dentry = Dentry::unlinked(&dir.dentry, inode, name.as_bytes(), !flags.contains(OpenFlags::EXCL));
     let keep = flags - OpenFlags::DIRECTORY;
     open_at(cx, Path { mount: dir.mount, dentry }, keep, true)
 }

@@ -167,6 +167,7 @@ impl PageCache {
             }
             let offset = at % PAGE_SIZE;
             let len = (PAGE_SIZE - offset).min(size - at).min(sink.room() as u64) as usize;
+            let room = sink.room();
             let step = match frame {
                 Some(frame) => sink.put_ram(self.machine.ram(), PhysAddr(frame.phys().0 + offset), len),
                 None => {
@@ -174,8 +175,9 @@ impl PageCache {
                     sink.put(zeros.get(..len).unwrap_or_default())
                 }
             };
+            done += room - sink.room();
             match step {
-                Ok(()) => done += len,
+                Ok(()) => {}
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e),
             }
