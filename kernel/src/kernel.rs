@@ -114,7 +114,9 @@ impl Kernel {
 
     /// Drops every task, suspended ones by unwinding their stacks. For the owner, after the CPUs' loops have returned.
     pub fn shutdown(&self) {
-        let tasks: alloc::vec::Vec<_> = self.pids.drain();
+        let mut tasks: alloc::vec::Vec<_> = self.pids.drain();
+        // Those that have left the tables but not the CPU are in queues only.
+        tasks.extend(self.sched.drain());
         for task in &tasks {
             let fiber = task.fiber.lock().take();
             drop(fiber);
@@ -176,6 +178,7 @@ impl Kernel {
             LogLevel::Error,
             &format!("oops: task {} ({name}), system call {call}: {message}", task.tid()),
         );
+        crate::task::exit::after_oops(self, task);
     }
 
     /// A log line.

@@ -8,7 +8,7 @@
 use crate::error::{Error, Restart, Result, err};
 use crate::mm::FutexKey;
 use crate::sync::Mutex;
-use crate::task::{Cx, Task, WaitEnd};
+use crate::task::{Cx, RestartState, Task, WaitEnd};
 use crate::user::UserPtr;
 use abi::Errno;
 use alloc::sync::Arc;
@@ -108,7 +108,7 @@ fn sleep(cx: &Cx, waiter: &Arc<Waiter>, deadline_ns: Option<u64>) -> Result<(), 
     end
 }
 
-/// `FUTEX_WAIT` and `FUTEX_WAIT_BITSET`. `restart`: what an interruption means.
+/// `FUTEX_WAIT` and `FUTEX_WAIT_BITSET`. With a time-out an interruption is resumed by `restart_syscall(2)` when no handler runs.
 pub fn wait(
     cx: &Cx,
     at: VirtAddr,
@@ -125,9 +125,15 @@ pub fn wait(
     match sleep(cx, &waiter, deadline_ns) {
         Ok(()) => Ok(()),
         Err(WaitEnd::TimedOut) => err(Errno::ETIMEDOUT),
-        // A relative time-out is absolute by now, so a restart would wait for too long; Linux uses a restart block.
-        Err(WaitEnd::Interrupted) if deadline_ns.is_some() => err(Errno::EINTR),
-        Err(WaitEnd::Interrupted) => Err(Error::Interrupted(Restart::IfAsked)),
+        Err(WaitEnd::Interrupted) => match deadline_ns {
+            // A relative time-out is absolute by now, so the call must not be made again as it was.
+            Some(deadline_ns) => {
+                let state = RestartState::Futex { at: at.0, shared, expected, bitset, deadline_ns };
+                cx.restart.set(Some(state));
+                Err(Error::Interrupted(Restart::Resume))
+            }
+            None => Err(Error::Interrupted(Restart::IfAsked)),
+        },
     }
 }
 

@@ -1,11 +1,15 @@
 //! What a virtual CPU does: pick a task, resume its fiber, look at events and timers, idle.
 
-use super::{RunState, Scheduler, TICK_NS};
+use super::{GUEST_WITH_TICK, GUEST_WITHOUT_TICK, NOT_IN_GUEST, PerCpu, RunState, Scheduler, TICK_NS};
 use crate::Kernel;
 use crate::task::Task;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use hal::{CpuId, FiberState};
+
+/// How far, in virtual run time, a waiting task must be behind a running one before it changes its CPU.
+const IMBALANCE_NS: u64 = 5 * TICK_NS;
 
 /// Runs the scheduler loop on `cpu` until the kernel stops.
 pub(crate) fn run_cpu(kernel: &Arc<Kernel>, cpu: CpuId) {
@@ -32,9 +36,16 @@ fn steal(sched: &Scheduler, cpu: CpuId) -> Option<Arc<Task>> {
     if sched.waiting.load(Ordering::SeqCst) == 0 {
         return None;
     }
-    let longest =
-        (0..sched.cpus.len()).filter(|&i| i != cpu.0).max_by_key(|&i| sched.cpus[i].queue.lock().len())?;
-    let task = sched.cpus.get(longest)?.queue.lock().steal(cpu.0)?;
+    let mut others: Vec<(usize, &PerCpu)> = sched
+        .cpus
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i != cpu.0)
+        .map(|(_, other)| (other.queue.lock().len(), other))
+        .collect();
+    others.sort_by_key(|(len, _)| core::cmp::Reverse(*len));
+    // The longest may hold nothing but tasks that are bound to their CPU.
+    let task = others.iter().find_map(|(_, other)| other.queue.lock().steal(cpu.0))?;
     task.sched.cpu.store(cpu.0, Ordering::Relaxed);
     Some(task)
 }
@@ -47,6 +58,7 @@ fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>) {
     task.sched.cpu.store(cpu.0, Ordering::Relaxed);
     let start = sched.now_ns();
     me.since_ns.store(start, Ordering::Relaxed);
+    me.slice_end_ns.store(start + TICK_NS, Ordering::Relaxed);
     sched.switches.fetch_add(1, Ordering::Relaxed);
 
     let user_before = task.user_ns.load(Ordering::Relaxed);
@@ -107,39 +119,78 @@ fn idle(sched: &Scheduler, cpu: CpuId) {
 
 impl Scheduler {
     /// To be called by the user loop before guest code runs: arms the alarm for the next timer or, when others wait
-    /// for this CPU, for the end of the time slice.
+    /// for a CPU, for the end of the time slice.
     pub(crate) fn arm(&self, cpu: CpuId) {
         let Some(me) = self.cpus.get(cpu.0) else { return };
+        // Said before the look at `waiting`: whoever enqueues sees this, or is seen here.
+        me.guest.store(GUEST_WITHOUT_TICK, Ordering::SeqCst);
         let mut deadline = self.timers.earliest();
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            let slice_end = me.since_ns.load(Ordering::Relaxed) + TICK_NS;
+            me.guest.store(GUEST_WITH_TICK, Ordering::SeqCst);
+            let slice_end = me.slice_end_ns.load(Ordering::Relaxed);
             deadline = Some(deadline.map_or(slice_end, |d| d.min(slice_end)));
         }
         self.machine.cpu().set_alarm(cpu, deadline);
     }
 
-    /// Whether the task on `cpu` should give way now. Also spreads waiting work to idle CPUs.
-    pub(crate) fn should_yield(&self, cpu: CpuId) -> bool {
+    /// To be called by the user loop when guest code has stopped.
+    pub(crate) fn left_guest(&self, cpu: CpuId) {
+        if let Some(me) = self.cpus.get(cpu.0) {
+            me.guest.store(NOT_IN_GUEST, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether the task on `cpu` should give way now. Also spreads waiting work: at the end of a slice idle CPUs are woken to steal, and
+    /// a CPU without work of its own takes over a task that is far behind the one that it runs.
+    pub(crate) fn should_yield(&self, cpu: CpuId, task: &Task) -> bool {
         let Some(me) = self.cpus.get(cpu.0) else { return false };
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return false;
         }
-        let over = self.now_ns() >= me.since_ns.load(Ordering::Relaxed) + TICK_NS;
+        let now = self.now_ns();
+        let over = now >= me.slice_end_ns.load(Ordering::Relaxed);
         if !over && !me.need_resched.swap(false, Ordering::SeqCst) {
             return false;
         }
         if over {
+            me.slice_end_ns.store(now + TICK_NS, Ordering::Relaxed);
             self.wake_idle();
         }
-        me.queue.lock().len() > 0
+        if me.queue.lock().len() > 0 {
+            return true;
+        }
+        over && self.pull(cpu, task)
     }
 
-    /// Adds what the running task used since it got the CPU to its virtual run time.
-    pub(crate) fn charge(&self, cpu: CpuId, task: &Task) {
-        let Some(me) = self.cpus.get(cpu.0) else { return };
-        let now = self.now_ns();
-        let ran = now.saturating_sub(me.since_ns.load(Ordering::Relaxed));
+    /// Moves a task that is far behind `task` from another queue to the one of `cpu`.
+    fn pull(&self, cpu: CpuId, task: &Task) -> bool {
+        let ran = self.ran_ns(cpu, task);
+        let Some(limit) = (task.sched.vruntime.load(Ordering::Relaxed) + ran).checked_sub(IMBALANCE_NS)
+        else {
+            return false;
+        };
+        for (_, other) in self.cpus.iter().enumerate().filter(|(i, _)| *i != cpu.0) {
+            let taken = other.queue.lock().take_behind(cpu.0, limit);
+            if let (Some(taken), Some(me)) = (taken, self.cpus.get(cpu.0)) {
+                taken.sched.cpu.store(cpu.0, Ordering::Relaxed);
+                me.queue.lock().push(taken);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Virtual run time of the present turn, which the task has not been charged for.
+    fn ran_ns(&self, cpu: CpuId, task: &Task) -> u64 {
+        let since = self.cpus.get(cpu.0).map_or(0, |me| me.since_ns.load(Ordering::Relaxed));
+        let ran = self.now_ns().saturating_sub(since);
         let weight = task.sched.weight.load(Ordering::Relaxed).max(1);
-        task.sched.vruntime.fetch_add(ran.saturating_mul(1024) / weight, Ordering::Relaxed);
+        ran.saturating_mul(1024) / weight
+    }
+
+    /// Adds what the running task used since it got the CPU to its virtual run time. To be called once for each turn, before the task
+    /// gives up the CPU.
+    pub(crate) fn charge(&self, cpu: CpuId, task: &Task) {
+        task.sched.vruntime.fetch_add(self.ran_ns(cpu, task), Ordering::Relaxed);
     }
 }

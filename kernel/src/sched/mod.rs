@@ -139,12 +139,23 @@ impl Entity {
     }
 }
 
+/// The CPU is in the kernel.
+const NOT_IN_GUEST: u8 = 0;
+/// Guest code runs with nobody waiting: nothing ends its slice.
+const GUEST_WITHOUT_TICK: u8 = 1;
+/// Guest code runs until its slice ends.
+const GUEST_WITH_TICK: u8 = 2;
+
 pub(crate) struct PerCpu {
     pub(crate) queue: Mutex<RunQueue>,
     pub(crate) idle: AtomicBool,
     pub(crate) need_resched: AtomicBool,
     /// When the current task got the CPU, in monotonic nanoseconds.
     pub(crate) since_ns: AtomicU64,
+    /// When the current task's slice ends.
+    pub(crate) slice_end_ns: AtomicU64,
+    /// Whether guest code runs, and whether an alarm ends its slice: one of `NOT_IN_GUEST` and so on.
+    pub(crate) guest: AtomicU8,
     /// Whether a task is on the CPU.
     pub(crate) busy: AtomicBool,
     /// Odd while guest code runs; counts entries and exits.
@@ -176,6 +187,8 @@ impl Scheduler {
                 idle: AtomicBool::new(false),
                 need_resched: AtomicBool::new(false),
                 since_ns: AtomicU64::new(0),
+                slice_end_ns: AtomicU64::new(0),
+                guest: AtomicU8::new(NOT_IN_GUEST),
                 busy: AtomicBool::new(false),
                 guest: AtomicU64::new(0),
                 busy_ns: AtomicU64::new(0),
@@ -208,6 +221,11 @@ impl Scheduler {
         // The flag and the interrupt are ordered after the push: an idle CPU looks at its queue once more
         // before it sleeps.
         if per_cpu.idle.swap(false, Ordering::SeqCst) {
+            self.machine.cpu().interrupt(cpu);
+            return;
+        }
+        // Guest code that runs without an end to its slice has to get one.
+        if per_cpu.guest.load(Ordering::SeqCst) == GUEST_WITHOUT_TICK {
             self.machine.cpu().interrupt(cpu);
         }
     }
@@ -266,6 +284,18 @@ impl Scheduler {
     pub fn runnable(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
             + self.cpus.iter().filter(|c| c.busy.load(Ordering::Relaxed)).count()
+    }
+
+    /// Takes every task out of the queues.
+    pub(crate) fn drain(&self) -> Vec<Arc<Task>> {
+        let mut all = Vec::new();
+        for per_cpu in &self.cpus {
+            let mut queue = per_cpu.queue.lock();
+            while let Some(task) = queue.pop() {
+                all.push(task);
+            }
+        }
+        all
     }
 
     /// Ends every CPU's loop.

@@ -47,6 +47,16 @@ impl RunQueue {
         self.tasks.remove(&key)
     }
 
+    /// Takes the first task that may run on `cpu` if its virtual run time is below `limit`.
+    pub(crate) fn take_behind(&mut self, cpu: usize, limit: u64) -> Option<Arc<Task>> {
+        let key = *self
+            .tasks
+            .range(..(limit, 0))
+            .find(|(_, t)| t.sched.allowed.load(Ordering::Relaxed) & (1 << (cpu & 63)) != 0)?
+            .0;
+        self.tasks.remove(&key)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.tasks.len()
     }

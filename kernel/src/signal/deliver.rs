@@ -102,13 +102,18 @@ pub(crate) fn deliver(cx: &Cx, mut interrupted: Option<InterruptedCall>) -> Deli
     Delivery::Run
 }
 
-/// The next signal that is not blocked: the thread's own before the process's.
+/// The next signal that is not blocked. A stop that is taken out here is noted while the queue is locked, so that a `SIGCONT` from then
+/// on takes it back.
 fn next(cx: &Cx) -> Option<SigInfo> {
-    let process = cx.process();
-    let mut shared = process.signals.shared.lock();
+    let signals = &cx.process().signals;
+    let mut shared = signals.shared.lock();
     let mut own = cx.task.signals.lock();
     let which = SigSet(!own.mask.0);
-    own.pending.pop(which).or_else(|| shared.pop(which))
+    let info = own.pending.pop(which).or_else(|| shared.pop(which));
+    if info.is_some_and(|i| SigSet::STOPS.has(i.signo)) {
+        signals.stop_taken.store(true, Ordering::SeqCst);
+    }
+    info
 }
 
 fn end(cx: &Cx, signo: i32, core: bool) {
@@ -143,16 +148,17 @@ fn run_handler(cx: &Cx, info: &SigInfo, action: Sigaction, interrupted: Option<I
     }
     let old_mask = {
         let mut signals = cx.task.signals.lock();
-        let old = signals.saved_mask.take().unwrap_or(signals.mask);
-        let mut mask = signals.mask | SigSet(action.mask);
+        signals.saved_mask.take().unwrap_or(signals.mask)
+    };
+    if frame::push(cx, info, &action, old_mask).is_ok() {
+        let mut mask = cx.task.sigmask() | SigSet(action.mask);
         if action.flags & flags::NODEFER == 0 {
             mask.add(info.signo);
         }
-        signals.mask = mask.as_mask();
-        old
-    };
-    if frame::push(cx, info, &action, old_mask).is_err() {
-        // No stack to run on: as on Linux, SIGSEGV, which kills if it is the one that failed.
+        super::set_mask(cx.task, mask);
+    } else {
+        // No stack to run on: as on Linux, SIGSEGV, which kills if it is the one that failed. The mask is the one from before the call.
+        cx.task.signals.lock().mask = old_mask;
         if info.signo == sig::SEGV {
             set_default(cx, sig::SEGV);
         }
@@ -176,6 +182,7 @@ pub(crate) fn force(cx: &Cx, info: SigInfo) {
         set_default(cx, info.signo);
         cx.task.signals.lock().mask.remove(info.signo);
     }
-    cx.task.signals.lock().pending.push(info);
+    // Standard signals are never refused.
+    let _ = cx.task.signals.lock().pending.push(info, u64::MAX);
     cx.task.signal_pending.store(true, Ordering::SeqCst);
 }

@@ -66,6 +66,8 @@ const USER_CS: u16 = 0x33;
 const USER_SS: u16 = 0x2b;
 /// Direction, resume and trap flag are off when a handler starts.
 const EFLAGS_CLEAR: u64 = 0x400 | 0x1_0000 | 0x100;
+/// The flags that a frame may set (`FIX_EFLAGS`): AC, OF, DF, TF, SF, ZF, AF, PF, CF, RF.
+const EFLAGS_RESTORED: u64 = 0x4_0000 | 0x800 | 0x400 | 0x100 | 0x80 | 0x40 | 0x10 | 0x4 | 0x1 | 0x1_0000;
 const SS_ONSTACK: i32 = 1;
 const SS_DISABLE: i32 = 2;
 const SS_AUTODISARM: i32 = 1 << 31;
@@ -110,7 +112,9 @@ pub(super) fn push(cx: &Cx, info: &SigInfo, action: &Sigaction, mask: SigSet) ->
     };
     // The ABI wants the stack as after a call: 8 below a multiple of 16.
     sp = (sp.wrapping_sub(size_of::<Frame>() as u64) & !15).wrapping_sub(8);
-    if switch && sp < altstack.sp {
+    // Neither a fresh nor a nested frame may leave the alternate stack at its lower end.
+    let within = sp > altstack.sp && sp - altstack.sp <= altstack.size;
+    if (switch || on_alt_stack(&altstack, regs.rsp)) && !within {
         return err(Errno::EFAULT);
     }
     let (trapno, error, cr2) = cx.last_fault.get();
@@ -170,7 +174,8 @@ pub(crate) fn sigreturn(cx: &Cx) -> Result<()> {
     let mut user = cx.user.borrow_mut();
     let regs = user.regs();
     let (fs_base, gs_base) = (regs.fs_base, regs.gs_base);
-    *regs = Regs { fs_base, gs_base, ..to_regs(context) };
+    let eflags = (regs.eflags & !EFLAGS_RESTORED) | (context.eflags & EFLAGS_RESTORED);
+    *regs = Regs { fs_base, gs_base, eflags, ..to_regs(context) };
     user.set_fpu(&fpu);
     Ok(())
 }

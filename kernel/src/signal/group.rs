@@ -38,17 +38,13 @@ fn orphaned_without(kernel: &Kernel, pgid: i32, session: i32, leaving: Option<i3
     })
 }
 
-/// A process ended: groups that it leaves orphaned with stopped members get `SIGHUP` and `SIGCONT` (POSIX, `_exit`).
-pub(crate) fn hang_up_orphans_of(kernel: &Arc<Kernel>, process: &Arc<Process>, parent: &Arc<Process>) {
+/// A process ended: groups that it leaves orphaned with stopped members get `SIGHUP` and `SIGCONT` (POSIX, `_exit`): its own, and those
+/// of its children, `groups`.
+pub(crate) fn hang_up_orphans_of(kernel: &Kernel, process: &Process, parent: &Process, mut groups: Vec<i32>) {
     let session = process.session.lock().id;
-    let mut groups: Vec<i32> = Vec::new();
-    if parent.session.lock().id == session {
-        groups.push(process.pgid.load(Ordering::Relaxed));
-    }
-    // Its children were handed on already; their groups may have lost their last outside parent.
-    if let Some(init) = kernel.init_process() {
-        let children = init.family.lock().children.clone();
-        groups.extend(children.iter().map(|c| c.pgid.load(Ordering::Relaxed)));
+    let group = process.pgid.load(Ordering::Relaxed);
+    if parent.session.lock().id == session && parent.pgid.load(Ordering::Relaxed) != group {
+        groups.push(group);
     }
     groups.sort_unstable();
     groups.dedup();

@@ -21,6 +21,7 @@ pub use action::{set_action, take};
 pub use mask::{read_mask, set_mask, with_temporary_mask};
 pub use pending::{PendingQueue, SharedSignals, TaskSignals};
 pub use send::{SIG_DFL, SIG_IGN, ignored_by_default, interrupts_wait, send_to_process, send_to_task};
+pub(crate) use send::{retarget, try_send};
 pub use set::{SigSet, signal_name};
 
 /// Signal numbers of x86_64 and aarch64.

@@ -1,11 +1,14 @@
 //! Pending signals and signal actions.
 
-use super::{SigInfo, SigSet, SigSource, sig};
+use super::{SigInfo, SigSet, SigSource, code, sig};
+use crate::error::{Error, Result};
 use crate::sync::Mutex;
 use crate::wait::WaitQueue;
+use abi::Errno;
 use abi::signal::{SigAltStack, Sigaction};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use core::sync::atomic::AtomicBool;
 
 /// Signals that were sent and not delivered yet: at most one of each standard signal, any number of real-time ones, in order.
 #[derive(Default)]
@@ -20,13 +23,25 @@ impl PendingQueue {
         self.set
     }
 
-    /// Adds a signal; a standard one that is pending already is not queued again.
-    pub fn push(&mut self, info: SigInfo) {
-        if info.signo < sig::RTMIN && self.set.has(info.signo) {
-            return;
+    /// Adds a signal; a standard one that is pending already is not queued again. With `limit` signals in the queue `EAGAIN`, as on Linux only
+    /// for queued real-time signals; from others one of each number is kept.
+    pub fn push(&mut self, info: SigInfo, limit: u64) -> Result<()> {
+        let pending = self.set.has(info.signo);
+        if info.signo < sig::RTMIN {
+            if pending {
+                return Ok(());
+            }
+        } else if self.queue.len() as u64 >= limit {
+            if info.code != code::USER && info.code != code::KERNEL {
+                return Err(Error::new(Errno::EAGAIN, "RLIMIT_SIGPENDING"));
+            }
+            if pending {
+                return Ok(());
+            }
         }
         self.set.add(info.signo);
         self.queue.push_back(info);
+        Ok(())
     }
 
     /// Takes the next signal in `which`: synchronous faults first, then the lowest number, each number in order of sending.
@@ -110,6 +125,8 @@ pub struct SharedSignals {
     pub actions: Mutex<Arc<Mutex<[Sigaction; 64]>>>,
     /// Sent to the process as a whole.
     pub shared: Mutex<PendingQueue>,
+    /// A stop signal was taken out of a queue and has not become a stop yet; `SIGCONT` clears it.
+    pub stop_taken: AtomicBool,
     /// Woken when a signal is sent to any thread of the process (`signalfd`, `sigtimedwait`).
     pub sent: WaitQueue,
 }
@@ -120,6 +137,7 @@ impl SharedSignals {
         SharedSignals {
             actions: Mutex::new(Arc::new(Mutex::new([Sigaction::default(); 64]))),
             shared: Mutex::new(PendingQueue::default()),
+            stop_taken: AtomicBool::new(false),
             sent: WaitQueue::new(),
         }
     }

@@ -1,10 +1,12 @@
 //! Sending signals.
 
 use super::{SigInfo, SigSet, sig};
-use crate::task::{ExitStatus, Process, Task, group_exit, must_end};
+use crate::error::Result;
+use crate::task::{ExitStatus, Process, Resource, Task, group_exit, must_end};
 use crate::wait::PollEvents;
 use abi::signal::Sigaction;
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
 
 /// `SIG_IGN`.
 pub const SIG_IGN: u64 = 1;
@@ -26,49 +28,53 @@ pub(super) fn has_no_effect(action: &Sigaction, signo: i32) -> bool {
     action.handler == SIG_IGN || (action.handler == SIG_DFL && ignored_by_default(signo))
 }
 
-/// Sends to a process: any thread that does not block the signal takes it. Does not block.
+/// Sends to a process: any thread that does not block the signal takes it. Does not block. A signal that finds its queue full is lost.
 pub fn send_to_process(process: &Arc<Process>, info: SigInfo) {
-    send(process, None, info);
+    let _ = try_send(process, None, info);
 }
 
 /// Sends to one thread.
 pub fn send_to_task(task: &Arc<Task>, info: SigInfo) {
-    send(&task.process, Some(task), info);
+    let _ = try_send(&task.process, Some(task), info);
 }
 
-fn send(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) {
+/// Sends to a process, or to one of its threads; `EAGAIN` when `RLIMIT_SIGPENDING` signals are queued already.
+pub(crate) fn try_send(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> Result<()> {
     if process.pid == 1 {
         // The init process is a record of the kernel's; nothing disturbs it.
-        return;
+        return Ok(());
     }
     if info.signo == sig::KILL {
-        return group_exit(process, ExitStatus::Signaled { signo: sig::KILL, core: false });
+        group_exit(process, ExitStatus::Signaled { signo: sig::KILL, core: false });
+        return Ok(());
     }
-    let threads = process.threads();
-    side_effects(process, &threads, info.signo);
+    side_effects(process, info.signo);
     let blocks = |task: &Arc<Task>| {
         let signals = task.signals.lock();
         (signals.mask | signals.waiting_for).has(info.signo)
     };
-    let blocked = match target {
-        Some(task) => blocks(task),
-        None => threads.iter().all(blocks),
-    };
     // An ignored signal is kept only while it is blocked: the action may change before it is unblocked.
-    if !blocked && is_ignored(process, info.signo) && !SigSet::UNBLOCKABLE.has(info.signo) {
-        return;
+    if is_ignored(process, info.signo) {
+        let blocked = match target {
+            Some(task) => blocks(task),
+            None => process.threads().iter().all(blocks),
+        };
+        if !blocked {
+            return Ok(());
+        }
     }
+    let limit = process.limit(Resource::Sigpending);
     match target {
-        Some(task) => task.signals.lock().pending.push(info),
-        None => process.signals.shared.lock().push(info),
+        Some(task) => task.signals.lock().pending.push(info, limit)?,
+        None => process.signals.shared.lock().push(info, limit)?,
     }
     process.signals.sent.wake_all(PollEvents::READABLE);
     match target {
         Some(task) => notify_if_ready(task, info.signo),
-        None => {
-            notify_one(&threads, SigSet::of(info.signo));
-        }
+        // Looked at after the signal is in its queue: who unblocks it, starts or ends now sees it there.
+        None => notify_one(&process.threads(), SigSet::of(info.signo)),
     }
+    Ok(())
 }
 
 /// Tells the first thread that does not block one of these signals: the main thread if it can take it, as Linux prefers.
@@ -95,18 +101,23 @@ fn notify_if_ready(task: &Arc<Task>, signo: i32) {
 }
 
 /// Sending `SIGCONT` takes pending stops away and continues; sending a stop takes a pending `SIGCONT` away.
-fn side_effects(process: &Arc<Process>, threads: &[Arc<Task>], signo: i32) {
-    let stops = SigSet::of(sig::STOP) | SigSet::of(sig::TSTP) | SigSet::of(sig::TTIN) | SigSet::of(sig::TTOU);
+fn side_effects(process: &Arc<Process>, signo: i32) {
     let discard = if signo == sig::CONT {
-        stops
-    } else if stops.has(signo) {
+        SigSet::STOPS
+    } else if SigSet::STOPS.has(signo) {
         SigSet::of(sig::CONT)
     } else {
         SigSet::EMPTY
     };
     if !discard.is_empty() {
-        process.signals.shared.lock().discard(discard);
-        for task in threads {
+        {
+            let mut shared = process.signals.shared.lock();
+            shared.discard(discard);
+            if signo == sig::CONT {
+                process.signals.stop_taken.store(false, Ordering::SeqCst);
+            }
+        }
+        for task in process.threads() {
             task.signals.lock().pending.discard(discard);
         }
     }

@@ -27,6 +27,10 @@ impl SigSet {
     /// Those that can't be caught, blocked or ignored.
     pub const UNBLOCKABLE: SigSet = SigSet(1 << (sig::KILL - 1) | 1 << (sig::STOP - 1));
 
+    /// Those whose default action is to stop.
+    pub const STOPS: SigSet =
+        SigSet(1 << (sig::STOP - 1) | 1 << (sig::TSTP - 1) | 1 << (sig::TTIN - 1) | 1 << (sig::TTOU - 1));
+
     /// One signal; empty for a number that is none.
     pub const fn of(signo: i32) -> SigSet {
         if signo >= 1 && signo <= sig::MAX { SigSet(1 << (signo - 1)) } else { SigSet(0) }

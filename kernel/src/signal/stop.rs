@@ -17,7 +17,7 @@ pub(super) fn stop_process(cx: &Cx, signo: i32) {
     }
     let threads = {
         let mut family = process.family.lock();
-        if family.exiting.is_some() {
+        if family.exiting.is_some() || !process.signals.stop_taken.swap(false, Ordering::SeqCst) {
             return;
         }
         family.stopped = Some(signo);

@@ -1,7 +1,7 @@
 //! Sending signals: `kill(2)`, `tgkill(2)`, `rt_sigqueueinfo(2)` and their kin.
 
 use crate::error::{Result, err};
-use crate::signal::{SigInfo, code, send_to_process, send_to_task, sig};
+use crate::signal::{SigInfo, code, sig, try_send};
 use crate::task::{Cap, Cx, Process, ProcessState, Task};
 use crate::user::UserPtr;
 use abi::Errno;
@@ -35,10 +35,7 @@ fn to_process(cx: &Cx, process: &Arc<Process>, info: SigInfo) -> Result<()> {
     if !may_signal(cx, process, info.signo) {
         return err(Errno::EPERM);
     }
-    if info.signo != 0 {
-        send_to_process(process, info);
-    }
-    Ok(())
+    if info.signo == 0 { Ok(()) } else { try_send(process, None, info) }
 }
 
 /// The process of an id: a thread's id stands for its process. `ESRCH`.
@@ -87,10 +84,7 @@ fn to_thread(cx: &Cx, task: &Arc<Task>, info: SigInfo) -> Result<()> {
     if !may_signal(cx, &task.process, info.signo) {
         return err(Errno::EPERM);
     }
-    if info.signo != 0 {
-        send_to_task(task, info);
-    }
-    Ok(())
+    if info.signo == 0 { Ok(()) } else { try_send(&task.process, Some(task), info) }
 }
 
 /// `tkill(2)`.

@@ -159,6 +159,10 @@ pub(super) fn restart_syscall(cx: &Cx) -> Result<usize> {
         Some(RestartState::Poll { fds, count, deadline_ns }) => {
             super::poll::poll_until(cx, UserPtr::new(fds), count, deadline_ns)
         }
+        Some(RestartState::Futex { at, shared, expected, bitset, deadline_ns }) => {
+            let at = hal::VirtAddr(at);
+            crate::ipc::futex::wait(cx, at, shared, expected, Some(deadline_ns), bitset).map(|()| 0)
+        }
         None => err(Errno::EINTR),
     }
 }

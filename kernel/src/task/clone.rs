@@ -109,7 +109,7 @@ pub fn clone(cx: &Cx, args: &CloneArgs) -> Result<i32> {
 
     let mm = if flags.contains(CloneFlags::VM) { cx.mm() } else { cx.mm().fork(cx)? };
     let process = if thread { my_process.clone() } else { child_process(cx, tid, args) };
-    let policy = *me.policy.lock();
+    let policy = me.policy.lock().inherited();
     let new = NewTask {
         tid,
         process: process.clone(),
@@ -151,18 +151,23 @@ pub fn clone(cx: &Cx, args: &CloneArgs) -> Result<i32> {
             regs.fs_base = args.tls;
         }
     }
-    if flags.contains(CloneFlags::PARENT_SETTID) {
-        UserPtr::<i32>::new(args.parent_tid).write(cx, &tid)?;
-    }
-    if flags.contains(CloneFlags::PIDFD) {
-        let file = crate::ipc::pidfd_new(cx, &process, Default::default());
-        let fd = cx.install(file, true)?;
-        if let Err(error) = UserPtr::<i32>::new(args.pidfd).write(cx, &fd.0) {
+    let pidfd = match flags.contains(CloneFlags::PIDFD) {
+        true => Some(open_pidfd(cx, &process, args.pidfd)?),
+        false => None,
+    };
+    let close_pidfd = || {
+        if let Some(fd) = pidfd {
             drop(cx.files().remove(fd));
-            return Err(error);
         }
+    };
+    if let Err(error) = enter_tables(cx, &task, thread) {
+        close_pidfd();
+        return Err(error);
     }
-    enter_tables(cx, &task, thread)?;
+    if flags.contains(CloneFlags::PARENT_SETTID) {
+        // As on Linux, a bad address is not an error.
+        let _ = UserPtr::<i32>::new(args.parent_tid).write(cx, &tid);
+    }
     let set_tid = flags.contains(CloneFlags::CHILD_SETTID).then_some(args.child_tid);
     let started = launch(kernel, &task, user, move |cx| {
         if let Some(addr) = set_tid {
@@ -173,12 +178,25 @@ pub fn clone(cx: &Cx, args: &CloneArgs) -> Result<i32> {
     });
     if let Err(error) = started {
         withdraw(cx, &task, thread);
+        close_pidfd();
         return Err(error);
     }
     if let Some(done) = vfork {
         wait_vfork(cx, &done);
     }
     Ok(tid)
+}
+
+fn open_pidfd(cx: &Cx, process: &Arc<super::Process>, out: u64) -> Result<crate::fs::Fd> {
+    let file = crate::ipc::pidfd_new(cx, process, Default::default());
+    let fd = cx.install(file, true)?;
+    match UserPtr::<i32>::new(out).write(cx, &fd.0) {
+        Ok(()) => Ok(fd),
+        Err(error) => {
+            drop(cx.files().remove(fd));
+            Err(error)
+        }
+    }
 }
 
 /// Until the child executes or ends, or this task has to end itself; other signals wait.
@@ -254,17 +272,31 @@ fn enter_tables(cx: &Cx, task: &Arc<Task>, thread: bool) -> Result<()> {
             return err(Errno::EAGAIN);
         }
         family.threads.push(task.clone());
+        // A stop or a signal for the process that came since the others were told is this one's, too.
+        task.signal_pending.store(true, Ordering::SeqCst);
     } else {
         process.family.lock().threads.push(task.clone());
         *process.leader.lock() = Some(task.clone());
-        let parent = process.family.lock().parent.upgrade();
-        if let Some(parent) = parent {
-            parent.family.lock().children.push(process.clone());
-        }
+        join_parent(cx, process)?;
         cx.kernel.pids.add_process(process);
     }
     cx.kernel.pids.add_task(task);
     Ok(())
+}
+
+/// Enters the list of the parent's children. A parent that is ending takes none (`CLONE_PARENT`): then it is as if it had ended before.
+fn join_parent(cx: &Cx, process: &Arc<super::Process>) -> Result<()> {
+    let parent = process.family.lock().parent.upgrade();
+    let init = cx.kernel.init_process();
+    for parent in parent.into_iter().chain(init) {
+        let mut family = parent.family.lock();
+        if !family.closed {
+            process.family.lock().parent = Arc::downgrade(&parent);
+            family.children.push(process.clone());
+            return Ok(());
+        }
+    }
+    err(Errno::EAGAIN)
 }
 
 fn withdraw(cx: &Cx, task: &Arc<Task>, thread: bool) {

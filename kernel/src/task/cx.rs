@@ -72,6 +72,19 @@ pub(crate) enum RestartState {
         /// Where the remaining time goes; 0 for nowhere.
         remaining: u64,
     },
+    /// `FUTEX_WAIT` with a time-out.
+    Futex {
+        /// The word.
+        at: u64,
+        /// Whether it is shared with other processes.
+        shared: bool,
+        /// The value that it must have.
+        expected: u32,
+        /// Which wake-ups count.
+        bitset: u32,
+        /// When it times out.
+        deadline_ns: u64,
+    },
     /// `poll(2)`.
     Poll {
         /// The array.

@@ -3,7 +3,7 @@
 use super::{Cx, ExitStatus, Process, ProcessState, Task};
 use crate::Kernel;
 use crate::fs::FdTable;
-use crate::signal::{SigInfo, SigSource, code, sig};
+use crate::signal::{SigInfo, SigSet, SigSource, code, sig};
 use crate::wait::PollEvents;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -29,30 +29,26 @@ pub(crate) fn must_end(task: &Task) -> bool {
     family.exiting.is_some() || family.exec_by.is_some_and(|tid| tid != task.tid())
 }
 
-/// Ends the current task. Afterwards its fiber must return without touching user memory. `status` counts for the process if this is
-/// the last thread and no group exit was asked for.
-pub(crate) fn exit_task(cx: &Cx, status: ExitStatus) {
-    let task = cx.task;
-    let process = cx.process();
+/// What a task leaves in memory that it lets go of: robust locks and the cleared thread id (`set_tid_address(2)`).
+pub(crate) fn leave_memory(cx: &Cx) {
     crate::ipc::futex::exit_robust_list(cx);
-    let clear = task.clear_child_tid.swap(0, Ordering::Relaxed);
+    let clear = cx.task.clear_child_tid.swap(0, Ordering::Relaxed);
     if clear != 0 {
         let ptr = crate::user::UserPtr::<u32>::new(clear);
         if ptr.write(cx, &0).is_ok() {
             crate::ipc::futex::wake_address(cx, ptr.addr(), 1);
         }
     }
-    release_vfork(task);
+}
 
+/// Ends the current task. Afterwards its fiber must return without touching user memory. `status` counts for the process if this is
+/// the first thread and no group exit was asked for.
+pub(crate) fn exit_task(cx: &Cx, status: ExitStatus) {
+    let (task, process) = (cx.task, cx.process());
+    leave_memory(cx);
+    release_vfork(task);
     let peak = cx.mm.borrow().as_ref().map_or(0, |mm| mm.peak_rss_pages());
-    let last = {
-        let mut family = process.family.lock();
-        family.threads.retain(|t| !Arc::ptr_eq(t, task));
-        let mut usage = task.usage();
-        usage.max_rss_pages = peak;
-        family.dead_threads.add(&usage);
-        family.threads.is_empty()
-    };
+    let last = leave_group(task, status, peak);
     // Closing files and giving back memory comes before anyone hears of the end. POSIX locks belong to the process.
     if last {
         crate::fs::lock::release_process(cx);
@@ -65,37 +61,55 @@ pub(crate) fn exit_task(cx: &Cx, status: ExitStatus) {
         }
     }
     drop(files);
-    drop(core::mem::replace(&mut *task.files.lock(), FdTable::new()));
-    drop(task.mm.lock().take());
     drop(cx.mm.borrow_mut().take());
-    if last {
-        end_process(cx.kernel, process, status);
-    } else {
-        cx.kernel.pids.remove_task(task.tid());
-        // An `execve` waits for the others to go.
-        process.changed.wake_all(PollEvents::empty());
-    }
+    release_record(task);
+    leave_tables(cx.kernel, task, last, status);
 }
 
 /// A task's fiber panicked and is gone: the process dies, and what [`exit_task`] would have done with the task's record is done here.
 pub(crate) fn after_oops(kernel: &Arc<Kernel>, task: &Arc<Task>) {
-    let process = &task.process;
     let killed = ExitStatus::Signaled { signo: sig::KILL, core: false };
     release_vfork(task);
+    group_exit(&task.process, killed);
+    let last = leave_group(task, killed, 0);
+    release_record(task);
+    leave_tables(kernel, task, last, killed);
+}
+
+/// Takes the task out of its process; whether it was the last thread.
+fn leave_group(task: &Arc<Task>, status: ExitStatus, peak_rss_pages: u64) -> bool {
+    let process = &task.process;
     let last = {
         let mut family = process.family.lock();
+        if task.tid() == process.pid {
+            family.leader_status = Some(status);
+        }
         family.threads.retain(|t| !Arc::ptr_eq(t, task));
-        family.dead_threads.add(&task.usage());
+        let mut usage = task.usage();
+        usage.max_rss_pages = peak_rss_pages;
+        family.dead_threads.add(&usage);
         family.threads.is_empty()
     };
+    if !last {
+        // What this thread was told of is another's to take now.
+        crate::signal::retarget(task, SigSet::ALL);
+    }
+    last
+}
+
+/// What others reach through the record must not outlive the task.
+fn release_record(task: &Task) {
     drop(core::mem::replace(&mut *task.files.lock(), FdTable::new()));
     drop(task.mm.lock().take());
-    group_exit(process, killed);
+}
+
+fn leave_tables(kernel: &Arc<Kernel>, task: &Arc<Task>, last: bool, status: ExitStatus) {
     if last {
-        end_process(kernel, process, killed);
+        end_process(kernel, &task.process, status);
     } else {
         kernel.pids.remove_task(task.tid());
-        process.changed.wake_all(PollEvents::empty());
+        // An `execve` waits for the others to go.
+        task.process.changed.wake_all(PollEvents::empty());
     }
 }
 
@@ -108,12 +122,17 @@ pub(crate) fn release_vfork(task: &Task) {
     }
 }
 
-/// The last thread is gone.
+/// The last thread is gone. The status is that of a group exit, else that of the first thread.
 fn end_process(kernel: &Arc<Kernel>, process: &Arc<Process>, status: ExitStatus) {
-    let status = process.family.lock().exiting.unwrap_or(status);
+    let status = {
+        let family = process.family.lock();
+        family.exiting.or(family.leader_status).unwrap_or(status)
+    };
     drop(process.timers.lock().take());
     crate::signal::group::leave_session_if_leader(kernel, process);
-    adopt_children(kernel, process);
+    let groups = adopt_children(kernel, process);
+    // Made before the parent can reap it.
+    let info = child_info(process, process.exit_signal.load(Ordering::Relaxed), status);
     let parent = {
         let mut family = process.family.lock();
         family.state = ProcessState::Zombie(status);
@@ -124,36 +143,54 @@ fn end_process(kernel: &Arc<Kernel>, process: &Arc<Process>, status: ExitStatus)
         kernel.finish(Ok(status));
     }
     if let Some(parent) = parent {
-        crate::signal::group::hang_up_orphans_of(kernel, process, &parent);
-        notify_parent(kernel, &parent, process, status);
+        crate::signal::group::hang_up_orphans_of(kernel, process, &parent, groups);
+        notify_parent(kernel, &parent, process, info);
     }
 }
 
-/// Hands the children to the nearest subreaper, or to init.
-fn adopt_children(kernel: &Arc<Kernel>, process: &Arc<Process>) {
-    let children = core::mem::take(&mut process.family.lock().children);
+/// Hands the children to the nearest subreaper, or to init. Returns the process groups of those that were in another group of the same
+/// session: they may have lost the one who would continue them.
+fn adopt_children(kernel: &Arc<Kernel>, process: &Arc<Process>) -> Vec<i32> {
+    let children = {
+        let mut family = process.family.lock();
+        family.closed = true;
+        core::mem::take(&mut family.children)
+    };
+    let mut groups = Vec::new();
     if children.is_empty() {
-        return;
+        return groups;
     }
-    let Some(reaper) = find_reaper(kernel, process) else { return };
+    let Some(reaper) = find_reaper(kernel, process) else { return groups };
+    let (session, group) = (process.session.lock().id, process.pgid.load(Ordering::Relaxed));
     for child in children {
         let state = {
+            // Both locks, parent before child: a child that is reaped at this moment is in no list afterwards.
+            let mut adopter = reaper.family.lock();
             let mut family = child.family.lock();
+            if family.state == ProcessState::Reaped {
+                continue;
+            }
             family.parent = Arc::downgrade(&reaper);
+            adopter.children.push(child.clone());
             family.state
         };
+        child.exit_signal.store(sig::CHLD, Ordering::Relaxed);
         for task in child.threads() {
             let signo = task.parent_death_signal.load(Ordering::Relaxed) as i32;
             if signo != 0 {
-                child.send_signal(SigInfo::user(signo, code::USER, process.pid, 0));
+                crate::signal::send_to_process(&child, SigInfo::user(signo, code::USER, process.pid, 0));
             }
         }
-        reaper.family.lock().children.push(child.clone());
-        child.exit_signal.store(sig::CHLD, Ordering::Relaxed);
+        let child_group = child.pgid.load(Ordering::Relaxed);
+        if child_group != group && child.session.lock().id == session {
+            groups.push(child_group);
+        }
         if let ProcessState::Zombie(status) = state {
-            notify_parent(kernel, &reaper, &child, status);
+            let info = child_info(&child, sig::CHLD, status);
+            notify_parent(kernel, &reaper, &child, info);
         }
     }
+    groups
 }
 
 fn find_reaper(kernel: &Arc<Kernel>, process: &Arc<Process>) -> Option<Arc<Process>> {
@@ -170,22 +207,21 @@ fn find_reaper(kernel: &Arc<Kernel>, process: &Arc<Process>) -> Option<Arc<Proce
     kernel.init_process()
 }
 
-/// Tells a parent that a child has become a zombie, or reaps the child if the parent does not want to know.
-fn notify_parent(kernel: &Arc<Kernel>, parent: &Arc<Process>, child: &Arc<Process>, status: ExitStatus) {
+/// Tells a parent that a child has become a zombie, or reaps the child if the parent does not want to know. `info.signo` is 0 for a
+/// child that ends silently.
+fn notify_parent(kernel: &Arc<Kernel>, parent: &Arc<Process>, child: &Arc<Process>, info: SigInfo) {
     const SA_NOCLDWAIT: u64 = 2;
     if parent.pid == 1 {
-        reap(kernel, parent, child);
-        return;
+        return reap(kernel, child);
     }
-    let signo = child.exit_signal.load(Ordering::Relaxed);
     let action = parent.signals.action(sig::CHLD);
-    let unwanted =
-        signo == sig::CHLD && (action.handler == crate::signal::SIG_IGN || action.flags & SA_NOCLDWAIT != 0);
-    if signo != 0 && !(unwanted && action.handler == crate::signal::SIG_IGN) {
-        parent.send_signal(child_info(child, signo, status));
-    }
+    let ignored = info.signo == sig::CHLD && action.handler == crate::signal::SIG_IGN;
+    let unwanted = ignored || (info.signo == sig::CHLD && action.flags & SA_NOCLDWAIT != 0);
     if unwanted {
-        reap(kernel, parent, child);
+        reap(kernel, child);
+    }
+    if info.signo != 0 && !ignored {
+        parent.send_signal(info);
     }
     parent.child_changed.wake_all(PollEvents::READABLE);
 }
@@ -218,25 +254,33 @@ pub(crate) fn child_signal(child: &Arc<Process>, signo: i32, code: i32, status: 
     }
 }
 
-/// Takes a zombie out of the world; its usage goes to the parent.
-pub(crate) fn reap(kernel: &Arc<Kernel>, parent: &Arc<Process>, child: &Arc<Process>) {
-    let mut usage = child.usage();
-    {
-        let mut family = child.family.lock();
-        usage.add(&family.dead_children);
+/// Takes a zombie for its reaper: whoever gets `true` calls [`bury`].
+fn claim(child: &Process) -> bool {
+    let mut family = child.family.lock();
+    let zombie = matches!(family.state, ProcessState::Zombie(_));
+    if zombie {
         family.state = ProcessState::Reaped;
     }
-    let gone: Vec<_> = {
+    zombie
+}
+
+fn reap(kernel: &Arc<Kernel>, child: &Arc<Process>) {
+    if claim(child) {
+        bury(kernel, child);
+    }
+}
+
+/// Takes a claimed zombie out of the world; its usage goes to the parent.
+pub(crate) fn bury(kernel: &Arc<Kernel>, child: &Arc<Process>) {
+    let usage = child.usage_with_children();
+    let parent = child.family.lock().parent.upgrade();
+    if let Some(parent) = parent {
         let mut family = parent.family.lock();
         if parent.pid != 1 {
             family.dead_children.add(&usage);
         }
-        let (gone, stay) =
-            core::mem::take(&mut family.children).into_iter().partition(|c| Arc::ptr_eq(c, child));
-        family.children = stay;
-        gone
-    };
-    drop(gone);
+        family.children.retain(|c| !Arc::ptr_eq(c, child));
+    }
     kernel.pids.remove_task(child.pid);
     kernel.pids.remove_process(child.pid);
     drop(child.leader.lock().take());

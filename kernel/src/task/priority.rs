@@ -26,7 +26,15 @@ impl SchedPolicy {
         matches!(self.policy, policy::FIFO | policy::RR)
     }
 
-    fn weight(&self) -> u64 {
+    /// What a child starts with (`SCHED_RESET_ON_FORK`, `sched(7)`).
+    pub(super) fn inherited(self) -> SchedPolicy {
+        if !self.reset_on_fork {
+            return self;
+        }
+        SchedPolicy { nice: self.nice.max(0), ..SchedPolicy::default() }
+    }
+
+    pub(super) fn weight(&self) -> u64 {
         match self.policy {
             policy::FIFO | policy::RR => nice_weight(-20),
             policy::IDLE => 3,

@@ -90,6 +90,10 @@ pub struct Family {
     pub threads: Vec<Arc<Task>>,
     /// Group exit in progress with this status.
     pub exiting: Option<ExitStatus>,
+    /// How the first thread ended, if it has.
+    pub leader_status: Option<ExitStatus>,
+    /// It is ending and takes no more children.
+    pub closed: bool,
     /// Stopped by this signal; `reported` says whether a waiter has seen it.
     pub stopped: Option<i32>,
     /// A stop that `WUNTRACED` has not reported yet.

@@ -38,7 +38,7 @@ pub(crate) struct NewTask {
 impl NewTask {
     /// Makes the task record; it has no fiber yet and is in no table.
     pub(crate) fn build(self, kernel: &Kernel) -> Arc<Task> {
-        let entity = Entity::new(self.cpu, crate::sched::nice_weight(self.policy.nice), self.allowed);
+        let entity = Entity::new(self.cpu, self.policy.weight(), self.allowed);
         entity.vruntime.store(self.vruntime, Ordering::Relaxed);
         Arc::new(Task {
             tid: AtomicI32::new(self.tid),
@@ -106,6 +106,8 @@ pub(crate) fn new_process(
             children: Vec::new(),
             threads: Vec::new(),
             exiting: None,
+            leader_status: None,
+            closed: false,
             stopped: None,
             stop_unreported: false,
             continue_unreported: false,

@@ -8,13 +8,13 @@ impl Task {
     /// What this thread has used so far. System time is CPU time outside of guest code.
     pub fn usage(&self) -> Usage {
         let user_ns = self.user_ns.load(Ordering::Relaxed);
-        let run_ns = self.sched.run_ns.load(Ordering::Relaxed);
+        let run_ns = self.scheduler.run_ns(self);
         Usage {
             user_ns,
             system_ns: run_ns.saturating_sub(user_ns),
             minor_faults: self.faults[0].load(Ordering::Relaxed),
             major_faults: self.faults[1].load(Ordering::Relaxed),
-            max_rss_pages: 0,
+            max_rss_pages: self.mm.lock().as_ref().map_or(0, |mm| mm.peak_rss_pages()),
             voluntary_switches: self.sched.switches[0].load(Ordering::Relaxed),
             involuntary_switches: self.sched.switches[1].load(Ordering::Relaxed),
         }
@@ -22,6 +22,13 @@ impl Task {
 }
 
 impl Process {
+    /// What it and the children that it has waited for have used.
+    pub fn usage_with_children(&self) -> Usage {
+        let mut usage = self.usage();
+        usage.add(&self.family.lock().dead_children);
+        usage
+    }
+
     /// What the process has used so far: its threads, also those that have ended.
     pub fn usage(&self) -> Usage {
         let (mut sum, threads) = {

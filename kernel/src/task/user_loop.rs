@@ -39,6 +39,7 @@ pub(crate) fn user_loop(cx: &Cx) {
             cx.kernel.sched.guest_switch(cpu);
             exit
         };
+        cx.kernel.sched.left_guest(cx.cpu());
         cx.task.user_ns.fetch_add(cx.now_ns().saturating_sub(start), Ordering::Relaxed);
         match exit {
             Exit::Syscall { nr, args, .. } => match dispatch(cx, nr, &args) {
@@ -73,7 +74,7 @@ fn set_errno(cx: &Cx, errno: Errno) {
 fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> bool {
     cx.kernel.poll_machine();
     let cpu = cx.cpu();
-    if cx.kernel.sched.should_yield(cpu) {
+    if cx.kernel.sched.should_yield(cpu, cx.task) {
         cx.task.sched.switches[1].fetch_add(1, Ordering::Relaxed);
         cx.yield_now();
     }

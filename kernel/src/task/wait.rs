@@ -87,11 +87,10 @@ fn look(cx: &Cx, which: Which, options: WaitOptions) -> Result<Option<Report>, E
     for child in children.iter().filter(|c| matches(c, which, options)) {
         any = true;
         if let Some(change) = take_change(child, options) {
-            let mut usage = child.usage();
-            usage.add(&child.family.lock().dead_children);
+            let usage = child.usage_with_children();
             let uid = child.leader.lock().as_ref().map_or(0, |t| t.creds().uid);
             if matches!(change, Change::Ended(_)) && !options.contains(WaitOptions::NOWAIT) {
-                exit::reap(cx.kernel, process, child);
+                exit::bury(cx.kernel, child);
             }
             return Ok(Some(Report { pid: child.pid, uid, change, usage }));
         }

@@ -97,10 +97,16 @@ pub fn exec(cx: &Cx, mut program: Program) -> Result<()> {
     end_other_threads(cx)?;
     let task = cx.task;
     let process = cx.process();
-    exit_old_image(cx);
+    exit::leave_memory(cx);
+    *task.rseq.lock() = None;
+    let peak = cx.mm().peak_rss_pages();
+    {
+        let mut family = process.family.lock();
+        family.dead_threads.max_rss_pages = family.dead_threads.max_rss_pages.max(peak);
+    }
     cx.set_mm(mm);
-    if Arc::strong_count(&cx.files()) > 2 {
-        // Shared with somebody (besides the two references of this task).
+    if Arc::strong_count(&cx.files()) > 3 {
+        // Shared with somebody besides the two references of this task and the one that is counted.
         let own = cx.files().duplicate();
         cx.set_files(own);
     }
@@ -123,6 +129,7 @@ pub fn exec(cx: &Cx, mut program: Program) -> Result<()> {
             data: image.data,
         };
     }
+    process.exit_signal.store(crate::signal::sig::CHLD, Ordering::Relaxed);
     process.did_exec.store(true, Ordering::Relaxed);
     process.dumpable.store(1, Ordering::Relaxed);
     exit::release_vfork(task);
@@ -130,19 +137,6 @@ pub fn exec(cx: &Cx, mut program: Program) -> Result<()> {
     *user.regs() = Regs { rip: image.start, rsp: stack.sp, eflags: 0x202, ..Regs::default() };
     user.set_fpu(&[]);
     Ok(())
-}
-
-/// What a task leaves in its old memory: cleared tid, robust locks.
-fn exit_old_image(cx: &Cx) {
-    crate::ipc::futex::exit_robust_list(cx);
-    let clear = cx.task.clear_child_tid.swap(0, Ordering::Relaxed);
-    if clear != 0 {
-        let ptr = crate::user::UserPtr::<u32>::new(clear);
-        if ptr.write(cx, &0).is_ok() {
-            crate::ipc::futex::wake_address(cx, ptr.addr(), 1);
-        }
-    }
-    *cx.task.rseq.lock() = None;
 }
 
 /// Ends all other threads and takes over the process id. `EAGAIN` when another thread was faster.
