@@ -123,10 +123,10 @@ impl Scheduler {
     pub(crate) fn arm(&self, cpu: CpuId) {
         let Some(me) = self.cpus.get(cpu.0) else { return };
         // Said before the look at `waiting`: whoever enqueues sees this, or is seen here.
-        me.guest.store(GUEST_WITHOUT_TICK, Ordering::SeqCst);
+        me.slice.store(GUEST_WITHOUT_TICK, Ordering::SeqCst);
         let mut deadline = self.timers.earliest();
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            me.guest.store(GUEST_WITH_TICK, Ordering::SeqCst);
+            me.slice.store(GUEST_WITH_TICK, Ordering::SeqCst);
             let slice_end = me.slice_end_ns.load(Ordering::Relaxed);
             deadline = Some(deadline.map_or(slice_end, |d| d.min(slice_end)));
         }
@@ -136,7 +136,7 @@ impl Scheduler {
     /// To be called by the user loop when guest code has stopped.
     pub(crate) fn left_guest(&self, cpu: CpuId) {
         if let Some(me) = self.cpus.get(cpu.0) {
-            me.guest.store(NOT_IN_GUEST, Ordering::SeqCst);
+            me.slice.store(NOT_IN_GUEST, Ordering::SeqCst);
         }
     }
 

@@ -155,7 +155,7 @@ pub(crate) struct PerCpu {
     /// When the current task's slice ends.
     pub(crate) slice_end_ns: AtomicU64,
     /// Whether guest code runs, and whether an alarm ends its slice: one of `NOT_IN_GUEST` and so on.
-    pub(crate) guest: AtomicU8,
+    pub(crate) slice: AtomicU8,
     /// Whether a task is on the CPU.
     pub(crate) busy: AtomicBool,
     /// Odd while guest code runs; counts entries and exits.
@@ -188,7 +188,7 @@ impl Scheduler {
                 need_resched: AtomicBool::new(false),
                 since_ns: AtomicU64::new(0),
                 slice_end_ns: AtomicU64::new(0),
-                guest: AtomicU8::new(NOT_IN_GUEST),
+                slice: AtomicU8::new(NOT_IN_GUEST),
                 busy: AtomicBool::new(false),
                 guest: AtomicU64::new(0),
                 busy_ns: AtomicU64::new(0),
@@ -225,7 +225,7 @@ impl Scheduler {
             return;
         }
         // Guest code that runs without an end to its slice has to get one.
-        if per_cpu.guest.load(Ordering::SeqCst) == GUEST_WITHOUT_TICK {
+        if per_cpu.slice.load(Ordering::SeqCst) == GUEST_WITHOUT_TICK {
             self.machine.cpu().interrupt(cpu);
         }
     }
