@@ -17,6 +17,7 @@ pub use linux_raw_sys::system as raw_system;
 
 mod errno;
 pub mod fs;
+pub mod ipc;
 pub mod net;
 pub mod signal;
 pub mod system;

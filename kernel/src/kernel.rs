@@ -54,6 +54,10 @@ pub struct Kernel {
     pub sys: Arc<Tree>,
     /// Terminals.
     pub terminals: Terminals,
+    /// System V IPC.
+    pub sysv: crate::ipc::sysv::SysV,
+    /// inotify's watches.
+    pub watches: Arc<crate::ipc::Watches>,
     /// File locks.
     pub locks: Arc<crate::fs::lock::LockTable>,
     /// Sockets: the protocol families.
@@ -82,6 +86,8 @@ impl Kernel {
             proc: crate::fs::procfs::tree(now),
             sys: crate::fs::sysfs::tree(now, machine.cpu().count()),
             terminals: Terminals::default(),
+            sysv: Default::default(),
+            watches: Default::default(),
             locks: crate::fs::lock::LockTable::new(),
             net: Default::default(),
             ids: AtomicU64::new(1),

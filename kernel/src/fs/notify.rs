@@ -32,7 +32,9 @@ pub const MOVE_SELF: u32 = 0x800;
 pub const ISDIR: u32 = 0x4000_0000;
 
 /// Something happened to `inode`, or, with a name, to that entry of the directory `inode`. `cookie` joins the two halves of a move.
-pub fn event(_cx: &Cx, _inode: &Arc<dyn Inode>, _mask: u32, _name: &[u8], _cookie: u32) {}
+pub fn event(cx: &Cx, inode: &Arc<dyn Inode>, mask: u32, name: &[u8], cookie: u32) {
+    cx.kernel.watches.event(inode, mask, name, cookie);
+}
 
 /// Something happened to what a path names: told to watchers of the inode and of its directory.
 pub fn path(cx: &Cx, path: &Path, mask: u32) {

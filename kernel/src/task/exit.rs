@@ -52,6 +52,7 @@ pub(crate) fn exit_task(cx: &Cx, status: ExitStatus) {
     // Closing files and giving back memory comes before anyone hears of the end. POSIX locks belong to the process.
     if last {
         crate::fs::lock::release_process(cx);
+        crate::ipc::sysv::exit_process(cx);
     }
     let files = cx.files.replace(FdTable::new());
     // The task's own record holds the other reference.

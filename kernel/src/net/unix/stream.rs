@@ -6,7 +6,6 @@ use super::rights::Rights;
 use super::socket::{Entry, Packet, Phase, RCV, SEND};
 use crate::error::{Error, Result, err};
 use crate::net::{Blocking, MsgFlags, ReceiveRequest, Received, SendRequest};
-use crate::signal::{SigInfo, send_to_task, sig};
 use crate::task::Cx;
 use crate::user::Source;
 use crate::wait::PollEvents;
@@ -36,9 +35,7 @@ impl UnixSocket {
         let Some(peer) = peer else { return err(Errno::ENOTCONN) };
         let broken = || {
             if !flags.contains(MsgFlags::NOSIGNAL) {
-                let uid = cx.task.creds().uid;
-                let info = SigInfo::user(sig::PIPE, 0, cx.process().pid, uid);
-                send_to_task(cx.task, info);
+                crate::ipc::raise_sigpipe(cx);
             }
             err(Errno::EPIPE)
         };
