@@ -56,6 +56,8 @@ pub struct Kernel {
     pub terminals: Terminals,
     /// System V IPC.
     pub sysv: crate::ipc::sysv::SysV,
+    /// POSIX message queues.
+    pub mqueues: crate::ipc::mqueue::MessageQueues,
     /// inotify's watches.
     pub watches: Arc<crate::ipc::Watches>,
     /// File locks.
@@ -87,6 +89,7 @@ impl Kernel {
             sys: crate::fs::sysfs::tree(now, machine.cpu().count()),
             terminals: Terminals::default(),
             sysv: Default::default(),
+            mqueues: Default::default(),
             watches: Default::default(),
             locks: crate::fs::lock::LockTable::new(),
             net: Default::default(),

@@ -8,6 +8,7 @@ pub mod futex;
 mod host_stream;
 mod inotify;
 pub mod memfd;
+pub mod mqueue;
 mod pidfd;
 mod pipe;
 mod pipe_buf;

@@ -25,6 +25,7 @@ mod memory;
 mod memory_advice;
 mod misc;
 mod mount;
+mod mqueue;
 mod open;
 mod pidfd;
 mod pipe;
