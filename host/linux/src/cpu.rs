@@ -1,4 +1,4 @@
-//! Virtual CPUs: one host thread each, pinned to one host CPU.
+//! Virtual CPUs: one host thread each, pinned to one host CPU; the first is the thread that runs the machine.
 //!
 //! A CPU's state is one futex word, so that an interrupt is never lost: whoever interrupts swaps in `PENDING`
 //! and then does what the old value asks for (wake the sleeper, kick the running space).
@@ -173,25 +173,29 @@ impl LinuxCpus {
         self.interrupt(CpuId(idle.unwrap_or(0)));
     }
 
-    /// Runs `body` for every CPU, each on a thread of its own that is pinned to one CPU of the process's
-    /// affinity mask; returns when all have returned. Side-by-side machines spread, because each begins with
-    /// the host CPU that it happens to be started on.
+    /// Runs `body` for every CPU, the first on the calling thread and each other on one of its own, all pinned to one
+    /// CPU of the process's affinity mask; returns when all have returned. Side-by-side machines spread, because
+    /// each begins with the host CPU that it happens to be started on. Fails when a thread cannot be started, after
+    /// the others have returned.
     pub fn run(&self, body: impl Fn(CpuId) + Sync) -> io::Result<()> {
         let hosts = host_cpus();
         // SAFETY: no arguments.
         let here = unsafe { libc::sched_getcpu() };
         let start = hosts.iter().position(|c| *c as i32 == here).unwrap_or(0);
         std::thread::scope(|scope| {
+            let mut result = Ok(());
             for cpu in 1..self.slots.len() {
                 let (body, host) = (&body, hosts[(start + cpu) % hosts.len()]);
-                std::thread::Builder::new().name(format!("vcpu{cpu}")).spawn_scoped(scope, move || {
+                let thread = std::thread::Builder::new().name(format!("vcpu{cpu}"));
+                let started = thread.spawn_scoped(scope, move || {
                     pin(host);
                     body(CpuId(cpu));
-                })?;
+                });
+                result = result.and(started.map(drop));
             }
             pin(hosts[start]);
             body(CpuId(0));
-            Ok(())
+            result
         })
     }
 }

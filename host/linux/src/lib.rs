@@ -1,8 +1,8 @@
 //! The machine that is an ordinary Linux process: RAM is a memfd, a virtual CPU is a pinned host thread, an
 //! address space is a host process that the `vmspace` crate drives, files and streams are the host's.
 //!
-//! Host threads: the caller's, one per virtual CPU (`vcpu0`…), one for I/O, alarms and signals (`io`). Only the
-//! virtual CPUs enter the kernel.
+//! Host threads: the caller's, which becomes the first virtual CPU, one for every other (`vcpu1`…), one for I/O, alarms
+//! and signals (`io`). Only the virtual CPUs enter the kernel.
 
 mod cpu;
 mod fiber;
