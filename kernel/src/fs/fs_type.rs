@@ -33,7 +33,10 @@ impl Default for FsTypes {
         let types = FsTypes { types: Mutex::default() };
         types.register("tmpfs", Arc::new(tmpfs));
         types.register("ramfs", Arc::new(tmpfs));
+        types.register("devtmpfs", Arc::new(devtmpfs));
+        types.register("devpts", Arc::new(devpts));
         types.register("proc", Arc::new(proc));
+        types.register("sysfs", Arc::new(sysfs));
         types
     }
 }
@@ -58,6 +61,21 @@ impl FsTypes {
 
 fn proc(cx: &Cx, _source: &str, _options: &str) -> Result<Arc<dyn FileSystem>> {
     Ok(procfs::new(cx.kernel))
+}
+
+fn sysfs(cx: &Cx, _source: &str, _options: &str) -> Result<Arc<dyn FileSystem>> {
+    Ok(super::sysfs::new(cx.kernel))
+}
+
+fn devpts(cx: &Cx, _source: &str, _options: &str) -> Result<Arc<dyn FileSystem>> {
+    Ok(super::devpts::new(cx.kernel))
+}
+
+/// A new one with the usual nodes each time, where Linux has one for all.
+fn devtmpfs(cx: &Cx, _source: &str, _options: &str) -> Result<Arc<dyn FileSystem>> {
+    let fs = MemFs::tmpfs(cx.kernel, &MemOptions { fs_type: "devtmpfs", mode: 0o755, ..MemOptions::default() });
+    super::devfs::populate(cx, &fs.root())?;
+    Ok(fs)
 }
 
 fn tmpfs(cx: &Cx, _source: &str, options: &str) -> Result<Arc<dyn FileSystem>> {

@@ -1,6 +1,6 @@
 //! Reading and writing through an open file description: access mode, position, limits, side effects.
 
-use super::{File, OpenFile, OpenFlags, notify, perm};
+use super::{DirEntry, File, OpenFile, OpenFlags, notify, perm};
 use crate::error::{Result, err};
 use crate::signal::{SigInfo, send_to_task, sig};
 use crate::task::{Cap, Cx, Resource};
@@ -73,6 +73,23 @@ pub fn seek(cx: &Cx, of: &OpenFile, offset: i64, whence: u32) -> Result<u64> {
     let pos = of.file.seek(cx, of, offset, whence)?;
     of.set_pos(pos);
     Ok(pos)
+}
+
+/// Lists a directory from the description's position on, until `emit` takes no more; the position follows what was taken.
+pub fn read_dir(cx: &Cx, of: &OpenFile, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
+    let _position = of.pos_latch.lock(cx);
+    let mut pos = of.pos();
+    of.file.read_dir(cx, of, pos, &mut |entry| {
+        let next = entry.next;
+        let taken = emit(entry);
+        if taken {
+            pos = next;
+        }
+        taken
+    })?;
+    of.set_pos(pos);
+    notify::file(cx, of, notify::ACCESS | notify::ISDIR);
+    Ok(())
 }
 
 fn write_at(cx: &Cx, of: &Arc<OpenFile>, pos: &mut u64, source: &mut dyn Source) -> Result<usize> {

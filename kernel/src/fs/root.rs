@@ -52,6 +52,11 @@ pub fn mount_root(cx: &Cx) -> Result<(), StartError> {
         let flags = root.mount.flags() | MountFlags::RDONLY;
         root.mount.set_flags(flags);
     }
+    // A volume may be mounted on the root itself.
+    if let Some(top) = kernel.vfs.ns.root() {
+        let before = cx.task.fs.lock().dirs.lock().replace((top.clone(), top));
+        drop(before);
+    }
     Ok(())
 }
 

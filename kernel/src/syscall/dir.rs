@@ -4,7 +4,7 @@ use super::io::plain;
 use crate::error::{Result, err};
 use crate::fs::perm::{self, Access};
 use crate::fs::walk::{self, Lookup};
-use crate::fs::{Fd, ops};
+use crate::fs::{self, Fd, ops};
 use crate::task::{Cap, Cx};
 use crate::user::{UserCStr, UserPtr};
 use abi::Errno;
@@ -49,8 +49,8 @@ fn list(cx: &Cx, fd: Fd, buf: UserPtr<u8>, count: u32, wide: bool) -> Result<usi
     let count = (count as usize).min(LIST_MAX);
     let mut out: Vec<u8> = Vec::new();
     let mut full = false;
-    let mut pos = of.pos();
-    of.file.read_dir(cx, &of, pos, &mut |entry| {
+    let before = of.pos();
+    fs::read_dir(cx, &of, &mut |entry| {
         let head = if wide { 19 } else { 18 };
         let tail = if wide { 1 } else { 2 };
         let len = (head + entry.name.len() + tail).next_multiple_of(8);
@@ -72,14 +72,15 @@ fn list(cx: &Cx, fd: Fd, buf: UserPtr<u8>, count: u32, wide: bool) -> Result<usi
                 *last = entry.file_type.dirent_type();
             }
         }
-        pos = entry.next;
         true
     })?;
     if out.is_empty() && full {
         return err(Errno::EINVAL);
     }
-    buf.write_bytes(cx, &out)?;
-    of.set_pos(pos);
+    if let Err(e) = buf.write_bytes(cx, &out) {
+        of.set_pos(before);
+        return Err(e);
+    }
     Ok(out.len())
 }
 
