@@ -73,7 +73,8 @@ fn devpts(cx: &Cx, _source: &str, _options: &str) -> Result<Arc<dyn FileSystem>>
 
 /// A new one with the usual nodes each time, where Linux has one for all.
 fn devtmpfs(cx: &Cx, _source: &str, _options: &str) -> Result<Arc<dyn FileSystem>> {
-    let fs = MemFs::tmpfs(cx.kernel, &MemOptions { fs_type: "devtmpfs", mode: 0o755, ..MemOptions::default() });
+    let fs =
+        MemFs::tmpfs(cx.kernel, &MemOptions { fs_type: "devtmpfs", mode: 0o755, ..MemOptions::default() });
     super::devfs::populate(cx, &fs.root())?;
     Ok(fs)
 }

@@ -20,10 +20,14 @@ pub fn read(cx: &Cx, of: &Arc<OpenFile>, at: Option<u64>, sink: &mut dyn Sink) -
         return err(Errno::EBADF);
     }
     let done = match at {
-        Some(mut pos) => of.file.read(cx, of, &mut pos, sink),
+        Some(mut pos) => {
+            check_range(pos, sink.room())?;
+            of.file.read(cx, of, &mut pos, sink)
+        }
         None if of.file.seekable() => {
             let _position = of.pos_latch.lock(cx);
             let mut pos = of.pos();
+            check_range(pos, sink.room())?;
             let done = of.file.read(cx, of, &mut pos, sink);
             if done.is_ok() {
                 of.set_pos(pos);
@@ -45,10 +49,14 @@ pub fn write(cx: &Cx, of: &Arc<OpenFile>, at: Option<u64>, source: &mut dyn Sour
         return err(Errno::EBADF);
     }
     let done = match at {
-        Some(mut pos) => write_at(cx, of, &mut pos, source),
+        Some(mut pos) => {
+            check_range(pos, source.left())?;
+            write_at(cx, of, &mut pos, source)
+        }
         None if of.file.seekable() => {
             let _position = of.pos_latch.lock(cx);
             let mut pos = of.pos();
+            check_range(pos, source.left())?;
             let done = write_at(cx, of, &mut pos, source);
             if done.is_ok() {
                 of.set_pos(pos);
@@ -62,6 +70,14 @@ pub fn write(cx: &Cx, of: &Arc<OpenFile>, at: Option<u64>, source: &mut dyn Sour
         notify::file(cx, of, notify::MODIFY);
     }
     Ok(done)
+}
+
+/// Positions are signed 64-bit numbers to user space (`rw_verify_area`).
+fn check_range(pos: u64, len: usize) -> Result<()> {
+    match pos.checked_add(len as u64) {
+        Some(end) if end <= i64::MAX as u64 => Ok(()),
+        _ => err(Errno::EINVAL),
+    }
 }
 
 /// `lseek(2)`.

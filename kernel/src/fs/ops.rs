@@ -220,12 +220,18 @@ pub fn rename(cx: &Cx, olddir: Fd, old: &[u8], newdir: Fd, new: &[u8], flags: u3
     if flags & !known != 0 || (exchange && flags & (RENAME_NOREPLACE | RENAME_WHITEOUT) != 0) {
         return err(Errno::EINVAL);
     }
-    let old = walk::resolve_parent(cx, olddir, old, Errno::EBUSY)?;
-    let on_itself = if flags & RENAME_NOREPLACE != 0 { Errno::EEXIST } else { Errno::EBUSY };
-    let new = walk::resolve_parent(cx, newdir, new, on_itself)?;
-    if !Arc::ptr_eq(&old.dir.mount, &new.dir.mount) {
+    let (old_dir, old_last) = walk::resolve_last(cx, olddir, old)?;
+    let (new_dir, new_last) = walk::resolve_last(cx, newdir, new)?;
+    if !Arc::ptr_eq(&old_dir.mount, &new_dir.mount) {
         return err(Errno::EXDEV);
     }
+    let Last::Name(name, slash) = old_last else { return err(Errno::EBUSY) };
+    let old = Parent { dir: old_dir, name, slash };
+    let new = match new_last {
+        Last::Name(name, slash) => Parent { dir: new_dir, name, slash },
+        _ if flags & RENAME_NOREPLACE != 0 => return err(Errno::EEXIST),
+        _ => return err(Errno::EBUSY),
+    };
     let (from, to) = (&old.dir.dentry, &new.dir.dentry);
     let same_dir = Arc::ptr_eq(from, to);
     let _shape = (!same_dir).then(|| cx.kernel.vfs.rename.lock(cx));

@@ -303,6 +303,8 @@ impl File for MemDir {
         let base = match whence {
             0 => 0,
             1 => of.pos(),
+            // As where names are hashed (ext4): behind the last position that there can be.
+            2 if self.node.lower.is_some() => i64::MAX as u64,
             _ => return err(Errno::EINVAL),
         };
         base.checked_add_signed(offset).filter(|&p| p <= i64::MAX as u64).ok_or(Errno::EINVAL.into())
