@@ -230,7 +230,8 @@ impl Context {
             let mut inner = lock(&runner.inner);
             // It may have been evicted while the lock was taken.
             let still = lock(&self.cell.state).place_in(&runner).is_some();
-            if still && runner.evict(&mut inner).is_err() {
+            let given_up = still && runner.evict(&mut inner).is_err();
+            if given_up || (still && lock(&self.cell.state).place_in(&runner).is_some()) {
                 // The address space is dead; zeros are as good as anything.
                 lock(&self.cell.state).to_full(Full::default());
             }

@@ -259,3 +259,17 @@ fn a_dead_space_says_so_and_hurts_no_other() {
     assert!(dead);
     assert!(matches!(other.run(0, &mut start(CODE)), Exit::Syscall { nr: 39, .. }));
 }
+
+#[test]
+fn a_context_outlives_the_space_that_holds_its_registers() {
+    let rig = Rig::new();
+    let space = rig.space(SYSCALL_LOOP);
+    let mut context = start(CODE);
+    context.regs().r12 = 12;
+    assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 39, .. }));
+    drop(space);
+    context.set_syscall_result(3);
+    assert_eq!((context.regs().rax, context.regs().r12), (3, 12));
+    let next = rig.space(SYSCALL_LOOP);
+    assert!(matches!(next.run(0, &mut context), Exit::Syscall { nr: 39, .. }));
+}
