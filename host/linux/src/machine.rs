@@ -81,7 +81,11 @@ impl LinuxMachine {
         };
         let size = config.memory_bytes.next_multiple_of(PAGE_SIZE);
         let ram = failed.note(LinuxRam::new(size), |e| ram::explain(&e, size));
-        let count = if config.cpus == 0 { host_cpus().len() } else { config.cpus };
+        let count = if config.cpus == 0 { host_cpus().len().min(Spaces::max_cpus()) } else { config.cpus };
+        if count > Spaces::max_cpus() {
+            let most = Spaces::max_cpus();
+            failed.lines.push(format!("{count} virtual CPUs are too many: use at most --cpus {most}"));
+        }
         let cpus = failed.note(LinuxCpus::new(count), |e| format!("cannot make a timer: {e}")).map(Arc::new);
         let fs = failed.note(LinuxFs::new(), |e| {
             format!("cannot open /proc/self/fd ({e}): vkernel needs /proc mounted")

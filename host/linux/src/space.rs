@@ -23,7 +23,7 @@ impl Spaces {
     }
 
     /// Most virtual CPUs that a space can run on.
-    pub(crate) fn max_cpus(&self) -> usize {
+    pub(crate) fn max_cpus() -> usize {
         Vmspace::MAX_CPUS
     }
 

@@ -120,9 +120,9 @@ mod tests {
     #[test]
     fn raw_and_back() {
         let (mut master, mut slave) = (-1, -1);
-        let mut size = libc::winsize { ws_row: 7, ws_col: 33, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = libc::winsize { ws_row: 7, ws_col: 33, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: out-parameters live here.
-        let made = unsafe { libc::openpty(&mut master, &mut slave, ptr::null_mut(), ptr::null(), &mut size) };
+        let made = unsafe { libc::openpty(&mut master, &mut slave, ptr::null_mut(), ptr::null(), &size) };
         assert_eq!(made, 0);
         let before = settings(slave);
         assert!(is_terminal(slave) && !is_raw());
