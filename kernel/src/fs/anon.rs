@@ -26,8 +26,11 @@ impl Inode for AnonInode {
     fn attr(&self) -> Result<Attr> {
         self.0.attr()
     }
-    fn set_attr(&self, _cx: &Cx, _set: &SetAttr) -> Result<()> {
-        err(Errno::EPERM)
+    fn set_attr(&self, cx: &Cx, set: &SetAttr) -> Result<()> {
+        match &self.0.inode {
+            Some(inode) => inode.set_attr(cx, set),
+            None => err(Errno::EPERM),
+        }
     }
     fn open(&self, cx: &Cx, _path: &Path, flags: OpenFlags) -> Result<Arc<dyn File>> {
         self.0.file.reopen(cx, flags).unwrap_or_else(|| Ok(self.0.file.clone()))

@@ -400,6 +400,10 @@ impl File for PipeEnd {
         Ok(self.pipe.attr)
     }
 
+    fn reopen(&self, cx: &Cx, flags: OpenFlags) -> Option<Result<Arc<dyn File>>> {
+        Some(super::fifo::open_pipe(cx, &self.pipe, flags))
+    }
+
     fn describe(&self) -> String {
         format!("pipe:[{}]", self.pipe.attr.ino)
     }
