@@ -64,9 +64,9 @@ pub struct Dentry {
     pub(super) latch: Latch,
 }
 
-/// Whether two references are to the same inode object.
+/// Whether two references are to the same inode.
 pub fn same_inode(a: &Arc<dyn Inode>, b: &Arc<dyn Inode>) -> bool {
-    core::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b))
+    core::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b)) || a.is_same(b.as_ref())
 }
 
 impl Dentry {

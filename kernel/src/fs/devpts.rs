@@ -103,6 +103,13 @@ impl Inode for Node {
         false
     }
 
+    fn is_same(&self, other: &dyn Inode) -> bool {
+        other
+            .as_any()
+            .downcast_ref::<Node>()
+            .is_some_and(|other| Arc::ptr_eq(&self.terminal, &other.terminal))
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -121,6 +128,9 @@ impl Inode for Multiplexer {
     }
     fn open(&self, cx: &Cx, _path: &Path, _flags: OpenFlags) -> Result<Arc<dyn File>> {
         tty::open_master(cx)
+    }
+    fn is_same(&self, other: &dyn Inode) -> bool {
+        other.as_any().is::<Multiplexer>()
     }
     fn as_any(&self) -> &dyn Any {
         self

@@ -149,6 +149,12 @@ pub trait Inode: Send + Sync {
         true
     }
 
+    /// Whether another object stands for the same file. For inodes that are made anew by each lookup; all others are compared by
+    /// their place in memory.
+    fn is_same(&self, _other: &dyn Inode) -> bool {
+        false
+    }
+
     /// For the implementation, to find its own type again.
     fn as_any(&self) -> &dyn Any;
 }

@@ -41,6 +41,7 @@ mod sockmsg;
 mod splice;
 mod sysv;
 mod table;
+mod terminal;
 mod time;
 mod timer;
 mod transfer;

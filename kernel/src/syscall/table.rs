@@ -176,7 +176,7 @@ system_calls! {
     150 munlock(addr: u64, len: u64) => memory_advice::munlock, Full;
     151 mlockall(flags: u32) => memory_advice::mlockall, Full;
     152 munlockall() => memory_advice::munlockall, Full;
-    153 vhangup() => none;
+    153 vhangup() => terminal::vhangup, Full;
     154 modify_ldt() => none;
     155 pivot_root(new: UserPtr<u8>, old: UserPtr<u8>) => mount::pivot_root, Partial, "always EINVAL";
     156 _sysctl() => none;

@@ -59,10 +59,12 @@ impl DirSource for Fds {
             let read = if file.flags().readable() { 0o500 } else { 0 };
             let write = if file.flags().writable() { 0o300 } else { 0 };
             let meta = Meta::new(PROC_DEV, self.ino(fd), FileType::Symlink, read | write, now);
-            let meta = Meta { size: 64, ..meta.owned(target.clone()) };
+            let meta = Meta { size: 64, ..meta.owned(target.clone()).about(target.instance()) };
             Ok(PseudoLink::new(meta, Arc::new(FdLink { target, fd })))
         } else {
-            let meta = Meta::new(PROC_DEV, self.ino(fd), FileType::Regular, 0o444, now).owned(target.clone());
+            let meta = Meta::new(PROC_DEV, self.ino(fd), FileType::Regular, 0o444, now)
+                .owned(target.clone())
+                .about(target.instance());
             Ok(PseudoFile::new(meta, Arc::new(FdInfo { target, fd })))
         }
     }

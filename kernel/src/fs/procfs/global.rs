@@ -2,8 +2,10 @@
 
 use super::ticks;
 use crate::error::Result;
+use crate::fs::lock::{LockKind, Range};
 use crate::fs::pseudo::{Node, Out, Tree, put};
 use crate::task::Cx;
+use abi::fs::DeviceId;
 use core::sync::atomic::Ordering;
 use hal::PAGE_SIZE;
 
@@ -12,7 +14,7 @@ pub(super) fn register(tree: &Tree) -> Result<()> {
     tree.register("cmdline", Node::constant("vkernel\n"))?;
     tree.register("filesystems", Node::text(filesystems))?;
     tree.register("loadavg", Node::text(loadavg))?;
-    tree.register("locks", Node::constant(""))?;
+    tree.register("locks", Node::text(locks))?;
     tree.register("meminfo", Node::text(meminfo))?;
     tree.register("stat", Node::text(stat))?;
     tree.register("swaps", Node::constant("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"))?;
@@ -55,9 +57,26 @@ pty_slave            /dev/pts      136 0-1048575 pty:slave
 pty_master           /dev/ptm      128 0-1048575 pty:master
 ";
 
-fn filesystems(_cx: &Cx, out: &mut Out) -> Result<()> {
-    for name in ["sysfs", "tmpfs", "proc", "devtmpfs", "sockfs", "pipefs", "devpts", "overlay"] {
+fn filesystems(cx: &Cx, out: &mut Out) -> Result<()> {
+    for name in cx.kernel.vfs.types.names() {
         put!(out, "nodev\t{name}\n");
+    }
+    Ok(())
+}
+
+fn locks(cx: &Cx, out: &mut Out) -> Result<()> {
+    for (i, lock) in cx.kernel.locks.list().into_iter().enumerate() {
+        let kind = match lock.kind {
+            LockKind::Shared => "READ ",
+            LockKind::Exclusive => "WRITE",
+        };
+        let dev = DeviceId::decode(lock.file.0);
+        put!(out, "{}: {:<6} ADVISORY  {kind} {} ", i + 1, lock.class, lock.pid);
+        put!(out, "{:02x}:{:02x}:{} {} ", dev.major, dev.minor, lock.file.1, lock.range.start);
+        match lock.range.end {
+            Range::MAX => out.text("EOF\n"),
+            end => put!(out, "{end}\n"),
+        }
     }
     Ok(())
 }

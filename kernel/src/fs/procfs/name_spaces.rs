@@ -46,7 +46,9 @@ impl DirSource for Links {
         let found = KINDS.iter().enumerate().find(|(_, kind)| kind.0.as_bytes() == name);
         let Some((slot, &(_, kind, number))) = found else { return err(Errno::ENOENT) };
         let now = Timespec::from_ns(cx.realtime_ns());
-        let meta = Meta::new(PROC_DEV, self.ino(slot), FileType::Symlink, 0o777, now).owned(self.0.clone());
+        let meta = Meta::new(PROC_DEV, self.ino(slot), FileType::Symlink, 0o777, now)
+            .owned(self.0.clone())
+            .about(self.0.instance());
         Ok(PseudoLink::new(meta, Arc::new(Link { kind, number })))
     }
 

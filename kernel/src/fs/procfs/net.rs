@@ -3,7 +3,7 @@
 use super::Target;
 use super::table::{Kind, Row, Scope};
 use crate::error::Result;
-use crate::fs::pseudo::Out;
+use crate::fs::pseudo::{Out, put};
 use crate::task::Cx;
 
 type Show = fn(&Cx, &Target, &mut Out) -> Result<()>;
@@ -77,8 +77,9 @@ fn route(_cx: &Cx, _target: &Target, out: &mut Out) -> Result<()> {
     text(out, "\n")
 }
 
-fn sockstat(_cx: &Cx, _target: &Target, out: &mut Out) -> Result<()> {
-    out.text("sockets: used 0\nTCP: inuse 0 orphan 0 tw 0 alloc 0 mem 0\nUDP: inuse 0 mem 0\n");
+fn sockstat(cx: &Cx, _target: &Target, out: &mut Out) -> Result<()> {
+    put!(out, "sockets: used {}\n", cx.kernel.net.unix.list().len());
+    out.text("TCP: inuse 0 orphan 0 tw 0 alloc 0 mem 0\nUDP: inuse 0 mem 0\n");
     text(out, "UDPLITE: inuse 0\nRAW: inuse 0\nFRAG: inuse 0 memory 0\n")
 }
 
@@ -115,6 +116,19 @@ fn udp6(_cx: &Cx, _target: &Target, out: &mut Out) -> Result<()> {
     text(out, "rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n")
 }
 
-fn unix(_cx: &Cx, _target: &Target, out: &mut Out) -> Result<()> {
-    text(out, "Num       RefCount Protocol Flags    Type St Inode Path\n")
+fn unix(cx: &Cx, _target: &Target, out: &mut Out) -> Result<()> {
+    out.text("Num       RefCount Protocol Flags    Type St Inode Path\n");
+    for socket in cx.kernel.net.unix.list() {
+        // Kernel addresses are hidden from everyone, so the first column is 0.
+        let flags = if socket.listening { 0x10000 } else { 0 };
+        let state = if socket.connected { 3 } else { 1 };
+        let kind = socket.kind as u32;
+        put!(out, "{:016x}: {:08X} {:08X} {flags:08X} {kind:04X} {state:02X} {:>5}", 0, 2, 0, socket.ino);
+        if let Some(name) = &socket.name {
+            out.text(" ");
+            out.bytes(name);
+        }
+        out.text("\n");
+    }
+    Ok(())
 }

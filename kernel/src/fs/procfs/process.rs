@@ -103,6 +103,11 @@ impl Target {
         }
     }
 
+    /// Tells this process or thread from others that had its id, as long as this lives.
+    pub(super) fn instance(&self) -> usize {
+        if self.whole { self.process.as_ptr().addr() } else { self.task.as_ptr().addr() }
+    }
+
     fn ino(&self, slot: u64) -> u64 {
         let id = ((self.pid as u64) << 32) | ((self.tid as u64) << 8);
         let whole = u64::from(self.whole) << 63;
@@ -191,7 +196,8 @@ fn now(cx: &Cx) -> Timespec {
 
 fn dir_of(cx: &Cx, target: Arc<Target>, _made: Timespec) -> Arc<dyn Inode> {
     let meta = Meta::new(PROC_DEV, target.ino(0), FileType::Directory, 0o555, now(cx))
-        .owned(Arc::new(DirOwner(target.clone())));
+        .owned(Arc::new(DirOwner(target.clone())))
+        .about(target.instance());
     PseudoDir::new(meta, Arc::new(TableDir { target, entries: table::ROOT, base: 1 }))
 }
 
@@ -254,7 +260,9 @@ impl DirSource for TableDir {
 }
 
 fn inode_of(cx: &Cx, target: &Arc<Target>, row: &'static table::Row, ino: u64) -> Arc<dyn Inode> {
-    let meta = Meta::new(PROC_DEV, ino, row.kind.file_type(), row.mode, now(cx)).owned(target.clone());
+    let meta = Meta::new(PROC_DEV, ino, row.kind.file_type(), row.mode, now(cx))
+        .owned(target.clone())
+        .about(target.instance());
     let target = target.clone();
     match row.kind {
         Kind::Text(_) | Kind::Value(..) | Kind::Guarded(_) => {

@@ -32,6 +32,8 @@ pub(super) fn state(process: &Process, task: Option<&Arc<Task>>) -> (char, &'sta
         Some(RunState::Sleeping) if stopped => ('T', "stopped"),
         Some(RunState::Blocked) if stopped => ('T', "stopped"),
         Some(RunState::Sleeping) => ('S', "sleeping"),
+        // A process without memory of its own is the kernel's: it runs nothing and waits for no disk.
+        Some(RunState::Blocked) if task.is_some_and(|t| t.mm.lock().is_none()) => ('S', "sleeping"),
         Some(RunState::Blocked) => ('D', "disk sleep"),
         Some(_) => ('R', "running"),
     }

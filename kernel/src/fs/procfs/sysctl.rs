@@ -103,11 +103,6 @@ fn boot_id() -> Node {
     })
 }
 
-fn threads_max(cx: &Cx) -> u64 {
-    // Linux's rule: an eighth of memory for thread structures of four pages.
-    (cx.kernel.frames.total() / 32).clamp(20, PID_MAX as u64)
-}
-
 /// Adds the tree.
 pub(super) fn register(tree: &Tree) -> Result<()> {
     kernel(tree)?;
@@ -136,7 +131,7 @@ fn kernel(tree: &Tree) -> Result<()> {
     put(
         "threads-max",
         Node::text(|cx: &Cx, out: &mut Out| {
-            put!(out, "{}\n", threads_max(cx));
+            put!(out, "{}\n", cx.kernel.max_tasks());
             Ok(())
         })
         .mode(0o644),

@@ -31,19 +31,44 @@ pub struct Meta {
     pub rdev: DeviceId,
     /// Size in bytes, 0 except where Linux says otherwise.
     pub size: u64,
+    /// What it is about, as a number that nothing else has while this lives: tells apart what has the same inode number at different times.
+    pub instance: usize,
 }
 
 impl Meta {
     /// An inode of root's.
     pub fn new(dev: DeviceId, ino: u64, file_type: FileType, mode: u32, time: Timespec) -> Meta {
         let nlink = if file_type == FileType::Directory { 2 } else { 1 };
-        Meta { dev, ino, file_type, mode, nlink, owner: None, time, rdev: DeviceId::default(), size: 0 }
+        Meta {
+            dev,
+            ino,
+            file_type,
+            mode,
+            nlink,
+            owner: None,
+            time,
+            rdev: DeviceId::default(),
+            size: 0,
+            instance: 0,
+        }
     }
 
     /// The same with another owner.
     pub fn owned(mut self, owner: Arc<dyn Owner>) -> Meta {
         self.owner = Some(owner);
         self
+    }
+
+    /// The same, about this instance of something.
+    pub fn about(mut self, instance: usize) -> Meta {
+        self.instance = instance;
+        self
+    }
+
+    /// Whether an inode with the other attributes stands for the same file. The inode number, what it is about, and the mode say so.
+    pub fn is_same(&self, other: &Meta) -> bool {
+        let key = |m: &Meta| (m.dev, m.ino, m.instance, m.file_type, m.mode);
+        key(self) == key(other)
     }
 
     /// As the VFS wants it.

@@ -68,6 +68,9 @@ impl Inode for PseudoFile {
     fn cacheable(&self) -> bool {
         false
     }
+    fn is_same(&self, other: &dyn Inode) -> bool {
+        other.as_any().downcast_ref::<PseudoFile>().is_some_and(|other| self.meta.is_same(&other.meta))
+    }
     fn as_any(&self) -> &dyn Any {
         self
     }
