@@ -1,1 +1,1 @@
-//! Head.
+//! The tests are in `tests/`.
