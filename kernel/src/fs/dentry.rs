@@ -331,10 +331,13 @@ impl Drop for Dentry {
     }
 }
 
+/// A name that the cache holds and the directory that it is in.
+type Cached = (Weak<Dentry>, Arc<[u8]>);
+
 /// All dentries that are held only because they may be used again.
 #[derive(Default)]
 pub struct DentryCache {
-    queue: Mutex<VecDeque<(Weak<Dentry>, Arc<[u8]>)>>,
+    queue: Mutex<VecDeque<Cached>>,
 }
 
 impl DentryCache {

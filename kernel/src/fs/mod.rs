@@ -49,7 +49,7 @@ pub use inode::{FileSystem, Inode, NewInode, NewKind};
 pub use io::{close, drop_privileges, limit_growth, read, read_dir, seek, write};
 pub use latch::{Latch, LatchGuard};
 pub use memfs::{MemFs, MemOptions};
-pub use mount::{Mount, MountFlags, Namespace, Path};
+pub use mount::{Mount, MountBelow, MountFlags, Namespace, Path};
 pub use open::{open_exec, open_path};
 pub use root::mount_root;
 pub use walk::{Lookup, change_directory};

@@ -118,6 +118,9 @@ impl Path {
     }
 }
 
+/// A mount and the names that lead to it from some place.
+pub type MountBelow = (Arc<Mount>, Vec<Arc<[u8]>>);
+
 #[derive(Default)]
 struct Inner {
     /// In the order in which they were mounted; the root comes first.
@@ -209,7 +212,7 @@ impl Namespace {
     }
 
     /// The mounts below a place, each with the names that lead to it from there, outer ones first.
-    pub fn below(&self, top: &Path) -> Vec<(Arc<Mount>, Vec<Arc<[u8]>>)> {
+    pub fn below(&self, top: &Path) -> Vec<MountBelow> {
         let mut found = Vec::new();
         for mount in self.list() {
             let mut names = Vec::new();

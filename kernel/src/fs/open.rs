@@ -79,7 +79,7 @@ fn open_or_create(
     let exclusive = flags.contains(OpenFlags::EXCL);
     let mut walk = Walk::start(cx, cx.task.creds(), dirfd, path, lookup)?;
     loop {
-        let name = match walk.to_last()? {
+        let name = match walk.walk_to_last()? {
             Last::Name(name, false) => name,
             Last::Name(_, true) => return err(Errno::EISDIR),
             _ if exclusive => return err(Errno::EEXIST),

@@ -140,7 +140,7 @@ pub(super) fn resolve_last(cx: &Cx, dirfd: Fd, path: &[u8]) -> Result<(Path, Las
         return err(Errno::ENOENT);
     }
     let mut walk = Walk::start(cx, cx.task.creds(), dirfd, path, Lookup::empty())?;
-    let last = walk.to_last()?;
+    let last = walk.walk_to_last()?;
     Ok((walk.at, last))
 }
 
@@ -213,7 +213,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks up to the last component.
-    pub(super) fn to_last(&mut self) -> Result<Last> {
+    pub(super) fn walk_to_last(&mut self) -> Result<Last> {
         loop {
             let Some((name, last)) = self.next_component() else { return Ok(Last::Itself) };
             self.may_search()?;
@@ -238,7 +238,7 @@ impl<'a> Walk<'a> {
     pub(super) fn finish(&mut self) -> Result<()> {
         let mut directory = self.flags.contains(Lookup::DIRECTORY);
         loop {
-            match self.to_last()? {
+            match self.walk_to_last()? {
                 Last::Itself => break,
                 Last::DotDot => {
                     self.step_up()?;

@@ -67,10 +67,8 @@ fn list(cx: &Cx, fd: Fd, buf: UserPtr<u8>, count: u32, wide: bool) -> Result<usi
         }
         out.extend_from_slice(entry.name);
         out.resize(start + len, 0);
-        if !wide {
-            if let Some(last) = out.last_mut() {
-                *last = entry.file_type.dirent_type();
-            }
+        if let (false, Some(last)) = (wide, out.last_mut()) {
+            *last = entry.file_type.dirent_type();
         }
         true
     })?;

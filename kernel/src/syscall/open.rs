@@ -240,12 +240,12 @@ pub(super) fn fcntl(cx: &Cx, fd: Fd, cmd: FcntlCommand, arg: u64) -> Result<u64>
         Ok(cx.files().insert(from, limit, of.clone(), cloexec)?.0 as u64)
     };
     match cmd.0 {
-        0 => return duplicate(false),
-        1030 => return duplicate(true),
-        1 => return Ok(u64::from(cx.files().cloexec(fd)?)),
-        2 => return cx.files().set_cloexec(fd, arg & 1 != 0).map(|()| 0),
-        3 => return Ok(u64::from(of.flags().bits())),
-        _ if of.flags().contains(OpenFlags::PATH) => return err(Errno::EBADF),
+        0 => duplicate(false),
+        1030 => duplicate(true),
+        1 => Ok(u64::from(cx.files().cloexec(fd)?)),
+        2 => cx.files().set_cloexec(fd, arg & 1 != 0).map(|()| 0),
+        3 => Ok(u64::from(of.flags().bits())),
+        _ if of.flags().contains(OpenFlags::PATH) => err(Errno::EBADF),
         4 => {
             let new = OpenFlags::from_bits_retain(arg as u32);
             if new.contains(OpenFlags::NOATIME) && !of.flags().contains(OpenFlags::NOATIME) {

@@ -98,10 +98,9 @@ impl HostDirectory {
     }
 
     fn listing(&self, again: bool) -> Result<Arc<Vec<HostDirEntry>>> {
-        if !again {
-            if let Some(listing) = &*self.listing.lock() {
-                return Ok(listing.clone());
-            }
+        let known = self.listing.lock().clone();
+        if let (false, Some(listing)) = (again, known) {
+            return Ok(listing);
         }
         let listing = Arc::new(self.node.read_dir()?);
         *self.listing.lock() = Some(listing.clone());
@@ -146,6 +145,8 @@ impl File for HostDirectory {
         let base = match whence {
             0 => 0,
             1 => of.pos(),
+            // Where the end is differs between the host's file systems; this is ext4's answer.
+            2 => i64::MAX as u64,
             _ => return err(Errno::EINVAL),
         };
         base.checked_add_signed(offset).filter(|&p| p <= i64::MAX as u64).ok_or(Errno::EINVAL.into())

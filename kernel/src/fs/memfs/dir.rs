@@ -222,10 +222,9 @@ impl MemDir {
     }
 
     fn listing(&self, again: bool) -> Result<Arc<Vec<HostDirEntry>>> {
-        if !again {
-            if let Some(listing) = &*self.lower.lock() {
-                return Ok(listing.clone());
-            }
+        let known = self.lower.lock().clone();
+        if let (false, Some(listing)) = (again, known) {
+            return Ok(listing);
         }
         let merged = self.node.directory(|d| d.merged)?;
         let entries = match &self.node.lower {
@@ -304,7 +303,7 @@ impl File for MemDir {
             0 => 0,
             1 => of.pos(),
             // As where names are hashed (ext4): behind the last position that there can be.
-            2 if self.node.lower.is_some() => i64::MAX as u64,
+            2 if self.node.shared.overlay => i64::MAX as u64,
             _ => return err(Errno::EINVAL),
         };
         base.checked_add_signed(offset).filter(|&p| p <= i64::MAX as u64).ok_or(Errno::EINVAL.into())

@@ -75,6 +75,8 @@ enum Indexed {
 /// What all nodes of one instance share.
 pub(super) struct Shared {
     dev: DeviceId,
+    /// Whether the host's files show through.
+    overlay: bool,
     machine: Arc<dyn Machine>,
     frames: Arc<Frames>,
     next_ino: AtomicU64,
@@ -160,6 +162,7 @@ impl MemFs {
         let pages = if options.size == 0 { u64::MAX } else { options.size.div_ceil(PAGE_SIZE) };
         Arc::new(Shared {
             dev,
+            overlay: first_ino == UPPER_INO,
             machine: kernel.machine.clone(),
             frames: kernel.frames.clone(),
             next_ino: AtomicU64::new(first_ino),

@@ -184,10 +184,12 @@ impl Node {
 
     /// The lower file's content, opened.
     pub(super) fn lower_file(&self) -> Result<Arc<dyn HostFile>> {
-        if let Body::Lower(Some(weak)) = &self.state.lock().body {
-            if let Some(file) = weak.upgrade() {
-                return Ok(file);
-            }
+        let known = match &self.state.lock().body {
+            Body::Lower(Some(weak)) => weak.upgrade(),
+            _ => None,
+        };
+        if let Some(file) = known {
+            return Ok(file);
         }
         let Some(lower) = &self.lower else { return err(Errno::EIO) };
         let file = lower.open(hal::OpenMode::Read)?;
