@@ -81,39 +81,46 @@ impl Batch {
     }
 }
 
+/// What became of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Commit {
+    /// It was applied.
+    Done,
+    /// The host had no room: nothing is shown any more, and what the batch should have shown has to be shown anew.
+    Flushed,
+}
+
 impl Mm {
-    /// Applies a batch. When it fails the page table is as the batch's maker left it, with nothing shown: the guest faults again.
-    /// `NoMemory` comes only when there was nothing more to throw away.
+    /// Applies a batch. Whatever happens, the page table says what is shown.
     ///
     /// The batch is empty afterwards but for areas that were removed: their files must be dropped with no lock held, so a batch
     /// that removes areas is made before the lock is taken.
-    pub(super) fn commit(&self, cpu: CpuId, inner: &mut Inner, batch: &mut Batch) -> Result<(), SpaceError> {
+    pub(super) fn commit(
+        &self,
+        cpu: CpuId,
+        inner: &mut Inner,
+        batch: &mut Batch,
+    ) -> Result<Commit, SpaceError> {
         let result = self.apply(cpu, inner, &take(&mut batch.changes));
         self.frames.put_all(take(&mut batch.freed));
         result
     }
 
-    fn apply(&self, cpu: CpuId, inner: &mut Inner, changes: &[Change]) -> Result<(), SpaceError> {
+    fn apply(&self, cpu: CpuId, inner: &mut Inner, changes: &[Change]) -> Result<Commit, SpaceError> {
         if changes.is_empty() {
-            return Ok(());
+            return Ok(Commit::Done);
         }
         match self.space.update(cpu, &changes.iter().map(op).collect::<Vec<_>>()) {
-            Ok(()) => {
-                inner.flushed = false;
-                return Ok(());
-            }
+            Ok(()) => return Ok(Commit::Done),
             Err(SpaceError::NoMemory) => {}
             Err(dead) => return Err(dead),
         }
-        let already = inner.flushed;
         self.space.update(cpu, &[MapOp::Unmap { at: VirtAddr(0), len: self.user_limit }])?;
-        inner.flushed = true;
         inner.table.update(0..self.user_limit / PAGE_SIZE, |_, pte| pte.hidden());
         for vma in inner.areas.iter_mut() {
             vma.shown = false;
         }
-        let maps = changes.iter().any(|c| matches!(c, Change::Map { .. }));
-        if already && maps { Err(SpaceError::NoMemory) } else { Ok(()) }
+        Ok(Commit::Flushed)
     }
 }
 

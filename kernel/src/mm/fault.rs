@@ -4,7 +4,7 @@
 //! a program touches it in order, copies after a write are made for a few pages at once, a host file is shown whole and together with
 //! its neighbours (the segments of one library).
 
-use super::batch::{Batch, What};
+use super::batch::{Batch, Commit, What};
 use super::frames::{Fill, Pfn};
 use super::inner::Inner;
 use super::space::{FaultOutcome, MIN_ADDR, Mm};
@@ -146,17 +146,20 @@ impl Mm {
             inner.table.update(page..page + 1, |_, pte| pte.hidden());
         }
         inner.spurious = u64::MAX;
-        let mut batch = Batch::default();
-        let made = match self.make(inner, page, write, None, &mut batch) {
-            Ok(made) => made,
-            Err(error) => {
-                self.commit(cx.cpu(), inner, &mut batch)?;
-                return Err(error);
+        // Once more when the host had no room and everything was thrown away to make some.
+        for _ in 0..2 {
+            let mut batch = Batch::default();
+            let made = self.make(inner, page, write, None, &mut batch);
+            if let Ok(made) = &made {
+                self.show(inner, made.pages.clone(), true, &mut batch);
             }
-        };
-        self.show(inner, made.pages, true, &mut batch);
-        self.commit(cx.cpu(), inner, &mut batch)?;
-        Ok(())
+            let commit = self.commit(cx.cpu(), inner, &mut batch)?;
+            made?;
+            if commit == Commit::Done {
+                return Ok(());
+            }
+        }
+        Err(FaultError::NoMemory)
     }
 
     /// Sees to it that there is an area for an access: a stack is grown to the address, and the right is checked.

@@ -33,8 +33,6 @@ pub(super) struct Inner {
     pub(super) default_flags: VmaFlags,
     /// `MCL_ONFAULT`: new locked areas are not filled at once.
     pub(super) lock_on_fault: bool,
-    /// The machine's address space was emptied for lack of room and nothing was mapped since.
-    pub(super) flushed: bool,
     /// The last page whose fault found nothing to do; the second time in a row it is mapped anew.
     pub(super) spurious: u64,
 }
@@ -50,7 +48,6 @@ impl Inner {
             sums: Sums::default(),
             default_flags: VmaFlags::empty(),
             lock_on_fault: false,
-            flushed: false,
             spurious: u64::MAX,
         }
     }

@@ -49,7 +49,6 @@ impl Mm {
             Some(Mappable::Cache(cache)) => Object::Cache(cache),
             Some(Mappable::Host(file)) => Object::Host(file),
         };
-        let anonymous = request.file.is_none();
         let mut vma_flags = VmaFlags::empty();
         vma_flags.set(VmaFlags::SHARED, shared);
         vma_flags.set(VmaFlags::GROWSDOWN, flags.contains(MapFlags::GROWSDOWN));
@@ -73,7 +72,7 @@ impl Mm {
             max_prot,
             flags: vma_flags,
             object,
-            offset: if anonymous { 0 } else { request.offset },
+            offset: request.offset,
             file: request.file,
             name: request.name,
             shown: false,

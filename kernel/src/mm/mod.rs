@@ -11,6 +11,8 @@ mod free_map;
 mod inner;
 mod lock;
 mod map;
+#[cfg(test)]
+mod model_tests;
 mod oom;
 mod remap;
 mod space;

@@ -13,7 +13,7 @@ const RW: Prot = Prot::READ.union(Prot::WRITE);
 const PAGE: u64 = PAGE_SIZE;
 
 /// A request for anonymous private memory.
-fn anon(len: u64) -> MapRequest {
+pub(super) fn anon(len: u64) -> MapRequest {
     MapRequest {
         addr: 0,
         len,
@@ -35,7 +35,7 @@ fn fault(addr: u64, error: u32) -> Fault {
 }
 
 /// A store by guest code: faults are served until it goes through.
-fn store(cx: &Cx, mm: &Mm, at: u64, bytes: &[u8]) -> FaultOutcome {
+pub(super) fn store(cx: &Cx, mm: &Mm, at: u64, bytes: &[u8]) -> FaultOutcome {
     let space = MockSpace::of(&**mm.space());
     for _ in 0..100_000 {
         match space.guest_write(VirtAddr(at), bytes) {
@@ -50,7 +50,7 @@ fn store(cx: &Cx, mm: &Mm, at: u64, bytes: &[u8]) -> FaultOutcome {
 }
 
 /// A load by guest code.
-fn load(cx: &Cx, mm: &Mm, at: u64, len: usize) -> Result<std::vec::Vec<u8>, FaultOutcome> {
+pub(super) fn load(cx: &Cx, mm: &Mm, at: u64, len: usize) -> Result<std::vec::Vec<u8>, FaultOutcome> {
     let space = MockSpace::of(&**mm.space());
     let mut bytes = std::vec![0; len];
     for _ in 0..100_000 {
@@ -65,11 +65,11 @@ fn load(cx: &Cx, mm: &Mm, at: u64, len: usize) -> Result<std::vec::Vec<u8>, Faul
     panic!("a load at {at:#x} faults for ever");
 }
 
-const SEGV_MAPERR: FaultOutcome = FaultOutcome::Signal { signo: 11, code: 1 };
-const SEGV_ACCERR: FaultOutcome = FaultOutcome::Signal { signo: 11, code: 2 };
+pub(super) const SEGV_MAPERR: FaultOutcome = FaultOutcome::Signal { signo: 11, code: 1 };
+pub(super) const SEGV_ACCERR: FaultOutcome = FaultOutcome::Signal { signo: 11, code: 2 };
 const BUS: FaultOutcome = FaultOutcome::Signal { signo: 7, code: 2 };
 
-fn new_mm(cx: &Cx) -> Arc<Mm> {
+pub(super) fn new_mm(cx: &Cx) -> Arc<Mm> {
     Mm::new(cx.kernel).unwrap()
 }
 
