@@ -147,10 +147,12 @@ pub trait File: Send + Sync {
         err(Errno::ENOTTY)
     }
 
-    /// Operations of `fcntl(2)` that only some kinds of files know: `F_SETPIPE_SZ`, `F_GETPIPE_SZ`, `F_ADD_SEALS`, `F_GET_SEALS`. `EINVAL`
-    /// for those that this one does not know.
-    fn fcntl(&self, _cx: &Cx, _of: &OpenFile, _cmd: u32, _arg: u64) -> Result<u64> {
-        err(Errno::EINVAL)
+    /// Operations of `fcntl(2)` that only some kinds of files know: `F_SETPIPE_SZ`, `F_GETPIPE_SZ`, `F_ADD_SEALS`, `F_GET_SEALS`. `EBADF`
+    /// for the pipe's on another file, `EINVAL` for others that it does not know.
+    fn fcntl(&self, _cx: &Cx, _of: &OpenFile, cmd: u32, _arg: u64) -> Result<u64> {
+        const F_SETPIPE_SZ: u32 = 1031;
+        const F_GETPIPE_SZ: u32 = 1032;
+        err(if matches!(cmd, F_SETPIPE_SZ | F_GETPIPE_SZ) { Errno::EBADF } else { Errno::EINVAL })
     }
 
     /// What `mmap(2)` of it shows.

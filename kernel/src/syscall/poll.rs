@@ -152,13 +152,16 @@ const SETS: [PollEvents; 3] = [
     PollEvents::PRI,
 ];
 
+/// Size of a small descriptor table on Linux, in descriptors.
+const MIN_TABLE: usize = 256;
+
 fn select_sets(cx: &Cx, count: i32, sets: [UserPtr<u64>; 3], deadline_ns: Option<u64>) -> Result<usize> {
     let Ok(count) = usize::try_from(count) else { return err(Errno::EINVAL) };
     let files = cx.files();
-    // Bits beyond the last open descriptor are not looked at, nor memory beyond them.
+    // Bits beyond the descriptor table's size are not looked at, nor memory beyond them.
     let open = files.list();
     let last = open.last().map_or(0, |(fd, _)| fd.0 as usize + 1);
-    let count = count.min(last.next_multiple_of(64).max(64));
+    let count = count.min(last.next_power_of_two().max(MIN_TABLE));
     let words = count.div_ceil(64);
     let mut bits = [const { Vec::new() }; 3];
     for (bits, set) in bits.iter_mut().zip(sets) {

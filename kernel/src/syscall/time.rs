@@ -97,7 +97,7 @@ pub(super) fn clock_nanosleep(
     let number = clock;
     let clock = clock.decode(cx)?;
     // Coarse and raw clocks have no timers, and a thread can't wait for its own CPU time.
-    if matches!(number.0, 4..=6) {
+    if matches!(number.0, 3..=6) {
         return err(Errno::EOPNOTSUPP);
     }
     if matches!(&clock, Clock::Thread(_)) {
