@@ -271,6 +271,8 @@ impl Vmspace {
                 Op::Protect { at, len, prot } => [libc::SYS_mprotect as u64, at, len, prot as u64, 0, 0, 0],
             });
         }
+        // Which change a call belongs to.
+        let mut origins: Vec<usize> = (0..ops.len()).collect();
         let mut start = 0;
         loop {
             let rest = calls.get(start..).unwrap_or_default();
@@ -280,14 +282,25 @@ impl Vmspace {
                 Ok(()) => return Ok(()),
                 Err((at, errno)) => {
                     let index = start + at;
-                    // mprotect says ENOMEM for a hole, after it has done what was before the hole.
-                    let hole = errno == libc::ENOMEM && matches!(ops.get(index), Some(Op::Protect { .. }));
-                    if !hole {
+                    let call = calls.get(index).copied().unwrap_or_default();
+                    if errno != libc::ENOMEM || call[0] != libc::SYS_mprotect as u64 {
                         // Files of calls that were not made are not installed.
                         inner.files = [0; 32];
+                        let index = origins.get(index).copied().unwrap_or(index);
                         return Err(UpdateError::Failed { index, errno });
                     }
-                    start = index + 1;
+                    // mprotect stops at a hole and does not say where: each half is tried by itself, down to the page that is not there.
+                    let half = call[2] / 4096 / 2 * 4096;
+                    if half == 0 {
+                        start = index + 1;
+                        continue;
+                    }
+                    let low = [call[0], call[1], half, call[3], 0, 0, 0];
+                    let high = [call[0], call[1] + half, call[2] - half, call[3], 0, 0, 0];
+                    calls.splice(index..=index, [low, high]);
+                    origins.insert(index, origins.get(index).copied().unwrap_or(index));
+                    files.iter_mut().filter(|f| f.0 > index).for_each(|f| f.0 += 1);
+                    start = index;
                 }
             }
         }

@@ -10,7 +10,7 @@ use hal::PAGE_SIZE;
 
 impl Mm {
     /// A copy-on-write copy (`fork`). The copy shows nothing yet: its first faults map windows. Ours loses write access to
-    /// pages that are now shared, by one change per area.
+    /// pages that are now shared, by one change for each run of them.
     pub fn fork(&self, cx: &Cx) -> Result<Arc<Mm>> {
         let child = Mm::create(&self.machine, &self.frames)?;
         let mut batch = Batch::default();
@@ -35,21 +35,18 @@ impl Mm {
             if vma.flags.intersects(VmaFlags::SHARED | VmaFlags::WIPEONFORK) {
                 continue;
             }
-            let mut writable: Option<(u64, u64)> = None;
+            let prot = vma.host_prot(false);
             inner.table.update(vma.pages(), |page, pte| {
                 if let Some(pfn) = pte.pfn() {
                     self.frames.get(pfn);
                     copy.table.set(page, pte.hidden());
                 }
+                // Runs of what the machine shows, with no hole between: see `MapOp::Protect`.
                 if pte.writable() {
-                    let at = page * PAGE_SIZE;
-                    writable = Some((writable.map_or(at, |w| w.0), at + PAGE_SIZE));
+                    batch.protect(page * PAGE_SIZE, PAGE_SIZE, prot);
                 }
                 pte.read_only()
             });
-            if let Some((start, end)) = writable {
-                batch.protect(start, end - start, vma.host_prot(false));
-            }
         }
         copy.note_resident();
         drop(copy);

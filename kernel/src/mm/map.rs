@@ -429,6 +429,14 @@ fn protect_area(inner: &mut Inner, start: u64, end: u64, prot: Prot, batch: &mut
     if same_but_write && was_writable == now_writable {
         return;
     }
-    batch.protect(low, high - low, host);
-    inner.table.update(pages, |_, pte| pte.read_only());
+    if shown {
+        batch.protect(low, high - low, host);
+    }
+    inner.table.update(pages, |page, pte| {
+        // Runs of what the machine shows, with no hole between: a file is shown whole, memory page by page.
+        if !shown && pte.mapped() {
+            batch.protect(page * PAGE_SIZE, PAGE_SIZE, host);
+        }
+        pte.read_only()
+    });
 }
