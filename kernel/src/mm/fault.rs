@@ -218,8 +218,8 @@ impl Mm {
                 let sizes = if vma.flags.contains(VmaFlags::RANDOM) { (1, 1) } else { ANON_WINDOW };
                 let window = window(vma, page, sizes, want);
                 if private_write {
-                    let end = window.end.min(page + u64::from(COPY_WINDOW.0));
-                    self.copy_cache(inner, &cache, page..end.max(page + 1))
+                    // Only this one: others go on to show what is written to the object.
+                    self.copy_cache(inner, &cache, page..page + 1)
                 } else {
                     self.attach_cache(inner, &cache, page, window)
                 }

@@ -237,6 +237,12 @@ impl Mm {
         result
     }
 
+    /// The start of the area that holds an address, if it is one that grows downwards.
+    pub fn stack_start(&self, addr: u64) -> Option<u64> {
+        let inner = self.inner.lock();
+        inner.areas.find(addr).filter(|v| v.flags.contains(VmaFlags::GROWSDOWN)).map(|v| v.start)
+    }
+
     /// Sets where the heap starts (`execve`); it is empty.
     pub fn set_brk_start(&self, start: u64) {
         self.inner.lock().brk = (start, start);

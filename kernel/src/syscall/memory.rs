@@ -40,7 +40,8 @@ pub(super) fn mmap(
     let shared = match flags.bits() & 0xf {
         1 => true,
         2 => false,
-        3 => {
+        // Only files can be asked to check the flags.
+        3 if !anonymous => {
             let unknown = flags.difference(MmapFlags::KNOWN);
             if !unknown.is_empty() {
                 return err(Errno::EOPNOTSUPP);
@@ -84,7 +85,24 @@ pub(super) fn munmap(cx: &Cx, addr: u64, len: u64) -> Result<()> {
 
 /// `mprotect(2)`.
 pub(super) fn mprotect(cx: &Cx, addr: u64, len: u64, prot: ProtArg) -> Result<()> {
-    cx.mm().protect(cx, addr, len, prot.prot())
+    if addr % PAGE_SIZE != 0 {
+        return err(Errno::EINVAL);
+    }
+    if len == 0 {
+        return Ok(());
+    }
+    let (down, up) = (prot.0 & ProtArg::GROWSDOWN != 0, prot.0 & ProtArg::GROWSUP != 0);
+    if prot.0 & !ProtArg::KNOWN != 0 || up {
+        return err(Errno::EINVAL);
+    }
+    let mm = cx.mm();
+    if !down {
+        return mm.protect(cx, addr, len, prot.prot());
+    }
+    // From the start of the stack that holds the address.
+    let start = mm.stack_start(addr).ok_or(Errno::EINVAL)?;
+    let len = len.checked_add(addr - start).ok_or(Errno::ENOMEM)?;
+    mm.protect(cx, start, len, prot.prot())
 }
 
 /// `brk(2)`: never fails, but answers where the heap ends.
@@ -97,6 +115,13 @@ pub(super) fn brk(cx: &Cx, addr: u64) -> Result<u64> {
 pub struct ProtArg(u32);
 
 impl ProtArg {
+    /// `PROT_GROWSDOWN`.
+    const GROWSDOWN: u32 = 0x0100_0000;
+    /// `PROT_GROWSUP`: there are no such areas on x86.
+    const GROWSUP: u32 = 0x0200_0000;
+    /// What `mprotect` accepts: the rights, `PROT_SEM` and the two above.
+    const KNOWN: u32 = 0xf | Self::GROWSDOWN | Self::GROWSUP;
+
     /// The rights; `PROT_SEM` and unknown bits are ignored, as `mmap` does.
     fn prot(self) -> Prot {
         Prot::from_bits_truncate(self.0)
