@@ -1,1 +1,37 @@
-//! Head.
+//! What the end-to-end tests share: the command under test, bounded runs, pictures of host trees, terminals.
+//!
+//! The tests are in `tests/programs` (what programs see; run side by side) and `tests/leftovers` (what stays
+//! behind on the host; run after the others, because they look at the whole machine). Every one runs the
+//! same command on the host and compares, or says what it normalises and why. A program that is missing on
+//! the host is a failure that names its Debian package.
+//!
+//! Environment: `VKERNEL` names the command under test (otherwise the release build in the target directory,
+//! otherwise the development build, which is made when there is none); `VKERNEL_PATIENCE` multiplies every
+//! time limit, for slow machines and builds.
+
+mod bounded;
+mod command;
+mod pty;
+mod tree;
+
+pub use bounded::{Outcome, Run, patience};
+pub use command::{abi_program, guest, host, need, same, same_in, same_with, vkernel, workspace};
+pub use pty::Session;
+pub use tree::Picture;
+
+/// A new temporary directory that everybody may enter and read.
+///
+/// # Panics
+/// When the host refuses.
+pub fn temp() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::Builder::new().prefix("vk-e2e-").tempdir().expect("a temporary directory");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("our own directory");
+    dir
+}
+
+/// Whether the tests run as the superuser.
+pub fn is_root() -> bool {
+    // SAFETY: takes no argument and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
