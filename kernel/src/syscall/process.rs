@@ -45,6 +45,29 @@ pub(super) fn fork(cx: &Cx) -> Result<i32> {
     clone(cx, sig::CHLD as u64, 0, 0, 0, 0)
 }
 
+/// `unshare(2)`: descriptors, directories and umask; namespaces are refused as for `clone`.
+pub(super) fn unshare(cx: &Cx, flags: u64) -> Result<()> {
+    let of_a_process = CloneFlags::VM | CloneFlags::THREAD | CloneFlags::SIGHAND;
+    let own = CloneFlags::FS | CloneFlags::FILES | CloneFlags::SYSVSEM;
+    let known = own | of_a_process | CloneFlags::NAMESPACES;
+    let flags = CloneFlags::from_bits(flags).filter(|f| known.contains(*f)).ok_or(Errno::EINVAL)?;
+    if flags.intersects(of_a_process) && cx.process().threads().len() > 1 {
+        return err(Errno::EINVAL);
+    }
+    if flags.intersects(CloneFlags::NAMESPACES) {
+        return Err(Error::new(Errno::EPERM, "namespaces are not supported"));
+    }
+    if flags.contains(CloneFlags::FILES) {
+        cx.set_files(cx.files().duplicate());
+    }
+    if flags.contains(CloneFlags::FS) {
+        let own = cx.fs().duplicate();
+        let shared = core::mem::replace(&mut *cx.task.fs.lock(), own);
+        drop(shared);
+    }
+    Ok(())
+}
+
 /// `vfork(2)`.
 pub(super) fn vfork(cx: &Cx) -> Result<i32> {
     let flags = (CloneFlags::VFORK | CloneFlags::VM).bits();

@@ -295,7 +295,7 @@ system_calls! {
     269 faccessat(dirfd: Fd, path: UserCStr, mode: u32) => attr::faccessat, Full;
     270 pselect6(count: i32, read: UserPtr<u64>, write: UserPtr<u64>, except: UserPtr<u64>, timeout: UserPtr<Timespec>, mask: UserPtr<poll::SizedMask>) => poll::pselect6, Full;
     271 ppoll(fds: UserPtr<poll::PollFd>, count: u32, timeout: UserPtr<Timespec>, mask: UserPtr<u64>, mask_size: usize) => poll::ppoll, Full;
-    272 unshare() => none;
+    272 unshare(flags: u64) => process::unshare, Partial, "no namespaces";
     273 set_robust_list(head: UserPtr<u8>, len: usize) => process::set_robust_list, Full;
     274 get_robust_list(pid: i32, head: UserPtr<u64>, len: UserPtr<u64>) => process::get_robust_list, Full;
     275 splice(input: Fd, input_at: UserPtr<i64>, output: Fd, output_at: UserPtr<i64>, len: usize, flags: u32) => splice::splice, Full, "bytes are copied";

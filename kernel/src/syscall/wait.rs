@@ -3,6 +3,7 @@
 use super::limits::to_rusage;
 use crate::error::{Error, Result, err};
 use crate::fs::Fd;
+use crate::ipc::PidFd;
 use crate::signal::{code, sig};
 use crate::task::wait::{self, Change, Report, WaitOptions, Which};
 use crate::task::{Cx, ExitStatus};
@@ -91,8 +92,12 @@ pub(super) fn waitid(
 /// The process of a pidfd, and whether it is non-blocking.
 fn pidfd(cx: &Cx, fd: Fd) -> Result<(i32, bool)> {
     let file = cx.file(fd)?;
-    let _ = file;
-    Err(Error::new(Errno::EBADF, "not a pidfd"))
+    let Some(pidfd) = file.downcast::<PidFd>() else { return Err(Error::new(Errno::EBADF, "not a pidfd")) };
+    match pidfd.id() {
+        // Reaped: nobody's child any more.
+        id if id < 0 => err(Errno::ECHILD),
+        _ => Ok((pidfd.process().pid, file.nonblocking())),
+    }
 }
 
 /// Writes the six fields that `waitid` fills in, and nothing else.

@@ -85,7 +85,7 @@ fn check(flags: CloneFlags, exit_signal: i32) -> Result<()> {
     if flags.contains(CloneFlags::SIGHAND | CloneFlags::CLEAR_SIGHAND) {
         return err(Errno::EINVAL);
     }
-    if flags.contains(CloneFlags::NEWNS | CloneFlags::FS) {
+    if flags.contains(CloneFlags::FS) && flags.intersects(CloneFlags::NEWNS | CloneFlags::NEWUSER) {
         return err(Errno::EINVAL);
     }
     if flags.intersects(CloneFlags::NAMESPACES) {

@@ -44,11 +44,11 @@ pub(crate) fn leave_memory(cx: &Cx) {
 /// Ends the current task. Afterwards its fiber must return without touching user memory. `status` counts for the process if this is
 /// the first thread and no group exit was asked for.
 pub(crate) fn exit_task(cx: &Cx, status: ExitStatus) {
-    let (task, process) = (cx.task, cx.process());
+    let task = cx.task;
     leave_memory(cx);
     release_vfork(task);
     let peak = cx.mm.borrow().as_ref().map_or(0, |mm| mm.peak_rss_pages());
-    let last = leave_group(task, status, peak);
+    let last = leave_group(task, peak);
     // Closing files and giving back memory comes before anyone hears of the end. POSIX locks belong to the process.
     if last {
         crate::fs::lock::release_process(cx);
@@ -72,19 +72,16 @@ pub(crate) fn after_oops(kernel: &Arc<Kernel>, task: &Arc<Task>) {
     let killed = ExitStatus::Signaled { signo: sig::KILL, core: false };
     release_vfork(task);
     group_exit(&task.process, killed);
-    let last = leave_group(task, killed, 0);
+    let last = leave_group(task, 0);
     release_record(task);
     leave_tables(kernel, task, last, killed);
 }
 
 /// Takes the task out of its process; whether it was the last thread.
-fn leave_group(task: &Arc<Task>, status: ExitStatus, peak_rss_pages: u64) -> bool {
+fn leave_group(task: &Arc<Task>, peak_rss_pages: u64) -> bool {
     let process = &task.process;
     let last = {
         let mut family = process.family.lock();
-        if task.tid() == process.pid {
-            family.leader_status = Some(status);
-        }
         family.threads.retain(|t| !Arc::ptr_eq(t, task));
         let mut usage = task.usage();
         usage.max_rss_pages = peak_rss_pages;
@@ -123,11 +120,11 @@ pub(crate) fn release_vfork(task: &Task) {
     }
 }
 
-/// The last thread is gone. The status is that of a group exit, else that of the first thread.
+/// The last thread is gone. The status is that of a group exit, else its own (Linux before 5.17 told that of the first thread).
 fn end_process(kernel: &Arc<Kernel>, process: &Arc<Process>, status: ExitStatus) {
     let status = {
         let family = process.family.lock();
-        family.exiting.or(family.leader_status).unwrap_or(status)
+        family.exiting.unwrap_or(status)
     };
     drop(process.timers.lock().take());
     crate::signal::group::leave_session_if_leader(kernel, process);

@@ -90,8 +90,6 @@ pub struct Family {
     pub threads: Vec<Arc<Task>>,
     /// Group exit in progress with this status.
     pub exiting: Option<ExitStatus>,
-    /// How the first thread ended, if it has.
-    pub leader_status: Option<ExitStatus>,
     /// It is ending and takes no more children.
     pub closed: bool,
     /// Stopped by this signal; `reported` says whether a waiter has seen it.

@@ -106,7 +106,6 @@ pub(crate) fn new_process(
             children: Vec::new(),
             threads: Vec::new(),
             exiting: None,
-            leader_status: None,
             closed: false,
             stopped: None,
             stop_unreported: false,

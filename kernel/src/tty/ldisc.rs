@@ -269,7 +269,7 @@ impl LineDiscipline {
     }
 
     fn end_line(&mut self, c: u8, end: End) {
-        if self.ready.len() + self.line.len() >= INPUT_MAX {
+        if self.ready.len() + self.line.len() > INPUT_MAX {
             self.line.pop();
         }
         self.ready.extend(self.line.drain(..).map(|c| (c, End::No)));

@@ -131,6 +131,8 @@ impl NearEnd {
             }
             let ready = || (self.dead() || self.terminal.state.lock().ldisc.has_input(1)).then_some(());
             match cx.wait_deadline(&[&self.terminal.readable], deadline, ready) {
+                // A read that is under way fails; later ones find the end.
+                Ok(()) if out.is_empty() && self.terminal.state.lock().far_closed => return err(Errno::EIO),
                 Ok(()) => {}
                 Err(WaitEnd::TimedOut) => return Ok(()),
                 Err(WaitEnd::Interrupted) if !out.is_empty() => return Ok(()),

@@ -67,6 +67,10 @@ fn machine() -> u16 {
 }
 
 fn headers(cx: &Cx, file: &OpenFile, head: &[u8]) -> Result<Headers> {
+    // The parser of the identification takes its length for granted.
+    if head.len() < HEADER_LEN {
+        return Err(NOT_ELF);
+    }
     let ident = elf::file::parse_ident::<LittleEndian>(head).map_err(|_| NOT_ELF)?;
     if ident.1 != Class::ELF64 {
         return Err(NOT_ELF);
