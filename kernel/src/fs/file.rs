@@ -17,26 +17,44 @@ use hal::HostFile;
 bitflags! {
     /// `O_*` of `open(2)` (`uapi/asm-generic/fcntl.h`), without the access mode in the low two bits.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-    #[allow(missing_docs)]
     pub struct OpenFlags: u32 {
+        /// Writes only.
         const WRONLY = 0o1;
+        /// Reads and writes.
         const RDWR = 0o2;
+        /// Makes the file if there is none.
         const CREAT = 0o100;
+        /// Fails if there is one.
         const EXCL = 0o200;
+        /// A terminal does not become the controlling one.
         const NOCTTY = 0o400;
+        /// Empties the file.
         const TRUNC = 0o1000;
+        /// Writes go to the end.
         const APPEND = 0o2000;
+        /// Does not wait.
         const NONBLOCK = 0o4000;
+        /// Writes wait for the data to be stored.
         const DSYNC = 0o10000;
+        /// `SIGIO` when ready.
         const ASYNC = 0o20000;
+        /// Without a cache; packets, for a pipe.
         const DIRECT = 0o40000;
+        /// Always set on 64-bit machines.
         const LARGEFILE = 0o100000;
+        /// Must be a directory.
         const DIRECTORY = 0o200000;
+        /// Must not be a symbolic link.
         const NOFOLLOW = 0o400000;
+        /// Reads leave the access time.
         const NOATIME = 0o1000000;
+        /// Closed by `execve(2)`; a flag of the descriptor.
         const CLOEXEC = 0o2000000;
+        /// `O_SYNC` together with `DSYNC`.
         const SYNC_BIT = 0o4000000;
+        /// Only a place, no content.
         const PATH = 0o10000000;
+        /// `O_TMPFILE` together with `DIRECTORY`.
         const TMPFILE_BIT = 0o20000000;
         const _ = !0;
     }

@@ -19,16 +19,24 @@ use core::sync::atomic::{AtomicU32, Ordering};
 bitflags! {
     /// Flags of a mount, with the values of `MS_*` (`uapi/linux/mount.h`).
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-    #[allow(missing_docs)]
     pub struct MountFlags: u32 {
+        /// No writes.
         const RDONLY = 1;
+        /// Set-user-ID and set-group-ID mean nothing.
         const NOSUID = 2;
+        /// Device nodes can't be opened.
         const NODEV = 4;
+        /// Nothing can be executed.
         const NOEXEC = 8;
+        /// Writes are synchronous.
         const SYNCHRONOUS = 16;
+        /// Access times stay.
         const NOATIME = 1024;
+        /// Access times of directories stay.
         const NODIRATIME = 2048;
+        /// Access times follow changes, and once a day.
         const RELATIME = 1 << 21;
+        /// Access times follow every access.
         const STRICTATIME = 1 << 24;
     }
 }

@@ -38,6 +38,9 @@ pub fn event(cx: &Cx, inode: &Arc<dyn Inode>, mask: u32, name: &[u8], cookie: u3
 
 /// Something happened to what a path names: told to watchers of the inode and of its directory.
 pub fn path(cx: &Cx, path: &Path, mask: u32) {
+    if cx.kernel.watches.is_empty() {
+        return;
+    }
     if let Some(parent) = path.dentry.parent().filter(|_| !path.dentry.is_deleted()) {
         event(cx, &parent.inode, mask, &path.dentry.name(), 0);
     }

@@ -119,6 +119,11 @@ fn address(inode: &Arc<dyn Inode>) -> usize {
 }
 
 impl Watches {
+    /// Whether nobody watches anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
     /// Tells every watch of the inode that asked for it.
     pub(crate) fn event(&self, inode: &Arc<dyn Inode>, mask: u32, name: &[u8], cookie: u32) {
         if self.count.load(Ordering::Relaxed) == 0 {

@@ -262,6 +262,7 @@ impl File for MemDir {
         if self.node.directory(|d| d.dead)? {
             return err(Errno::ENOENT);
         }
+        self.node.accessed(of);
         let mut emit = |name: &[u8], ino, file_type, next| emit(DirEntry { name, ino, file_type, next });
         let own = self.node.state.lock().attr.ino;
         if pos == 0 && !emit(b".", own, FileType::Directory, 1) {

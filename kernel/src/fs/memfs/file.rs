@@ -3,7 +3,7 @@
 use super::node::{Body, Node};
 use super::set::as_no_space;
 use crate::error::{Error, Result, err};
-use crate::fs::{File, Mappable, MountFlags, OpenFile, OpenFlags, host_read, limited};
+use crate::fs::{File, Mappable, OpenFile, OpenFlags, host_read, limited};
 use crate::mm::PageCache;
 use crate::sync::Mutex;
 use crate::task::Cx;
@@ -49,22 +49,6 @@ impl MemFile {
         *self.lower.lock() = Some(file.clone());
         Ok(Content::Lower(file))
     }
-
-    /// `relatime` of `mount(8)`.
-    fn accessed(&self, of: &OpenFile) {
-        let mount = of.path.as_ref().map_or(MountFlags::empty(), |p| p.mount.flags());
-        if of.flags().contains(OpenFlags::NOATIME)
-            || mount.intersects(MountFlags::NOATIME | MountFlags::RDONLY)
-        {
-            return;
-        }
-        let now = self.node.shared.now();
-        let mut state = self.node.state.lock();
-        let attr = &mut state.attr;
-        if attr.atime <= attr.mtime || attr.atime <= attr.ctime || now.sec - attr.atime.sec >= 86_400 {
-            attr.atime = now;
-        }
-    }
 }
 
 impl File for MemFile {
@@ -72,7 +56,7 @@ impl File for MemFile {
         let n = match self.content()? {
             Content::Cache(cache) => {
                 let n = cache.read(*pos, sink)?;
-                self.accessed(of);
+                self.node.accessed(of);
                 n
             }
             Content::Lower(file) => host_read(&*file, *pos, sink)?,

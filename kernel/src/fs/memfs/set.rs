@@ -2,6 +2,7 @@
 
 use super::node::{Body, Node};
 use crate::error::{Error, Result, err};
+use crate::fs::{MountFlags, OpenFile, OpenFlags};
 use crate::mm::PageCache;
 use crate::task::Cx;
 use abi::Errno;
@@ -54,6 +55,28 @@ impl Node {
         self.accounted(&cache, || cache.truncate(cx, size));
         self.content_changed();
         Ok(())
+    }
+
+    /// The access time after a read, as the mount wants it (`mount(8)`). What is only the lower node's keeps its own.
+    pub(super) fn accessed(&self, of: &OpenFile) {
+        let mount = of.path.as_ref().map_or(MountFlags::empty(), |p| p.mount.flags());
+        if of.flags().contains(OpenFlags::NOATIME)
+            || mount.intersects(MountFlags::NOATIME | MountFlags::RDONLY)
+            || (mount.contains(MountFlags::NODIRATIME) && self.is_directory())
+        {
+            return;
+        }
+        let strict = mount.contains(MountFlags::STRICTATIME);
+        let now = self.shared.now();
+        let mut state = self.state.lock();
+        if !state.changed {
+            return;
+        }
+        let attr = &mut state.attr;
+        let stale = attr.atime <= attr.mtime || attr.atime <= attr.ctime;
+        if strict || stale || now.sec.saturating_sub(attr.atime.sec) >= 86_400 {
+            attr.atime = now;
+        }
     }
 
     /// Times after a change of the content.
