@@ -384,13 +384,14 @@ fn any_thread_can_wait_for_a_child() -> R {
 
 fn a_thousand_threads() -> R {
     static RUN: AtomicUsize = AtomicUsize::new(0);
+    // Nobody ends before all are there.
+    let here = std::sync::Arc::new(std::sync::Barrier::new(1000));
     let mut all = Vec::new();
     for _ in 0..1000 {
-        let t = thread::Builder::new().stack_size(32 << 10).spawn(|| {
+        let here = here.clone();
+        let t = thread::Builder::new().stack_size(32 << 10).spawn(move || {
             RUN.fetch_add(1, SeqCst);
-            while RUN.load(SeqCst) < 1000 {
-                thread::park_timeout(std::time::Duration::from_millis(5));
-            }
+            here.wait();
         })?;
         all.push(t);
     }
