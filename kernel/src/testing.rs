@@ -84,3 +84,62 @@ pub(crate) fn thread(cx: &Cx, body: impl FnOnce(&Cx) + Send + 'static) -> Arc<cr
     crate::task::launch(cx.kernel, &task, cx.kernel.machine.new_context(), body).unwrap();
     task
 }
+
+/// Where a guest's memory starts: [`GUEST_LEN`] bytes that it may read and write; its stack is at the end.
+pub(crate) const GUEST: u64 = 0x10_0000;
+pub(crate) const GUEST_LEN: u64 = 0x10_0000;
+/// Where a guest's code is.
+const GUEST_CODE: u64 = 0x4000;
+
+/// Runs a guest as the first program of a kernel on this machine until it ends; its status, and the kernel with everything in it gone
+/// but what it leaked.
+pub(crate) fn guest_on(
+    machine: Arc<MockMachine>,
+    user: u32,
+    code: impl Fn(&mut hal::mock::Guest) + Send + Sync + 'static,
+) -> crate::task::ExitStatus {
+    machine.code(GUEST_CODE, code);
+    let config = Config { user: (user, user, Default::default()), ..config() };
+    let kernel = Kernel::new(machine.clone(), config);
+    spawn_first(&kernel, |cx| {
+        let request = crate::mm::MapRequest {
+            addr: GUEST,
+            len: GUEST_LEN,
+            prot: hal::Prot::READ | hal::Prot::WRITE,
+            flags: crate::mm::MapFlags::FIXED,
+            object: None,
+            file: None,
+            offset: 0,
+            name: "",
+        };
+        cx.mm().map(cx, request).unwrap();
+        {
+            let mut user = cx.user.borrow_mut();
+            user.regs().rip = GUEST_CODE;
+            user.regs().rsp = GUEST + GUEST_LEN - 0x100;
+        }
+        crate::task::user_loop::user_loop(cx);
+    })
+    .unwrap();
+    machine.run_cpus(|cpu| kernel.run_cpu(cpu));
+    kernel.shutdown();
+    let status = kernel.exit_status();
+    let alive = Arc::downgrade(&kernel);
+    drop(kernel);
+    assert!(alive.upgrade().is_none(), "something keeps the kernel alive");
+    status.expect("the kernel stopped without a status").expect("the kernel did not start")
+}
+
+/// Like [`guest_on`], as root on a fresh machine with one CPU; a panic of the code is a failure of the test.
+pub(crate) fn guest(code: impl Fn(&mut hal::mock::Guest) + Send + Sync + 'static) {
+    let status = guest_on(MockMachine::new(), 0, move |g| {
+        code(g);
+        exit(g, 0);
+    });
+    assert_eq!(status, crate::task::ExitStatus::Exited(0));
+}
+
+/// `exit_group(2)`.
+pub(crate) fn exit(g: &mut hal::mock::Guest, status: u64) {
+    g.syscall(abi::raw::__NR_exit_group as u64, &[status]);
+}

@@ -11,6 +11,8 @@ mod pending;
 mod send;
 mod set;
 pub(crate) mod stop;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use deliver::{Delivery, deliver, force};
 pub(crate) use frame::{alt_stack_flags, sigreturn};

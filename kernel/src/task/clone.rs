@@ -3,6 +3,7 @@
 use super::spawn::{launch, new_process};
 use super::{Cx, NewTask, Resource, Task, VforkDone, user_loop};
 use crate::error::{Result, err};
+use crate::ipc::PidTarget;
 use crate::signal::{SharedSignals, sig};
 use crate::sync::Mutex;
 use crate::user::UserPtr;
@@ -151,8 +152,9 @@ pub fn clone(cx: &Cx, args: &CloneArgs) -> Result<i32> {
             regs.fs_base = args.tls;
         }
     }
+    let target = if thread { PidTarget::Thread(task.clone()) } else { PidTarget::Process(process.clone()) };
     let pidfd = match flags.contains(CloneFlags::PIDFD) {
-        true => Some(open_pidfd(cx, &process, args.pidfd)?),
+        true => Some(open_pidfd(cx, target, args.pidfd)?),
         false => None,
     };
     let close_pidfd = || {
@@ -187,8 +189,8 @@ pub fn clone(cx: &Cx, args: &CloneArgs) -> Result<i32> {
     Ok(tid)
 }
 
-fn open_pidfd(cx: &Cx, process: &Arc<super::Process>, out: u64) -> Result<crate::fs::Fd> {
-    let file = crate::ipc::pidfd_new(cx, process, Default::default());
+fn open_pidfd(cx: &Cx, target: PidTarget, out: u64) -> Result<crate::fs::Fd> {
+    let file = crate::ipc::pidfd_for(cx, target, Default::default());
     let fd = cx.install(file, true)?;
     match UserPtr::<i32>::new(out).write(cx, &fd.0) {
         Ok(()) => Ok(fd),

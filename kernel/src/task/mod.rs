@@ -17,6 +17,8 @@ mod process;
 mod rlimit;
 mod spawn;
 pub(crate) mod start;
+#[cfg(test)]
+mod tests;
 mod usage;
 pub(crate) mod user_loop;
 pub mod wait;
