@@ -159,7 +159,10 @@ impl Guest {
         let ip = self.new_ip();
         lock(&self.shared.code().once).insert(ip + 2, Box::new(child));
         let result = self.syscall_at(ip, nr, all);
-        lock(&self.shared.code().once).remove(&(ip + 2));
+        if result < 0 {
+            // There is no duplicate; one that there is may start much later.
+            lock(&self.shared.code().once).remove(&(ip + 2));
+        }
         result
     }
 

@@ -150,6 +150,7 @@ fn run_handler(cx: &Cx, info: &SigInfo, action: Sigaction, interrupted: Option<I
         let mut signals = cx.task.signals.lock();
         signals.saved_mask.take().unwrap_or(signals.mask)
     };
+    crate::task::rseq::update(cx);
     if frame::push(cx, info, &action, old_mask).is_ok() {
         let mut mask = cx.task.sigmask() | SigSet(action.mask);
         if action.flags & flags::NODEFER == 0 {

@@ -4,6 +4,7 @@ use super::SysRet;
 use crate::error::{Error, Result, err};
 use crate::signal::sig;
 use crate::task::clone::{self, CloneArgs, CloneFlags};
+use crate::task::rseq::{self, Rseq};
 use crate::task::{Cap, Cx, ExitStatus, Process, ProcessState, Session, Task, exit, group_exit};
 use crate::user::UserPtr;
 use abi::Errno;
@@ -291,6 +292,17 @@ pub(super) fn get_robust_list(cx: &Cx, pid: i32, head: UserPtr<u64>, len: UserPt
     }
     len.write(cx, &(ROBUST_HEAD_LEN as u64))?;
     head.write(cx, &task.robust_list.load(Ordering::Relaxed))
+}
+
+/// `rseq(2)`.
+pub(super) fn rseq(cx: &Cx, area: UserPtr<u8>, len: u32, flags: i32, signature: u32) -> Result<()> {
+    const UNREGISTER: i32 = 1;
+    let area = Rseq { addr: area.addr().0, len, signature };
+    match flags {
+        0 => rseq::register(cx, area),
+        UNREGISTER => rseq::unregister(cx, area),
+        _ => err(Errno::EINVAL),
+    }
 }
 
 /// Whether the task may look into another (`ptrace(2)`, "Ptrace access mode checking").

@@ -357,7 +357,7 @@ system_calls! {
     331 pkey_free(key: i32) => memory_advice::pkey_free, Partial, "as on a CPU without protection keys";
     332 statx(dirfd: Fd, path: UserCStr, flags: u32, mask: u32, buf: UserPtr<Statx>) => attr::statx, Full;
     333 io_pgetevents() => none;
-    334 rseq() => none;
+    334 rseq(area: UserPtr<u8>, len: u32, flags: i32, signature: u32) => process::rseq, Full;
     335 uretprobe() => none;
     424 pidfd_send_signal(fd: Fd, signo: i32, info: UserPtr<RawSiginfo>, flags: u32) => pidfd::pidfd_send_signal, Full;
     425 io_uring_setup() => none;

@@ -47,6 +47,8 @@ pub struct Cx<'a> {
     pub(crate) files: RefCell<Arc<FdTable>>,
     /// The last fault (vector, error code, address), for signal frames.
     pub(crate) last_fault: Cell<(u32, u32, u64)>,
+    /// The task was off its CPU since its `rseq(2)` area was brought up to date.
+    pub(crate) rseq_stale: Cell<bool>,
     /// What `restart_syscall(2)` goes on with.
     pub(crate) restart: Cell<Option<RestartState>>,
 }
@@ -124,6 +126,7 @@ impl<'a> Cx<'a> {
             mm: RefCell::new(mm),
             files: RefCell::new(files),
             last_fault: Cell::new((0, 0, 0)),
+            rseq_stale: Cell::new(true),
             restart: Cell::new(None),
         }
     }
@@ -182,11 +185,16 @@ impl<'a> Cx<'a> {
         self.kernel.machine.clock_ns(ClockId::Realtime)
     }
 
+    fn suspend(&self) {
+        self.rseq_stale.set(true);
+        self.suspend.suspend();
+    }
+
     /// Gives the CPU to another runnable task, if there is one.
     pub fn yield_now(&self) {
         self.kernel.sched.charge(self.cpu(), self.task);
         self.task.sched.set_state(RunState::Yielding);
-        self.suspend.suspend();
+        self.suspend();
     }
 
     /// Waits on a queue until `ready` gives something; a signal interrupts. `ready` is called again after every wake-up, may take spin
@@ -286,7 +294,7 @@ impl<'a> Cx<'a> {
             }
             sched.charge(self.cpu(), self.task);
             entity.switches[0].fetch_add(1, core::sync::atomic::Ordering::Relaxed);
-            self.suspend.suspend();
+            self.suspend();
         };
         entity.set_state(RunState::OnCpu);
         if let Some(timer) = timer {

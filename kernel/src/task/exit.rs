@@ -42,7 +42,7 @@ pub(crate) fn leave_memory(cx: &Cx) {
 }
 
 /// Ends the current task. Afterwards its fiber must return without touching user memory. `status` counts for the process if this is
-/// the first thread and no group exit was asked for.
+/// the last thread and no group exit was asked for.
 pub(crate) fn exit_task(cx: &Cx, status: ExitStatus) {
     let task = cx.task;
     leave_memory(cx);
@@ -105,7 +105,10 @@ fn leave_tables(kernel: &Arc<Kernel>, task: &Arc<Task>, last: bool, status: Exit
     if last {
         end_process(kernel, &task.process, status);
     } else {
-        kernel.pids.remove_task(task.tid());
+        // The first thread's id lives on with the process.
+        if task.tid() != task.process.pid {
+            kernel.pids.remove_task(task.tid());
+        }
         // An `execve` waits for the others to go.
         task.process.changed.wake_all(PollEvents::empty());
     }

@@ -15,6 +15,7 @@ mod pid;
 pub mod priority;
 mod process;
 mod rlimit;
+pub mod rseq;
 mod spawn;
 pub(crate) mod start;
 #[cfg(test)]
@@ -96,8 +97,8 @@ pub struct Task {
     pub clear_child_tid: AtomicU64,
     /// `set_robust_list(2)`: address of the head.
     pub robust_list: AtomicU64,
-    /// `rseq(2)`: address and signature.
-    pub rseq: Mutex<Option<(u64, u32, u32)>>,
+    /// `rseq(2)`.
+    pub rseq: Mutex<Option<rseq::Rseq>>,
     /// The system call that it is in, for `/proc/PID/syscall` and oops reports; `u64::MAX` when none.
     pub in_syscall: AtomicU64,
     /// Time in guest code in nanoseconds.

@@ -138,7 +138,7 @@ fn a_vfork_parent_goes_on_when_the_child_has_ended() {
 }
 
 #[test]
-fn the_status_is_the_first_threads() {
+fn the_status_is_the_last_threads() {
     guest(|g| {
         let child = fork(g, |g| {
             thread(g, 0x8000, |g| {
@@ -147,7 +147,7 @@ fn the_status_is_the_first_threads() {
             });
             g.syscall(nr(__NR_exit), &[4]);
         });
-        assert_eq!(wait(g, child, 0), (child, 4 << 8));
+        assert_eq!(wait(g, child, 0), (child, 9 << 8));
     });
 }
 

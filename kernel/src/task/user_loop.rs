@@ -78,13 +78,15 @@ fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> bool {
         cx.task.sched.switches[1].fetch_add(1, Ordering::Relaxed);
         cx.yield_now();
     }
-    if interrupted.is_some() || cx.task.has_signal() {
-        match signal::deliver(cx, interrupted) {
-            Delivery::Run => {}
-            Delivery::Exit(status) => {
-                exit::exit_task(cx, status);
-                return false;
-            }
+    let mut interrupted = interrupted;
+    while interrupted.is_some() || cx.task.has_signal() || cx.rseq_stale.get() {
+        if let Delivery::Exit(status) = signal::deliver(cx, interrupted.take()) {
+            exit::exit_task(cx, status);
+            return false;
+        }
+        // Last, because a stop takes the task off its CPU; it may itself force a signal.
+        if cx.rseq_stale.get() {
+            super::rseq::update(cx);
         }
     }
     cx.kernel.sched.arm(cx.cpu());
