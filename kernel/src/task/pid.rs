@@ -72,7 +72,11 @@ impl Pids {
         let mut inner = self.inner.lock();
         for process in core::mem::take(&mut inner.processes).into_values() {
             process.leader.lock().take();
-            process.family.lock().children.clear();
+            let mut family = process.family.lock();
+            let (children, threads) =
+                (core::mem::take(&mut family.children), core::mem::take(&mut family.threads));
+            drop(family);
+            drop((children, threads));
         }
         core::mem::take(&mut inner.tasks).into_values().collect()
     }
