@@ -141,6 +141,25 @@ fn fork_copies_on_write_and_gives_write_access_back() {
 }
 
 #[test]
+fn fork_takes_write_access_on_both_sides_of_a_hole() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(64 * PAGE)).unwrap().0;
+        store(cx, &mm, at, b"low");
+        store(cx, &mm, at + 40 * PAGE, b"high");
+        let space = MockSpace::of(&**mm.space());
+        space.take_ops();
+        let _child = mm.fork(cx).unwrap();
+        let ops = space.take_ops();
+        // A change that spans pages that the machine does not show may stop there (mprotect(2), ENOMEM).
+        let [MockOp::Protect(low, len, Prot::READ), MockOp::Protect(high, _, Prot::READ)] = ops[..] else {
+            panic!("{ops:?}")
+        };
+        assert!(low.0 == at && low.0 + len < high.0 && high.0 <= at + 40 * PAGE, "{ops:?}");
+    });
+}
+
+#[test]
 fn kernel_copies_break_sharing_and_respect_rights() {
     testing::run(|cx| {
         let mm = new_mm(cx);
