@@ -1,6 +1,5 @@
 //! Terminal structures and flags (`termios(3)`, `ioctl_tty(2)`, `uapi/asm-generic/termbits.h`).
 
-use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Number of control characters that the kernel keeps.
@@ -59,63 +58,69 @@ pub struct Winsize {
     pub ypixel: u16,
 }
 
-bitflags! {
-    /// `c_iflag`.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[allow(missing_docs)]
-    pub struct InputFlags: u32 {
-        const IGNBRK = 0o1;
-        const BRKINT = 0o2;
-        const IGNPAR = 0o4;
-        const PARMRK = 0o10;
-        const INPCK = 0o20;
-        const ISTRIP = 0o40;
-        const INLCR = 0o100;
-        const IGNCR = 0o200;
-        const ICRNL = 0o400;
-        const IUCLC = 0o1000;
-        const IXON = 0o2000;
-        const IXANY = 0o4000;
-        const IXOFF = 0o10000;
-        const IMAXBEL = 0o20000;
-        const IUTF8 = 0o40000;
-    }
+mod flags {
+    // The names are those of termios(3).
+    #![allow(missing_docs)]
 
-    /// `c_oflag`.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[allow(missing_docs)]
-    pub struct OutputFlags: u32 {
-        const OPOST = 0o1;
-        const OLCUC = 0o2;
-        const ONLCR = 0o4;
-        const OCRNL = 0o10;
-        const ONOCR = 0o20;
-        const ONLRET = 0o40;
-        /// All bits of `TABDLY`: `TAB3`, tabs become spaces.
-        const TAB3 = 0o14000;
-    }
+    use bitflags::bitflags;
 
-    /// `c_lflag`.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[allow(missing_docs)]
-    pub struct LocalFlags: u32 {
-        const ISIG = 0o1;
-        const ICANON = 0o2;
-        const ECHO = 0o10;
-        const ECHOE = 0o20;
-        const ECHOK = 0o40;
-        const ECHONL = 0o100;
-        const NOFLSH = 0o200;
-        const TOSTOP = 0o400;
-        const ECHOCTL = 0o1000;
-        const ECHOPRT = 0o2000;
-        const ECHOKE = 0o4000;
-        const FLUSHO = 0o10000;
-        const PENDIN = 0o40000;
-        const IEXTEN = 0o100000;
-        const EXTPROC = 0o200000;
+    bitflags! {
+        /// `c_iflag`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct InputFlags: u32 {
+            const IGNBRK = 0o1;
+            const BRKINT = 0o2;
+            const IGNPAR = 0o4;
+            const PARMRK = 0o10;
+            const INPCK = 0o20;
+            const ISTRIP = 0o40;
+            const INLCR = 0o100;
+            const IGNCR = 0o200;
+            const ICRNL = 0o400;
+            const IUCLC = 0o1000;
+            const IXON = 0o2000;
+            const IXANY = 0o4000;
+            const IXOFF = 0o10000;
+            const IMAXBEL = 0o20000;
+            const IUTF8 = 0o40000;
+        }
+
+        /// `c_oflag`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct OutputFlags: u32 {
+            const OPOST = 0o1;
+            const OLCUC = 0o2;
+            const ONLCR = 0o4;
+            const OCRNL = 0o10;
+            const ONOCR = 0o20;
+            const ONLRET = 0o40;
+            /// All bits of `TABDLY`: `TAB3`, tabs become spaces.
+            const TAB3 = 0o14000;
+        }
+
+        /// `c_lflag`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct LocalFlags: u32 {
+            const ISIG = 0o1;
+            const ICANON = 0o2;
+            const ECHO = 0o10;
+            const ECHOE = 0o20;
+            const ECHOK = 0o40;
+            const ECHONL = 0o100;
+            const NOFLSH = 0o200;
+            const TOSTOP = 0o400;
+            const ECHOCTL = 0o1000;
+            const ECHOPRT = 0o2000;
+            const ECHOKE = 0o4000;
+            const FLUSHO = 0o10000;
+            const PENDIN = 0o40000;
+            const IEXTEN = 0o100000;
+            const EXTPROC = 0o200000;
+        }
     }
 }
+
+pub use flags::{InputFlags, LocalFlags, OutputFlags};
 
 /// Indices into `c_cc`.
 #[allow(missing_docs)]

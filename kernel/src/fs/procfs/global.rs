@@ -124,7 +124,7 @@ fn ram(cx: &Cx) -> Ram {
 
 fn meminfo(cx: &Cx, out: &mut Out) -> Result<()> {
     let ram = ram(cx);
-    let lines: [(&str, u64); 36] = [
+    let lines: [(&str, u64); 42] = [
         ("MemTotal", ram.total),
         ("MemFree", ram.free),
         ("MemAvailable", ram.free),
@@ -161,6 +161,12 @@ fn meminfo(cx: &Cx, out: &mut Out) -> Result<()> {
         ("VmallocTotal", 0),
         ("VmallocUsed", 0),
         ("VmallocChunk", 0),
+        ("Percpu", 0),
+        ("AnonHugePages", 0),
+        ("ShmemHugePages", 0),
+        ("ShmemPmdMapped", 0),
+        ("FileHugePages", 0),
+        ("FilePmdMapped", 0),
     ];
     for (name, pages) in lines {
         put!(out, "{:<16}{:>8} kB\n", alloc::format!("{name}:"), pages * (PAGE_SIZE / 1024));

@@ -20,6 +20,8 @@ mod stat;
 mod status;
 mod sysctl;
 mod table;
+#[cfg(test)]
+mod tests;
 mod texts;
 
 pub use process::Target;
