@@ -104,6 +104,27 @@ impl HostStream {
         self.returned(|r| !r.is_empty()).unwrap_or(false)
     }
 
+    /// Runs a read or write of a regular file at `pos`. The position that counts is the host's, which other descriptors share; a `pos` that is
+    /// not the description's own is a `pread` or `pwrite`, for which the host's is moved and put back.
+    fn at(&self, of: &OpenFile, pos: &mut u64, f: impl FnOnce() -> Result<usize>) -> Result<usize> {
+        if !self.is_file() {
+            return f();
+        }
+        if *pos == of.pos() {
+            let count = f()?;
+            *pos = self.stream.seek(0, 1)?;
+            return Ok(count);
+        }
+        let own = self.stream.seek(0, 1)?;
+        let to = i64::try_from(*pos).map_err(|_| Errno::EINVAL)?;
+        self.stream.seek(to, 0)?;
+        let result = f();
+        self.stream.seek(own as i64, 0)?;
+        let count = result?;
+        *pos = pos.saturating_add(count as u64);
+        Ok(count)
+    }
+
     /// Reads what is there; `None` when it has to wait.
     fn try_read(&self, buf: &mut [u8], nonblocking: bool) -> Option<Result<usize>> {
         let left = self.returned(|r| {
@@ -127,8 +148,8 @@ impl HostStream {
     }
 }
 
-impl File for HostStream {
-    fn read(&self, cx: &Cx, of: &OpenFile, _pos: &mut u64, sink: &mut dyn Sink) -> Result<usize> {
+impl HostStream {
+    fn read_stream(&self, cx: &Cx, of: &OpenFile, sink: &mut dyn Sink) -> Result<usize> {
         let mut buf = vec![0; sink.room().min(CHUNK)];
         if buf.is_empty() {
             return Ok(0);
@@ -146,7 +167,7 @@ impl File for HostStream {
         result.map(|()| count)
     }
 
-    fn write(&self, cx: &Cx, of: &OpenFile, _pos: &mut u64, source: &mut dyn Source) -> Result<usize> {
+    fn write_stream(&self, cx: &Cx, of: &OpenFile, source: &mut dyn Source) -> Result<usize> {
         let mut buf = vec![0; source.left().min(CHUNK)];
         let mut done = 0;
         while source.left() > 0 {
@@ -168,6 +189,7 @@ impl File for HostStream {
                     other => Some(other.map_err(Into::into)),
                 });
                 match step {
+                    Ok(0) => return if done + sent > 0 { Ok(done + sent) } else { err(Errno::EIO) },
                     Ok(count) => sent += count,
                     Err(error) => {
                         if error.errno() == Errno::EPIPE {
@@ -180,6 +202,16 @@ impl File for HostStream {
             done += sent;
         }
         Ok(done)
+    }
+}
+
+impl File for HostStream {
+    fn read(&self, cx: &Cx, of: &OpenFile, pos: &mut u64, sink: &mut dyn Sink) -> Result<usize> {
+        self.at(of, pos, || self.read_stream(cx, of, sink))
+    }
+
+    fn write(&self, cx: &Cx, of: &OpenFile, pos: &mut u64, source: &mut dyn Source) -> Result<usize> {
+        self.at(of, pos, || self.write_stream(cx, of, source))
     }
 
     fn seekable(&self) -> bool {
@@ -255,5 +287,8 @@ impl File for HostStream {
 /// descriptor decides what works.
 pub fn open_host_stream(cx: &Cx, index: usize) -> Result<Arc<OpenFile>> {
     let stream = HostStream::new(cx.kernel, index).ok_or(Errno::ENXIO)?;
-    Ok(OpenFile::new(cx.kernel, Arc::new(stream), None, None, OpenFlags::RDWR))
+    let pos = if stream.is_file() { stream.stream.seek(0, 1)? } else { 0 };
+    let of = OpenFile::new(cx.kernel, Arc::new(stream), None, None, OpenFlags::RDWR);
+    of.set_pos(pos);
+    Ok(of)
 }

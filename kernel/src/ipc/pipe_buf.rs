@@ -97,10 +97,10 @@ impl PipeBuf {
                 self.bytes -= page.end - page.start;
                 page.start = page.end;
             }
-            if page.start == page.end {
-                if let Some(page) = self.pages.pop_front() {
-                    self.retire(page.bytes);
-                }
+            if page.start == page.end
+                && let Some(page) = self.pages.pop_front()
+            {
+                self.retire(page.bytes);
             }
             if packet {
                 break;

@@ -116,7 +116,8 @@ pub(super) fn pidfd_getfd(cx: &Cx, fd: Fd, target: Fd, flags: u32) -> Result<Fd>
     let same = [theirs.uid, theirs.euid, theirs.suid].iter().all(|&id| id == mine.uid)
         && [theirs.gid, theirs.egid, theirs.sgid].iter().all(|&id| id == mine.gid);
     let own = Arc::ptr_eq(process, cx.process());
-    if !own && !mine.has(Cap::SysPtrace) && !(same && process.dumpable.load(Ordering::Relaxed) == 1) {
+    let allowed = own || mine.has(Cap::SysPtrace) || same && process.dumpable.load(Ordering::Relaxed) == 1;
+    if !allowed {
         return err(Errno::EPERM);
     }
     let files = task.files.lock().clone();

@@ -289,10 +289,10 @@ impl ProcessTimers {
         };
         if let Some(process) = self.process.upgrade() {
             process.signals.shared.lock().discard_timer(id);
-            if let Notify::Thread { task, .. } = &removed.notify {
-                if let Some(task) = task.upgrade() {
-                    task.signals.lock().pending.discard_timer(id);
-                }
+            if let Notify::Thread { task, .. } = &removed.notify
+                && let Some(task) = task.upgrade()
+            {
+                task.signals.lock().pending.discard_timer(id);
             }
         }
         Ok(())

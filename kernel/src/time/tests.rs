@@ -1,7 +1,7 @@
 //! Tests of timers on the virtual clock.
 
 use super::*;
-use crate::fs::{File, OpenFile, OpenFlags};
+use crate::fs::{OpenFile, OpenFlags};
 use crate::signal::{SigInfo, SigSet, SigSource, sig};
 use crate::task::{Cx, WaitEnd};
 use crate::testing::{run, thread};
