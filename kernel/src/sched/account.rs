@@ -37,7 +37,7 @@ impl Load {
         let mut averages = self.averages.lock();
         for (average, decay) in averages.iter_mut().zip(DECAY) {
             for _ in 0..missed {
-                *average = *average * decay >> SHIFT;
+                *average = (*average * decay) >> SHIFT;
             }
             *average = (*average * decay + active * ((1 << SHIFT) - decay)) >> SHIFT;
         }
@@ -58,10 +58,8 @@ impl Scheduler {
             task.sched.state(),
             RunState::OnCpu | RunState::PreparingSleep | RunState::PreparingBlock | RunState::Yielding
         );
-        if running {
-            if let Some(cpu) = self.cpus.get(task.sched.cpu.load(Ordering::Relaxed)) {
-                total += self.now_ns().saturating_sub(cpu.since_ns.load(Ordering::Relaxed));
-            }
+        if running && let Some(cpu) = self.cpus.get(task.sched.cpu.load(Ordering::Relaxed)) {
+            total += self.now_ns().saturating_sub(cpu.since_ns.load(Ordering::Relaxed));
         }
         total
     }

@@ -109,10 +109,11 @@ impl LineDiscipline {
             self.ready.extend(self.line.drain(..).map(|c| (c, End::No)));
             self.erasing = false;
             self.literal_next = false;
-        } else if !was && self.canonical() {
-            if let Some(last) = self.ready.back_mut() {
-                last.1 = End::Line;
-            }
+        } else if !was
+            && self.canonical()
+            && let Some(last) = self.ready.back_mut()
+        {
+            last.1 = End::Line;
         }
         // Without flow control nothing could start the output again.
         if !self.input(InputFlags::IXON) && self.stopped {

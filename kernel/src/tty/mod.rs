@@ -194,10 +194,10 @@ pub(crate) fn console_ready(kernel: &Kernel) {
 
 /// The terminal's window changed its size.
 pub(crate) fn window_changed(kernel: &Kernel) {
-    if let Some(terminal) = kernel.terminals.console() {
-        if let Some(window) = console::window(&terminal) {
-            terminal.set_window(window);
-        }
+    if let Some(terminal) = kernel.terminals.console()
+        && let Some(window) = console::window(&terminal)
+    {
+        terminal.set_window(window);
     }
 }
 

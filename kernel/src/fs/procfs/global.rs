@@ -86,7 +86,7 @@ fn loadavg(cx: &Cx, out: &mut Out) -> Result<()> {
     for load in loads {
         // Fixed point with 11 bits of fraction, as in sysinfo(2), rounded to hundredths.
         let load = load + (1 << 11) / 200;
-        put!(out, "{}.{:02} ", load >> 11, (load & ((1 << 11) - 1)) * 100 >> 11);
+        put!(out, "{}.{:02} ", load >> 11, ((load & ((1 << 11) - 1)) * 100) >> 11);
     }
     let runnable = cx.kernel.sched.runnable();
     put!(out, "{runnable}/{} {}\n", cx.kernel.pids.task_count(), cx.kernel.pids.last());

@@ -438,7 +438,7 @@ struct PageMap {
 impl File for PageMap {
     fn read(&self, cx: &Cx, _of: &OpenFile, pos: &mut u64, sink: &mut dyn Sink) -> Result<usize> {
         let Some(mm) = &self.mm else { return Ok(0) };
-        if *pos % 8 != 0 || sink.room() % 8 != 0 {
+        if !(*pos).is_multiple_of(8) || !sink.room().is_multiple_of(8) {
             return err(Errno::EINVAL);
         }
         let end = cx.kernel.machine.user_limit() / PAGE_SIZE * 8;
