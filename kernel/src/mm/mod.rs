@@ -12,6 +12,8 @@ mod inner;
 mod lock;
 mod map;
 #[cfg(test)]
+mod map_tests;
+#[cfg(test)]
 mod model_tests;
 mod oom;
 mod remap;

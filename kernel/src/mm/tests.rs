@@ -26,10 +26,6 @@ pub(super) fn anon(len: u64) -> MapRequest {
     }
 }
 
-fn fixed(addr: u64, len: u64) -> MapRequest {
-    MapRequest { addr, flags: MapFlags::FIXED, ..anon(len) }
-}
-
 fn fault(addr: u64, error: u32) -> Fault {
     Fault { vector: 14, error, addr, signo: 11, code: 1 }
 }
@@ -67,7 +63,6 @@ pub(super) fn load(cx: &Cx, mm: &Mm, at: u64, len: usize) -> Result<std::vec::Ve
 
 pub(super) const SEGV_MAPERR: FaultOutcome = FaultOutcome::Signal { signo: 11, code: 1 };
 pub(super) const SEGV_ACCERR: FaultOutcome = FaultOutcome::Signal { signo: 11, code: 2 };
-const BUS: FaultOutcome = FaultOutcome::Signal { signo: 7, code: 2 };
 
 pub(super) fn new_mm(cx: &Cx) -> Arc<Mm> {
     Mm::new(cx.kernel).unwrap()

@@ -1,0 +1,285 @@
+//! Tests of mappings: areas, files, caches, stacks, limits, and hosts without room.
+
+use super::tests::{SEGV_ACCERR, SEGV_MAPERR, anon, load, new_mm, store};
+use super::*;
+use crate::fs::Mappable;
+use crate::task::{Cx, Resource, Rlimit};
+use crate::testing;
+use abi::Errno;
+use hal::mock::{MockBacking, MockMachine, MockOp, MockSpace};
+use hal::{HostFile, PAGE_SIZE, Prot, SpaceError, VirtAddr};
+use std::sync::Arc;
+use std::vec::Vec;
+
+const RW: Prot = Prot::READ.union(Prot::WRITE);
+const PAGE: u64 = PAGE_SIZE;
+const BUS: FaultOutcome = FaultOutcome::Signal { signo: 7, code: 2 };
+
+fn fixed(addr: u64, len: u64) -> MapRequest {
+    MapRequest { addr, flags: MapFlags::FIXED, ..anon(len) }
+}
+
+fn shared(cache: &Arc<PageCache>, len: u64) -> MapRequest {
+    MapRequest { flags: MapFlags::SHARED, object: Some(Mappable::Cache(cache.clone())), ..anon(len) }
+}
+
+fn ranges(mm: &Mm) -> Vec<(u64, u64, Prot)> {
+    mm.vmas().iter().map(|v| (v.start, v.end, v.prot)).collect()
+}
+
+fn set_limit(cx: &Cx, resource: Resource, value: u64) {
+    cx.process().limits.lock().0[resource as usize] = Rlimit { cur: value, max: value };
+}
+
+#[test]
+fn areas_split_and_merge() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = 0x10_0000;
+        mm.map(cx, fixed(at, 4 * PAGE)).unwrap();
+        mm.map(cx, fixed(at + 4 * PAGE, 4 * PAGE)).unwrap();
+        assert_eq!(ranges(&mm), [(at, at + 8 * PAGE, RW)], "neighbours join");
+        mm.protect(cx, at + 2 * PAGE, 2 * PAGE, Prot::READ).unwrap();
+        assert_eq!(mm.vmas().len(), 3);
+        mm.protect(cx, at + 2 * PAGE, 2 * PAGE, RW).unwrap();
+        assert_eq!(mm.vmas().len(), 1);
+        mm.unmap(cx, at + PAGE, PAGE).unwrap();
+        assert_eq!(ranges(&mm), [(at, at + PAGE, RW), (at + 2 * PAGE, at + 8 * PAGE, RW)]);
+        assert_eq!(mm.protect(cx, at, 4 * PAGE, Prot::READ).unwrap_err().errno(), Errno::ENOMEM);
+        assert_eq!(mm.stats().size, 7);
+        let taken = MapRequest { flags: MapFlags::FIXED | MapFlags::NOREPLACE, ..fixed(at, PAGE) };
+        assert_eq!(mm.map(cx, taken).unwrap_err().errno(), Errno::EEXIST);
+        assert_eq!(mm.map(cx, fixed(0, PAGE)).unwrap_err().errno(), Errno::EPERM);
+    });
+}
+
+#[test]
+fn a_library_is_shown_by_one_batch_and_costs_no_ram() {
+    let machine = MockMachine::new();
+    machine.mock_fs().add_file("/lib", 0o755, &std::vec![7u8; 40 * PAGE as usize - 100]);
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let file: Arc<dyn HostFile> = Arc::new(machine.mock_fs().file("/lib"));
+        let segment = |at: u64, pages: u64, from: u64, prot| MapRequest {
+            prot,
+            object: Some(Mappable::Host(file.clone())),
+            offset: from * PAGE,
+            ..fixed(at, pages * PAGE)
+        };
+        let mm = new_mm(cx);
+        let at = 0x10_0000;
+        mm.map(cx, segment(at, 10, 0, Prot::READ)).unwrap();
+        mm.map(cx, segment(at + 10 * PAGE, 20, 10, Prot::READ | Prot::EXEC)).unwrap();
+        mm.map(cx, segment(at + 30 * PAGE, 10, 30, RW)).unwrap();
+        let space = MockSpace::of(&**mm.space());
+        assert_eq!(load(cx, &mm, at + 12 * PAGE, 1), Ok(std::vec![7]));
+        assert_eq!(space.take_ops().len(), 3, "one mapping per segment");
+        assert_eq!(load(cx, &mm, at + 35 * PAGE, 1), Ok(std::vec![7]));
+        assert!(space.take_ops().is_empty() && mm.resident_pages() == 0);
+
+        // A store copies a few pages and leaves the others alone; behind the end of the file there are zeros.
+        store(cx, &mm, at + 38 * PAGE, b"x");
+        assert_eq!(mm.resident_pages(), 2);
+        assert_eq!(load(cx, &mm, at + 40 * PAGE - 100, 2), Ok(std::vec![0, 0]));
+        assert!(matches!(space.page(VirtAddr(at + 37 * PAGE)), Some((Prot::READ, MockBacking::File { .. }))));
+        assert_eq!(file.read_at(38 * PAGE, &mut [0]).unwrap(), 1);
+        assert_eq!(machine.mock_fs().content("/lib")[38 * PAGE as usize], 7);
+
+        // Dropping the copies shows the file again.
+        mm.advise(cx, at + 30 * PAGE, at + 40 * PAGE, Advice::DontNeed { locked: false }).unwrap();
+        assert_eq!((load(cx, &mm, at + 38 * PAGE, 1), mm.resident_pages()), (Ok(std::vec![7]), 0));
+        // A whole page behind the end.
+        mm.map(cx, segment(at + 50 * PAGE, 2, 39, RW)).unwrap();
+        assert_eq!(store(cx, &mm, at + 51 * PAGE, b"x"), BUS);
+        let beyond = mm.read_bytes(cx, VirtAddr(at + 51 * PAGE), &mut [0]);
+        assert_eq!(beyond.unwrap_err().errno(), Errno::EFAULT);
+    });
+}
+
+#[test]
+fn truncation_leaves_every_mapping() {
+    testing::run(|cx| {
+        let cache = PageCache::new(cx.kernel.machine.clone(), cx.kernel.frames.clone(), 8 * PAGE);
+        let (a, b) = (new_mm(cx), new_mm(cx));
+        let in_a = a.map(cx, shared(&cache, 8 * PAGE)).unwrap().0;
+        let in_b = b.map(cx, shared(&cache, 8 * PAGE)).unwrap().0;
+        let private = MapRequest { flags: MapFlags::empty(), ..shared(&cache, 8 * PAGE) };
+        let copy = b.map(cx, private).unwrap().0;
+        for page in 0..8 {
+            store(cx, &a, in_a + page * PAGE + 9, b"a");
+        }
+        assert_eq!(load(cx, &b, in_b + 5 * PAGE + 9, 1).unwrap(), b"a");
+        store(cx, &b, copy + 6 * PAGE, b"c");
+        store(cx, &b, copy + PAGE, b"c");
+        let before = cx.kernel.frames.available();
+        cache.truncate(cx, 2 * PAGE + 5);
+        assert_eq!(cx.kernel.frames.available(), before + 6, "five of the object and one copy");
+        assert_eq!(store(cx, &a, in_a + 3 * PAGE, b"x"), BUS);
+        assert_eq!(load(cx, &b, in_b + 5 * PAGE, 1), Err(BUS));
+        assert_eq!(load(cx, &b, copy + 6 * PAGE, 1), Err(BUS), "copies go, too");
+        assert_eq!(load(cx, &b, copy + PAGE, 1).unwrap(), b"c");
+        assert_eq!(load(cx, &a, in_a + 2 * PAGE + 9, 1), Ok(std::vec![0]), "the tail is zeroed");
+        cache.truncate(cx, 8 * PAGE);
+        assert_eq!(load(cx, &b, in_b + 5 * PAGE + 9, 1), Ok(std::vec![0]));
+
+        // A hole takes the object's pages, not the copies.
+        store(cx, &a, in_a + PAGE, b"z");
+        cache.punch(cx, 0, 2 * PAGE);
+        assert_eq!(load(cx, &b, in_b + PAGE, 1), Ok(std::vec![0]));
+        assert_eq!(load(cx, &b, copy + PAGE, 1).unwrap(), b"c");
+        assert_eq!(cache.size(), 8 * PAGE);
+    });
+}
+
+#[test]
+fn mremap_moves_pages_without_copies() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(4 * PAGE)).unwrap().0;
+        store(cx, &mm, at + 3 * PAGE, b"m");
+        let frame = MockSpace::of(&**mm.space()).frame(VirtAddr(at + 3 * PAGE));
+        let to = mm.remap(cx, at, 4 * PAGE, 64 * PAGE, RemapFlags::MAYMOVE, 0).unwrap().0;
+        assert_eq!(load(cx, &mm, to + 3 * PAGE, 1).unwrap(), b"m");
+        assert_eq!(MockSpace::of(&**mm.space()).frame(VirtAddr(to + 3 * PAGE)), frame);
+        assert!(to == at || load(cx, &mm, at, 1) == Err(SEGV_MAPERR));
+        assert_eq!(mm.stats().size, 64);
+        mm.remap(cx, to, 64 * PAGE, PAGE, RemapFlags::empty(), 0).unwrap();
+        assert_eq!((mm.stats().size, load(cx, &mm, to + PAGE, 1)), (1, Err(SEGV_MAPERR)));
+        let stay = RemapFlags::MAYMOVE | RemapFlags::DONTUNMAP;
+        store(cx, &mm, to, b"d");
+        let twin = mm.remap(cx, to, PAGE, PAGE, stay, 0).unwrap().0;
+        assert_eq!(load(cx, &mm, twin, 1).unwrap(), b"d");
+        assert_eq!(load(cx, &mm, to, 1), Ok(std::vec![0]));
+        let overlap = mm.remap(cx, to, PAGE, PAGE, RemapFlags::MAYMOVE | RemapFlags::FIXED, to);
+        assert_eq!(overlap.unwrap_err().errno(), Errno::EINVAL);
+    });
+}
+
+#[test]
+fn the_heap_grows_to_its_limit_and_shrinks() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let start = 0x60_0123;
+        mm.set_brk_start(start);
+        assert_eq!(mm.brk(cx, 0), start);
+        assert_eq!(mm.brk(cx, start + 10 * PAGE), start + 10 * PAGE);
+        store(cx, &mm, start + 9 * PAGE, b"h");
+        assert_eq!(mm.vmas()[0].name, "[heap]");
+        assert_eq!(mm.brk(cx, start + PAGE), start + PAGE);
+        assert_eq!(load(cx, &mm, start + 9 * PAGE, 1), Err(SEGV_MAPERR));
+        mm.map(cx, fixed(0x62_0000, PAGE)).unwrap();
+        assert_eq!(mm.brk(cx, 0x62_0000), start + PAGE, "something is in the way");
+        set_limit(cx, Resource::Data, 8 * PAGE);
+        assert_eq!(mm.brk(cx, start + 16 * PAGE), start + PAGE, "RLIMIT_DATA");
+    });
+}
+
+#[test]
+fn a_stack_grows_to_its_limit_and_keeps_its_distance() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let top = 0x7000_0000_0000;
+        let flags = MapFlags::FIXED | MapFlags::GROWSDOWN;
+        mm.map(cx, MapRequest { flags, name: "[stack]", ..fixed(top - 4 * PAGE, 4 * PAGE) }).unwrap();
+        assert_eq!(store(cx, &mm, top - 40 * PAGE, b"s"), FaultOutcome::Handled);
+        mm.write_bytes(cx, VirtAddr(top - (1 << 20)), b"kernel").unwrap();
+        set_limit(cx, Resource::Stack, 2 << 20);
+        assert_eq!(store(cx, &mm, top - (2 << 20), b"s"), FaultOutcome::Handled);
+        assert_eq!(store(cx, &mm, top - (2 << 20) - 1, b"s"), SEGV_MAPERR);
+        set_limit(cx, Resource::Stack, 64 << 20);
+        mm.map(cx, fixed(top - (4 << 20), PAGE)).unwrap();
+        let gap = 256 * PAGE;
+        assert_eq!(store(cx, &mm, top - (4 << 20) + gap, b"s"), SEGV_MAPERR, "the guard gap");
+        assert_eq!(store(cx, &mm, top - (4 << 20) + gap + PAGE, b"s"), FaultOutcome::Handled);
+        assert!(mm.stats().stack >= 700);
+    });
+}
+
+#[test]
+fn full_ram_is_told_and_too_large_mappings_are_refused() {
+    let machine = MockMachine::builder().memory(1 << 20).build();
+    testing::run_on(machine, testing::config(), |cx| {
+        let mm = new_mm(cx);
+        assert_eq!(mm.map(cx, anon(2 << 20)).unwrap_err().errno(), Errno::ENOMEM);
+        let flags = MapFlags::NORESERVE;
+        let at = mm.map(cx, MapRequest { flags, ..anon(2 << 20) }).unwrap().0;
+        let full = (0..512).find(|p| store(cx, &mm, at + p * PAGE, b"x") != FaultOutcome::Handled);
+        let full = full.expect("RAM never gets full");
+        assert_eq!(store(cx, &mm, at + full * PAGE, b"x"), FaultOutcome::OutOfMemory);
+        assert_eq!(cx.kernel.frames.available(), 0, "the last frame was used");
+        let copy = mm.write_bytes(cx, VirtAddr(at + full * PAGE), b"x");
+        assert_eq!(copy.unwrap_err().errno(), Errno::ENOMEM);
+        let cache = PageCache::new(cx.kernel.machine.clone(), cx.kernel.frames.clone(), 0);
+        assert_eq!(cache.write(0, &mut &b"x"[..]).unwrap_err().errno(), Errno::ENOSPC);
+        mm.advise(cx, at, at + (2 << 20), Advice::DontNeed { locked: false }).unwrap();
+        assert_eq!(store(cx, &mm, at + full * PAGE, b"x"), FaultOutcome::Handled);
+    });
+}
+
+#[test]
+fn a_host_without_room_has_everything_unmapped_once() {
+    let machine = MockMachine::new();
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(64 * PAGE)).unwrap().0;
+        store(cx, &mm, at, b"1");
+        let space = MockSpace::of(&**mm.space());
+        space.take_ops();
+        machine.fail_next_update(SpaceError::NoMemory);
+        assert_eq!(store(cx, &mm, at + 32 * PAGE, b"2"), FaultOutcome::Handled);
+        let ops = space.take_ops();
+        assert!(matches!(ops[..], [MockOp::Unmap(VirtAddr(0), _), MockOp::Map(..)]), "{ops:?}");
+        assert_eq!(load(cx, &mm, at, 1).unwrap(), b"1");
+        machine.fail_next_update(SpaceError::Dead("gone".into()));
+        assert_eq!(store(cx, &mm, at + 48 * PAGE, b"3"), FaultOutcome::Signal { signo: 9, code: 0 });
+    });
+}
+
+#[test]
+fn locked_memory_counts_and_is_kept() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(4 * PAGE)).unwrap().0;
+        mm.lock(cx, at, at + 2 * PAGE, false).unwrap();
+        assert_eq!((mm.resident_pages(), mm.stats().locked), (2, 2));
+        let drop = Advice::DontNeed { locked: false };
+        assert_eq!(mm.advise(cx, at, at + PAGE, drop).unwrap_err().errno(), Errno::EINVAL);
+        mm.unlock(at, at + 2 * PAGE).unwrap();
+        mm.advise(cx, at, at + 4 * PAGE, drop).unwrap();
+        assert_eq!((mm.resident_pages(), mm.stats().locked), (0, 0));
+        assert_eq!(mm.lock(cx, at, at + 8 * PAGE, false).unwrap_err().errno(), Errno::ENOMEM);
+    });
+}
+
+#[test]
+fn sealed_areas_stay_as_they_are() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(2 * PAGE)).unwrap().0;
+        mm.seal(at, at + PAGE).unwrap();
+        let eperm = |r: crate::error::Result<()>| r.is_err_and(|e| e.errno() == Errno::EPERM);
+        assert!(eperm(mm.unmap(cx, at, 2 * PAGE)));
+        assert!(eperm(mm.protect(cx, at, PAGE, Prot::READ)));
+        assert!(eperm(mm.map(cx, fixed(at, PAGE)).map(drop)));
+        assert_eq!(store(cx, &mm, at, b"x"), FaultOutcome::Handled);
+    });
+}
+
+#[test]
+fn fork_flags_are_honoured() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let gone = mm.map(cx, fixed(0x10_0000, PAGE)).unwrap().0;
+        let wiped = mm.map(cx, fixed(0x20_0000, PAGE)).unwrap().0;
+        store(cx, &mm, gone, b"g");
+        store(cx, &mm, wiped, b"w");
+        let flags = Advice::Flags { set: VmaFlags::DONTFORK, clear: VmaFlags::empty() };
+        mm.advise(cx, gone, gone + PAGE, flags).unwrap();
+        mm.advise(cx, wiped, wiped + PAGE, Advice::WipeOnFork).unwrap();
+        let child = mm.fork(cx).unwrap();
+        assert_eq!(load(cx, &child, gone, 1), Err(SEGV_MAPERR));
+        assert_eq!(load(cx, &child, wiped, 1), Ok(std::vec![0]));
+        assert_eq!(load(cx, &mm, wiped, 1).unwrap(), b"w");
+        mm.protect(cx, wiped, PAGE, Prot::READ).unwrap();
+        assert_eq!(store(cx, &mm, wiped, b"x"), SEGV_ACCERR);
+    });
+}
