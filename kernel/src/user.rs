@@ -54,7 +54,8 @@ impl<T> UserPtr<T> {
     pub fn non_null(self) -> Option<UserPtr<T>> {
         (!self.is_null()).then_some(self)
     }
-    /// The element `index` further on; an overflow gives an address that faults.
+    /// The element `index` further on, as with raw pointers; an overflow gives an address that faults.
+    #[allow(clippy::should_implement_trait, reason = "the name that raw pointers use")]
     pub fn add(self, index: usize) -> UserPtr<T> {
         let bytes = (index as u64).saturating_mul(size_of::<T>() as u64);
         UserPtr::new(self.addr.saturating_add(bytes))

@@ -114,7 +114,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn to_full(&mut self, full: Full) {
+    pub(crate) fn settle(&mut self, full: Full) {
         *self.full = full;
         self.parked = None;
         if let Some(result) = self.result.take() {
@@ -233,7 +233,7 @@ impl Context {
             let given_up = still && runner.evict(&mut inner).is_err();
             if given_up || (still && lock(&self.cell.state).place_in(&runner).is_some()) {
                 // The address space is dead; zeros are as good as anything.
-                lock(&self.cell.state).to_full(Full::default());
+                lock(&self.cell.state).settle(Full::default());
             }
         }
     }

@@ -271,7 +271,7 @@ impl Runner {
         }
         if let Some(owner) = inner.owner.take() {
             let full = self.read_frame(inner);
-            lock(&owner.state).to_full(full);
+            lock(&owner.state).settle(full);
         }
         Ok(())
     }
@@ -296,7 +296,7 @@ impl Runner {
         full.regs.r11 = full.regs.eflags;
         full.regs.rax = call;
         if let Some(owner) = inner.owner.take() {
-            lock(&owner.state).to_full(full);
+            lock(&owner.state).settle(full);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //!
 //! Lock order: an `Mm` before a `PageCache` before the frames. Two `Mm`s are locked at once only by `fork`, the parent
 //! first; nobody else has the child yet. The machine's address space is changed with the lock held.
+#![allow(missing_docs, reason = "flags carry the names of the uapi headers")]
 
 use super::frames::Frames;
 use super::inner::Inner;

@@ -1,4 +1,5 @@
 //! What passes through the send and receive calls.
+#![allow(missing_docs, reason = "flags carry the names of the uapi headers")]
 
 use crate::fs::OpenFile;
 use crate::user::{Sink, Source};

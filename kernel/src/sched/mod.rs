@@ -251,7 +251,7 @@ impl Scheduler {
     /// as an interrupt takes.
     pub(crate) fn interrupt_guests(&self, own: CpuId) {
         let others = || self.cpus.iter().enumerate().filter(|(i, _)| *i != own.0);
-        let before: alloc::vec::Vec<u64> = others().map(|(_, c)| c.guest.load(Ordering::SeqCst)).collect();
+        let before: Vec<u64> = others().map(|(_, c)| c.guest.load(Ordering::SeqCst)).collect();
         for ((i, _), _) in others().zip(&before).filter(|(_, count)| **count % 2 == 1) {
             self.machine.cpu().interrupt(CpuId(i));
         }

@@ -1,4 +1,5 @@
 //! New tasks from the current one (`clone(2)`).
+#![allow(missing_docs, reason = "flags carry the names of the uapi headers")]
 
 use super::spawn::{launch, new_process};
 use super::{Cx, NewTask, Resource, Task, VforkDone, user_loop};

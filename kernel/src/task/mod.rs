@@ -31,7 +31,9 @@ pub(crate) use exit::{group_exit, must_end};
 pub use pid::{PID_MAX, Pids};
 pub use process::{ExitStatus, Family, Image, Process, ProcessState, Session, Usage};
 pub use rlimit::{Limits, RLIM_NLIMITS, Resource, Rlimit};
-pub(crate) use spawn::{NewTask, launch, spawn_first};
+#[cfg(test)]
+pub(crate) use spawn::launch;
+pub(crate) use spawn::{NewTask, spawn_first};
 
 use crate::fs::{FdTable, Path};
 use crate::mm::Mm;

@@ -1,4 +1,5 @@
 //! Waiting for children (`wait(2)`).
+#![allow(missing_docs, reason = "flags carry the names of the uapi headers")]
 
 use super::{Cx, ExitStatus, Process, ProcessState, Usage, exit};
 use crate::error::{Error, Result, err};
