@@ -1,4 +1,5 @@
-//! Tests of pipes, eventfd and epoll on the mock machine.
+//! Tests of pipes, eventfd, epoll and futexes on the mock machine.
 
 mod epoll;
+mod futex;
 mod pipe;

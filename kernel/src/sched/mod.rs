@@ -12,6 +12,8 @@
 mod account;
 mod cpu_loop;
 mod run_queue;
+#[cfg(test)]
+mod tests;
 mod weight;
 
 use crate::sync::Mutex;

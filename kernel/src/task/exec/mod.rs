@@ -6,6 +6,8 @@
 mod image;
 mod script;
 mod stack;
+#[cfg(test)]
+mod tests;
 
 use super::{Cx, Resource, exit};
 use crate::error::{Result, err};
