@@ -34,9 +34,6 @@ pub(super) fn register(tree: &Tree) -> Result<()> {
     for resource in ["cpu", "io", "memory"] {
         tree.register(&alloc::format!("pressure/{resource}"), Node::constant(PRESSURE))?;
     }
-    tree.register("sysvipc/msg", Node::constant(MSG))?;
-    tree.register("sysvipc/sem", Node::constant(SEM))?;
-    tree.register("sysvipc/shm", Node::constant(SHM))?;
     tree.register("fs", Node::dir())?;
     tree.register("driver", Node::dir())?;
     tree.register("bus", Node::dir())?;
@@ -47,9 +44,6 @@ pub(super) fn register(tree: &Tree) -> Result<()> {
 
 const PRESSURE: &str =
     "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
-const MSG: &str = "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n";
-const SEM: &str = "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n";
-const SHM: &str = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n";
 const TTY_DRIVERS: &str = "/dev/tty             /dev/tty        5       0 system:/dev/tty
 /dev/console         /dev/console    5       1 system:console
 /dev/ptmx            /dev/ptmx       5       2 system

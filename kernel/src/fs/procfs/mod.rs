@@ -19,6 +19,7 @@ mod sched;
 mod stat;
 mod status;
 mod sysctl;
+mod sysvipc;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -67,6 +68,7 @@ fn fill(tree: &Tree) -> Result<()> {
     tree.register("net", Node::link("self/net"))?;
     global::register(tree)?;
     hardware::register(tree)?;
+    sysvipc::register(tree)?;
     sysctl::register(tree)
 }
 
