@@ -81,10 +81,11 @@ pub(super) fn getrusage(cx: &Cx, who: i32, buf: UserPtr<Rusage>) -> Result<()> {
     const SELF: i32 = 0;
     const CHILDREN: i32 = -1;
     const THREAD: i32 = 1;
+    let peak = || cx.mm().peak_rss_pages();
     let usage = match who {
-        SELF => cx.process().usage(),
+        SELF => Usage { max_rss_pages: peak(), ..cx.process().usage() },
         CHILDREN => cx.process().family.lock().dead_children,
-        THREAD => cx.task.usage(),
+        THREAD => Usage { max_rss_pages: peak(), ..cx.task.usage() },
         _ => return err(Errno::EINVAL),
     };
     buf.write(cx, &to_rusage(&usage))

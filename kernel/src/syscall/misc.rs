@@ -49,7 +49,10 @@ fn read_uts_name(cx: &Cx, name: UserPtr<u8>, len: i32) -> Result<String> {
 
 pub(super) fn sysinfo(cx: &Cx, buf: UserPtr<Sysinfo>) -> Result<()> {
     let frames = &cx.kernel.frames;
+    // The averages have 11 bits of fraction there and 16 here.
+    let loads = cx.kernel.sched.load_averages(cx.now_ns()).map(|load| load << 5);
     let info = Sysinfo {
+        loads,
         uptime: (cx.now_ns() / 1_000_000_000) as i64,
         totalram: frames.total() * PAGE_SIZE,
         freeram: frames.available() * PAGE_SIZE,

@@ -42,7 +42,7 @@ fn online_mask(cx: &Cx) -> u64 {
 
 pub(super) fn sched_getaffinity(cx: &Cx, pid: i32, len: u32, mask: UserPtr<u8>) -> Result<usize> {
     let len = len as usize;
-    if len % 8 != 0 || len.saturating_mul(8) < cx.kernel.machine.cpu().count() {
+    if !len.is_multiple_of(8) || len.saturating_mul(8) < cx.kernel.machine.cpu().count() {
         return err(Errno::EINVAL);
     }
     let allowed = find(cx, pid)?.sched.allowed.load(Ordering::Relaxed) & online_mask(cx);

@@ -93,10 +93,10 @@ pub(super) fn socket_of(cx: &Cx, fd: Fd) -> Result<(Arc<dyn Socket>, bool)> {
 pub(super) fn socket(cx: &Cx, family: FamilyArg, kind: SockTypeArg, protocol: i32) -> Result<Fd> {
     let socket_type = kind.kind();
     // Linux looks at the flags first, then at the family, then at the type.
-    if let Err(e) = &socket_type {
-        if e.errno() == Errno::EINVAL {
-            return Err(*e);
-        }
+    if let Err(e) = &socket_type
+        && e.errno() == Errno::EINVAL
+    {
+        return Err(*e);
     }
     let family = cx.kernel.net.get(cx, family.0)?;
     let socket = family.create(cx, socket_type?, protocol)?;

@@ -36,7 +36,7 @@ pub(super) fn shmat(cx: &Cx, id: i32, addr: u64, flags: u32) -> Result<u64> {
 }
 
 pub(super) fn shmdt(cx: &Cx, addr: u64) -> Result<()> {
-    if addr % PAGE_SIZE != 0 {
+    if !addr.is_multiple_of(PAGE_SIZE) {
         return err(Errno::EINVAL);
     }
     shm::detach(cx, addr)

@@ -113,10 +113,10 @@ pub fn conflict(
 
 /// Releases the process's record locks on a file of which it closes a descriptor. Called on every close.
 pub fn closed(cx: &Cx, of: &OpenFile) {
-    if cx.kernel.locks.records.load(Ordering::Relaxed) != 0 {
-        if let Ok(key) = key(of) {
-            cx.kernel.locks.unlock_range(key, Owner::Process(cx.process().pid), Range::ALL);
-        }
+    if cx.kernel.locks.records.load(Ordering::Relaxed) != 0
+        && let Ok(key) = key(of)
+    {
+        cx.kernel.locks.unlock_range(key, Owner::Process(cx.process().pid), Range::ALL);
     }
 }
 

@@ -56,6 +56,13 @@ enum Blocked {
 }
 
 impl State {
+    /// Changes the number of tasks that wait at a semaphore: its index, and 0 for more or 1 for zero.
+    fn count_waiter(&mut self, at: (usize, usize), change: impl FnOnce(u32) -> u32) {
+        if let Some(count) = self.sems.get_mut(at.0).and_then(|s| s.waiting.get_mut(at.1)) {
+            *count = change(*count);
+        }
+    }
+
     /// Applies the operations to a copy of the values and keeps it only if all succeed.
     fn apply(&mut self, ops: &[Sembuf], pid: i32) -> Result<(), Blocked> {
         let before = self.sems.clone();
@@ -131,10 +138,8 @@ pub fn operate(cx: &Cx, id: i32, ops: &[Sembuf], deadline_ns: Option<u64>) -> Re
     let mut counted: Option<(usize, usize)> = None;
     let look = || {
         let mut state = set.state.lock();
-        if let Some((sem, kind)) = counted.take() {
-            if let Some(count) = state.sems.get_mut(sem).and_then(|s| s.waiting.get_mut(kind)) {
-                *count = count.saturating_sub(1);
-            }
+        if let Some(at) = counted.take() {
+            state.count_waiter(at, |n| n.saturating_sub(1));
         }
         if state.removed {
             return Some(err(Errno::EIDRM));
@@ -147,20 +152,15 @@ pub fn operate(cx: &Cx, id: i32, ops: &[Sembuf], deadline_ns: Option<u64>) -> Re
             Err(Blocked::Error(errno)) => Some(err(errno)),
             Err(Blocked::At(_, _, false)) => Some(err(Errno::EAGAIN)),
             Err(Blocked::At(sem, kind, true)) => {
-                if let Some(count) = state.sems.get_mut(sem).and_then(|s| s.waiting.get_mut(kind)) {
-                    *count += 1;
-                    counted = Some((sem, kind));
-                }
+                state.count_waiter((sem, kind), |n| n.saturating_add(1));
+                counted = Some((sem, kind));
                 None
             }
         }
     };
     let result = cx.wait_deadline(&[&set.changed], deadline_ns, look);
-    if let Some((sem, kind)) = counted {
-        let mut state = set.state.lock();
-        if let Some(count) = state.sems.get_mut(sem).and_then(|s| s.waiting.get_mut(kind)) {
-            *count = count.saturating_sub(1);
-        }
+    if let Some(at) = counted {
+        set.state.lock().count_waiter(at, |n| n.saturating_sub(1));
     }
     match result {
         Ok(result) => result?,
