@@ -7,6 +7,8 @@ mod ids;
 pub mod msg;
 pub mod sem;
 pub mod shm;
+#[cfg(test)]
+mod tests;
 
 pub use ids::{GetFlags, Ids, Perm};
 
