@@ -16,11 +16,13 @@ use abi::Errno;
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use hashbrown::HashMap;
 
 /// Most dentries that the cache holds. Each may hold a host descriptor, so this stays well below what a host process may open.
 const CACHE_LIMIT: usize = 8192;
+/// What is left of that where the host gives few descriptors.
+const CACHE_LIMIT_LEAST: usize = 64;
 
 struct Link {
     parent: Option<Arc<Dentry>>,
@@ -67,6 +69,19 @@ pub struct Dentry {
 /// Whether two references are to the same inode.
 pub fn same_inode(a: &Arc<dyn Inode>, b: &Arc<dyn Inode>) -> bool {
     core::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b)) || a.is_same(b.as_ref())
+}
+
+/// Does something that may need the host's descriptors or memory; when it is out of them, lets go of what the cache holds and does it
+/// once more.
+pub(super) fn with_room<T>(cx: &Cx, mut f: impl FnMut() -> Result<T>) -> Result<T> {
+    let result = f();
+    match &result {
+        Err(e) if matches!(e.errno(), Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => {
+            cx.kernel.vfs.dentries.exhausted();
+            f()
+        }
+        _ => result,
+    }
 }
 
 impl Dentry {
@@ -153,7 +168,7 @@ impl Dentry {
             }
             children.changes
         };
-        match self.lookup_inode(cx, name) {
+        match with_room(cx, || self.inode.lookup(cx, name)) {
             Ok(inode) => Ok(self.attach(cx, name, inode, Some(changes))),
             Err(e) => {
                 if cacheable && e.errno() == Errno::ENOENT {
@@ -161,18 +176,6 @@ impl Dentry {
                 }
                 Err(e)
             }
-        }
-    }
-
-    /// Asks the inode; when the host is out of descriptors or memory, lets go of what the cache holds and asks once more.
-    fn lookup_inode(&self, cx: &Cx, name: &[u8]) -> Result<Arc<dyn Inode>> {
-        let result = self.inode.lookup(cx, name);
-        match &result {
-            Err(e) if matches!(e.errno(), Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => {
-                cx.kernel.vfs.dentries.shrink(0);
-                self.inode.lookup(cx, name)
-            }
-            _ => result,
         }
     }
 
@@ -335,9 +338,16 @@ impl Drop for Dentry {
 type Cached = (Weak<Dentry>, Arc<[u8]>);
 
 /// All dentries that are held only because they may be used again.
-#[derive(Default)]
 pub struct DentryCache {
     queue: Mutex<VecDeque<Cached>>,
+    /// How many are held at most.
+    limit: AtomicUsize,
+}
+
+impl Default for DentryCache {
+    fn default() -> DentryCache {
+        DentryCache { queue: Mutex::default(), limit: AtomicUsize::new(CACHE_LIMIT) }
+    }
 }
 
 impl DentryCache {
@@ -347,9 +357,17 @@ impl DentryCache {
             queue.push_back((Arc::downgrade(parent), name));
             queue.len()
         };
-        if len > CACHE_LIMIT {
-            self.shrink_steps(CACHE_LIMIT, 8);
+        let limit = self.limit.load(Ordering::Relaxed);
+        if len > limit {
+            self.shrink_steps(limit, 8);
         }
+    }
+
+    /// The host is out of descriptors: from now on half as many as now are held, so that others find some.
+    fn exhausted(&self) {
+        let limit = (self.queue.lock().len() / 2).clamp(CACHE_LIMIT_LEAST, CACHE_LIMIT);
+        self.limit.fetch_min(limit, Ordering::Relaxed);
+        self.shrink(0);
     }
 
     /// Drops entries that nobody uses until at most `keep` are left or all were looked at twice.

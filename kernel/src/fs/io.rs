@@ -1,5 +1,6 @@
 //! Reading and writing through an open file description: access mode, position, limits, side effects.
 
+use super::dentry::with_room;
 use super::{DirEntry, File, OpenFile, OpenFlags, notify, perm};
 use crate::error::{Result, err};
 use crate::signal::{SigInfo, send_to_task, sig};
@@ -95,13 +96,15 @@ pub fn seek(cx: &Cx, of: &OpenFile, offset: i64, whence: u32) -> Result<u64> {
 pub fn read_dir(cx: &Cx, of: &OpenFile, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
     let _position = of.pos_latch.lock(cx);
     let mut pos = of.pos();
-    of.file.read_dir(cx, of, pos, &mut |entry| {
-        let next = entry.next;
-        let taken = emit(entry);
-        if taken {
-            pos = next;
-        }
-        taken
+    with_room(cx, || {
+        of.file.read_dir(cx, of, pos, &mut |entry| {
+            let next = entry.next;
+            let taken = emit(entry);
+            if taken {
+                pos = next;
+            }
+            taken
+        })
     })?;
     of.set_pos(pos);
     notify::file(cx, of, notify::ACCESS | notify::ISDIR);

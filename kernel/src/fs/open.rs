@@ -1,5 +1,6 @@
 //! Opening by path (`open(2)`, `openat2(2)`).
 
+use super::dentry::with_room;
 use super::walk::{self, Last, Lookup, Walk};
 use super::{
     AnonInode, Dentry, Fd, Inode, NewInode, NewKind, OpenFile, OpenFlags, Path, PathOnly, notify, ops, perm,
@@ -165,7 +166,7 @@ pub fn open_at(cx: &Cx, at: Path, flags: OpenFlags, allowed: bool) -> Result<Arc
             perm::check_owner(&creds, &attr)?;
         }
     }
-    let file = inode.open(cx, &at, flags)?;
+    let file = with_room(cx, || inode.open(cx, &at, flags))?;
     if flags.contains(OpenFlags::TRUNC) && file_type == FileType::Regular && !allowed {
         inode.set_attr(cx, &SetAttr { size: Some(0), ..SetAttr::default() })?;
         notify::path(cx, &at, notify::MODIFY);

@@ -193,6 +193,8 @@ fn descriptors_of_the_host_run_out() {
     on_overlay(tree, |cx, host| {
         host.fail(HostOp::Lookup, 0, Errno::EMFILE);
         assert_eq!(read_file(cx, "/etc/conf"), "lower", "the cache is emptied and the lookup tried again");
+        host.fail(HostOp::Open, 0, Errno::EMFILE);
+        assert_eq!(read_file(cx, "/etc/other"), "other");
     });
 }
 
