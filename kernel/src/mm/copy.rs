@@ -293,7 +293,7 @@ impl Mm {
         access: Access,
         mut f: impl FnMut(Span) -> Result<()>,
     ) -> Result<()> {
-        if at.0 % 4 != 0 {
+        if !at.0.is_multiple_of(4) {
             return err(Errno::EFAULT);
         }
         self.walk(cx, at, 4, access, |span, _, _| f(span))

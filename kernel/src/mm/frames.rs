@@ -150,11 +150,6 @@ impl Frames {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The machine whose RAM this is.
-    pub(super) fn machine(&self) -> &Arc<dyn Machine> {
-        &self.machine
-    }
-
     /// Frames in all.
     pub fn total(&self) -> u64 {
         self.counts.len() as u64

@@ -146,7 +146,7 @@ impl FreeMap {
             if len >= want {
                 break;
             }
-            if (at + len) / 64 != at / 64 || (at + len) % 64 == 0 {
+            if (at + len) / 64 != at / 64 || (at + len).is_multiple_of(64) {
                 words -= 1;
             }
             at += len;

@@ -30,7 +30,7 @@ impl Mm {
     /// with `NOREPLACE` it is `EEXIST`. `ENOMEM`, `EINVAL`, `EPERM` (below the lowest address), `EOVERFLOW`.
     pub fn map(&self, cx: &Cx, request: MapRequest) -> Result<VirtAddr> {
         let flags = request.flags;
-        if request.len == 0 || request.offset % PAGE_SIZE != 0 {
+        if request.len == 0 || !request.offset.is_multiple_of(PAGE_SIZE) {
             return err(Errno::EINVAL);
         }
         let len = round_up(request.len)?;
@@ -109,7 +109,7 @@ impl Mm {
     fn place(&self, inner: &mut Inner, addr: u64, len: u64, flags: MapFlags) -> Result<u64> {
         let limit = self.user_limit;
         if flags.contains(MapFlags::FIXED) {
-            if addr % PAGE_SIZE != 0 {
+            if !addr.is_multiple_of(PAGE_SIZE) {
                 return err(Errno::EINVAL);
             }
             let end = addr.checked_add(len).filter(|&end| end <= limit).ok_or(Errno::ENOMEM)?;
@@ -187,7 +187,7 @@ impl Mm {
 
     /// The end of a page range given as `start` and `len`; `EINVAL` when it is not one.
     pub(super) fn range(&self, start: u64, len: u64) -> Result<u64> {
-        if start % PAGE_SIZE != 0 {
+        if !start.is_multiple_of(PAGE_SIZE) {
             return err(Errno::EINVAL);
         }
         let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EINVAL)?;
@@ -196,7 +196,7 @@ impl Mm {
 
     /// `mprotect(2)`. Where the range has holes, what lies before them is changed, and then it is `ENOMEM`.
     pub fn protect(&self, cx: &Cx, start: u64, len: u64, prot: Prot) -> Result<()> {
-        if start % PAGE_SIZE != 0 {
+        if !start.is_multiple_of(PAGE_SIZE) {
             return err(Errno::EINVAL);
         }
         if len == 0 {

@@ -51,7 +51,10 @@ impl Mm {
         use RemapFlags as F;
         let known = F::MAYMOVE | F::FIXED | F::DONTUNMAP;
         let must_move = flags.intersects(F::FIXED | F::DONTUNMAP);
-        if !known.contains(flags) || must_move && !flags.contains(F::MAYMOVE) || start % PAGE_SIZE != 0 {
+        if !known.contains(flags)
+            || must_move && !flags.contains(F::MAYMOVE)
+            || !start.is_multiple_of(PAGE_SIZE)
+        {
             return err(Errno::EINVAL);
         }
         if flags.contains(F::DONTUNMAP) && old_len != new_len {
@@ -68,7 +71,7 @@ impl Mm {
         let inner = &mut *inner;
         if flags.contains(F::FIXED) {
             let new_end = to.checked_add(new_len).filter(|&e| e <= self.user_limit).ok_or(Errno::EINVAL)?;
-            if to % PAGE_SIZE != 0 || to < old_end && start < new_end {
+            if !to.is_multiple_of(PAGE_SIZE) || to < old_end && start < new_end {
                 return err(Errno::EINVAL);
             }
             if to < MIN_ADDR {
@@ -122,7 +125,7 @@ impl Mm {
             inner.remove(to, to + new_len, &mut batch);
             to
         } else {
-            let hint = if to % PAGE_SIZE == 0 && to >= MIN_ADDR { to } else { 0 };
+            let hint = if to.is_multiple_of(PAGE_SIZE) && to >= MIN_ADDR { to } else { 0 };
             let fits = hint.checked_add(new_len).is_some_and(|end| end <= self.user_limit);
             if hint != 0 && flags.contains(F::DONTUNMAP) && fits && inner.areas.is_free(hint, hint + new_len)
             {

@@ -25,16 +25,22 @@ use hal::{Machine, PAGE_SIZE, Prot, VmSpace};
 pub const MIN_ADDR: u64 = 65536;
 
 bitflags! {
-    /// How to map.
+    /// How to map (`mmap(2)`).
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-    #[allow(missing_docs)]
     pub struct MapFlags: u32 {
+        /// Stores reach the object.
         const SHARED = 1;
+        /// At this address, in place of what is there.
         const FIXED = 2;
+        /// With `FIXED`: not if something is there.
         const NOREPLACE = 4;
+        /// A stack.
         const GROWSDOWN = 8;
+        /// Filled at once.
         const POPULATE = 16;
+        /// Locked and filled at once.
         const LOCKED = 32;
+        /// Not held against the size of RAM.
         const NORESERVE = 64;
         /// Below 2 GiB (`MAP_32BIT`).
         const LOW = 128;

@@ -235,14 +235,6 @@ impl Areas {
         self.map.insert(vma.start, vma);
     }
 
-    /// Changes every area in the range, cut at its ends, and joins what then fits.
-    pub(super) fn change(&mut self, start: u64, end: u64, mut f: impl FnMut(&mut Vma)) {
-        for mut vma in self.take(start, end) {
-            f(&mut vma);
-            self.insert(vma);
-        }
-    }
-
     /// Free space of `len` bytes in `low..high`, as high as possible. Below a growing stack the guard gap stays free.
     pub(super) fn find_gap_below(&self, len: u64, low: u64, high: u64) -> Option<u64> {
         let mut top = high;

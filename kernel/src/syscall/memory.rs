@@ -21,7 +21,7 @@ pub(super) fn mmap(
     fd: Fd,
     offset: u64,
 ) -> Result<VirtAddr> {
-    if offset % PAGE_SIZE != 0 {
+    if !offset.is_multiple_of(PAGE_SIZE) {
         return err(Errno::EINVAL);
     }
     // The open file is looked at before anything else, but not for anonymous memory.
@@ -85,7 +85,7 @@ pub(super) fn munmap(cx: &Cx, addr: u64, len: u64) -> Result<()> {
 
 /// `mprotect(2)`.
 pub(super) fn mprotect(cx: &Cx, addr: u64, len: u64, prot: ProtArg) -> Result<()> {
-    if addr % PAGE_SIZE != 0 {
+    if !addr.is_multiple_of(PAGE_SIZE) {
         return err(Errno::EINVAL);
     }
     if len == 0 {

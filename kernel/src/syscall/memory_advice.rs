@@ -29,7 +29,7 @@ pub(super) fn mremap(
 /// `madvise(2)`.
 pub(super) fn madvise(cx: &Cx, addr: u64, len: u64, advice: AdviceArg) -> Result<()> {
     let advice = advice.decode().ok_or(Errno::EINVAL)?;
-    if addr % PAGE_SIZE != 0 {
+    if !addr.is_multiple_of(PAGE_SIZE) {
         return err(Errno::EINVAL);
     }
     let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EINVAL)?;
@@ -98,7 +98,7 @@ pub(super) fn munlockall(cx: &Cx) -> Result<()> {
 pub(super) fn mincore(cx: &Cx, addr: u64, len: u64, vec: UserPtr<u8>) -> Result<()> {
     /// Pages per copy.
     const STEP: u64 = 4096;
-    if addr % PAGE_SIZE != 0 {
+    if !addr.is_multiple_of(PAGE_SIZE) {
         return err(Errno::EINVAL);
     }
     let limit = cx.kernel.machine.user_limit();
@@ -120,7 +120,7 @@ pub(super) fn mincore(cx: &Cx, addr: u64, len: u64, vec: UserPtr<u8>) -> Result<
 pub(super) fn msync(cx: &Cx, addr: u64, len: u64, flags: u32) -> Result<()> {
     let all = raw::MS_ASYNC | raw::MS_SYNC | raw::MS_INVALIDATE;
     let both = raw::MS_ASYNC | raw::MS_SYNC;
-    if flags & !all != 0 || flags & both == both || addr % PAGE_SIZE != 0 {
+    if flags & !all != 0 || flags & both == both || !addr.is_multiple_of(PAGE_SIZE) {
         return err(Errno::EINVAL);
     }
     let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
@@ -158,7 +158,7 @@ pub(super) fn pkey_free(_cx: &Cx, _key: i32) -> Result<()> {
 
 /// `mseal(2)`.
 pub(super) fn mseal(cx: &Cx, addr: u64, len: u64, flags: u64) -> Result<()> {
-    if flags != 0 || addr % PAGE_SIZE != 0 {
+    if flags != 0 || !addr.is_multiple_of(PAGE_SIZE) {
         return err(Errno::EINVAL);
     }
     let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EINVAL)?;

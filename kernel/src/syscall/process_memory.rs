@@ -159,7 +159,7 @@ pub(super) fn mbind(
     max_node: u64,
     flags: u32,
 ) -> Result<()> {
-    if addr % PAGE_SIZE != 0 || flags & !7 != 0 {
+    if !addr.is_multiple_of(PAGE_SIZE) || flags & !7 != 0 {
         return err(Errno::EINVAL);
     }
     check_policy(cx, mode, mask, max_node)
