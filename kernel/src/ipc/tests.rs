@@ -1,5 +1,6 @@
-//! Tests of pipes, eventfd, epoll and futexes on the mock machine.
+//! Tests of pipes, splice, eventfd, epoll, futexes and standard streams on the mock machine.
 
 mod epoll;
 mod futex;
 mod pipe;
+mod streams;
