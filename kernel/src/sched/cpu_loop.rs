@@ -119,8 +119,8 @@ fn idle(sched: &Scheduler, cpu: CpuId) {
 
 impl Scheduler {
     /// To be called by the user loop before guest code runs: arms the alarm for the next timer or, when others wait
-    /// for a CPU, for the end of the time slice.
-    pub(crate) fn arm(&self, cpu: CpuId) {
+    /// for a CPU, for the end of the time slice; at the latest for `latest_ns`.
+    pub(crate) fn arm(&self, cpu: CpuId, latest_ns: Option<u64>) {
         let Some(me) = self.cpus.get(cpu.0) else { return };
         // Said before the look at `waiting`: whoever enqueues sees this, or is seen here.
         me.slice.store(GUEST_WITHOUT_TICK, Ordering::SeqCst);
@@ -130,6 +130,7 @@ impl Scheduler {
             let slice_end = me.slice_end_ns.load(Ordering::Relaxed);
             deadline = Some(deadline.map_or(slice_end, |d| d.min(slice_end)));
         }
+        let deadline = [deadline, latest_ns].into_iter().flatten().min();
         self.machine.cpu().set_alarm(cpu, deadline);
     }
 

@@ -74,6 +74,10 @@ fn swap(cx: &Cx, process: &Process, resource: u32, new: Option<Rlimit>) -> Resul
         }
         *slot = new;
     }
+    drop(limits);
+    if new.is_some() {
+        process.limits_changed();
+    }
     Ok(before)
 }
 

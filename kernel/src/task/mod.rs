@@ -6,6 +6,7 @@
 //! Lock order: [`pid::Pids`] before a process's `state`; everything else here is a leaf.
 
 pub mod clone;
+mod cpu_limit;
 mod creds;
 mod cx;
 pub(crate) mod exec;

@@ -124,6 +124,8 @@ pub struct Process {
     pub changed: WaitQueue,
     /// Resource limits.
     pub limits: Mutex<Limits>,
+    /// When `RLIMIT_CPU` is looked at next, monotonic nanoseconds.
+    pub(super) cpu_check_ns: AtomicU64,
     /// The signal that the parent gets when it ends; 0 for none.
     pub exit_signal: AtomicI32,
     /// `PR_SET_CHILD_SUBREAPER`.

@@ -68,6 +68,11 @@ impl Limits {
         Limits(limits)
     }
 
+    /// A hard limit.
+    pub fn hard(&self, resource: Resource) -> u64 {
+        self.0.get(resource as usize).map_or(u64::MAX, |r| r.max)
+    }
+
     /// A soft limit.
     pub fn cur(&self, resource: Resource) -> u64 {
         self.0.get(resource as usize).map_or(u64::MAX, |r| r.cur)

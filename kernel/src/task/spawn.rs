@@ -117,6 +117,7 @@ pub(crate) fn new_process(
         signals: SharedSignals::new(),
         child_changed: WaitQueue::new(),
         changed: WaitQueue::new(),
+        cpu_check_ns: AtomicU64::new(super::cpu_limit::first_check(&limits)),
         limits: Mutex::new(limits),
         exit_signal: AtomicI32::new(crate::signal::sig::CHLD),
         subreaper: AtomicBool::new(false),

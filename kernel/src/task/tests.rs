@@ -275,3 +275,23 @@ fn an_oops_kills_one_process_only() {
     let log = machine.take_log();
     assert!(log.iter().any(|(_, line)| line.contains("oops")), "{log:?}");
 }
+
+#[test]
+fn a_cpu_limit_sends_sigxcpu_to_a_lone_spinner_and_then_kills() {
+    guest(|g| {
+        for (limits, ignore, signo) in [([1u64, 9], false, 24), ([1, 2], true, 9)] {
+            let child = fork(g, move |g| {
+                g.store(GUEST, &limits.map(u64::to_ne_bytes).concat());
+                g.syscall(nr(__NR_setrlimit), &[0, GUEST]);
+                if ignore {
+                    g.store(GUEST, &[1u64, 0, 0, 0].map(u64::to_ne_bytes).concat());
+                    g.syscall(nr(__NR_rt_sigaction), &[24, GUEST, 0, 8]);
+                }
+                loop {
+                    g.compute(10_000_000);
+                }
+            });
+            assert_eq!(wait(g, child, 0), (child, signo));
+        }
+    });
+}

@@ -78,6 +78,7 @@ fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> bool {
         cx.task.sched.switches[1].fetch_add(1, Ordering::Relaxed);
         cx.yield_now();
     }
+    let cpu_check = super::cpu_limit::check(cx);
     let mut interrupted = interrupted;
     while interrupted.is_some() || cx.task.has_signal() || cx.rseq_stale.get() {
         if let Delivery::Exit(status) = signal::deliver(cx, interrupted.take()) {
@@ -89,7 +90,7 @@ fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> bool {
             super::rseq::update(cx);
         }
     }
-    cx.kernel.sched.arm(cx.cpu());
+    cx.kernel.sched.arm(cx.cpu(), cpu_check);
     true
 }
 
