@@ -11,16 +11,22 @@ use core::sync::atomic::Ordering;
 bitflags! {
     /// Options of `waitid(2)` and `wait4(2)`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[allow(missing_docs)]
     pub struct WaitOptions: u32 {
+        /// `WNOHANG`.
         const NOHANG = 1;
         /// `WUNTRACED` and `WSTOPPED`.
         const STOPPED = 2;
+        /// `WEXITED`.
         const EXITED = 4;
+        /// `WCONTINUED`.
         const CONTINUED = 8;
+        /// `WNOWAIT`.
         const NOWAIT = 0x0100_0000;
+        /// `__WNOTHREAD`.
         const NOTHREAD = 0x2000_0000;
+        /// `__WALL`.
         const ALL = 0x4000_0000;
+        /// `__WCLONE`.
         const CLONE = 0x8000_0000;
     }
 }
