@@ -145,6 +145,10 @@ impl Scheduler {
     /// a CPU without work of its own takes over a task that is far behind the one that it runs.
     pub(crate) fn should_yield(&self, cpu: CpuId, task: &Task) -> bool {
         let Some(me) = self.cpus.get(cpu.0) else { return false };
+        // The kernel's end may have been decided just now on this CPU; only its loop can follow.
+        if self.stopping.load(Ordering::SeqCst) {
+            return true;
+        }
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return false;
         }

@@ -69,7 +69,7 @@ fn programs_that_cannot_run() {
         ("garbage", 126),
         ("empty", 126),
         ("none", 127),
-        ("sub/x", 127),
+        ("sub/x", 126),
     ] {
         refused(&["--", &path(name)], code, name);
     }

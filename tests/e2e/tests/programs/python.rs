@@ -160,7 +160,7 @@ print(os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])); os.kill(pid, signal.SIGC
 pid = os.fork()
 if pid == 0: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); faulthandler._sigsegv()
 print(os.WTERMSIG(os.waitpid(pid, 0)[1]))
-print(resource.getrlimit(resource.RLIMIT_NOFILE)); f = open("lock", "w"); fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+f = open("lock", "w"); fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
 try: fcntl.flock(open("lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError as e: print(e)
 e = select.epoll(); r, w = os.pipe(); e.register(r, select.EPOLLIN); print(e.poll(0)); os.write(w, b"x"); print(e.poll(60)[0][1])

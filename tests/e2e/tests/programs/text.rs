@@ -9,7 +9,7 @@ use strict; use POSIX qw(:sys_wait_h strftime); use IO::Handle; use Socket; use 
 my %c; $c{$_ % 7}++ for 1..1000; print join(",", map { "$_=$c{$_}" } sort keys %c), "\n";
 pipe(my $r, my $w); my $pid = fork(); if (!$pid) { close $r; print $w "child\n"; close $w; POSIX::_exit(5); }
 close $w; print <$r>; waitpid($pid, 0); print $? >> 8, "\n";
-socketpair(my $a, my $b, AF_UNIX, SOCK_STREAM, PF_UNSPEC); syswrite $a, "hello"; sysread $b, my $x, 5; print "$x\n";
+socketpair(my $p, my $q, AF_UNIX, SOCK_STREAM, PF_UNSPEC); syswrite $p, "hello"; sysread $q, my $x, 5; print "$x\n";
 local $SIG{ALRM} = sub { die "alarm\n" }; eval { alarm 1; select(undef, undef, undef, 30); }; print $@;
 my $t = File::Temp->new; print $t "x" x 100; $t->flush; print -s $t->filename, "\n";
 print strftime("%Y-%m-%d", gmtime(86400 * 365)), "\n"; print `echo sub; exit 3`, $? >> 8, "\n";
