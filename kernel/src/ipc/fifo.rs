@@ -35,11 +35,6 @@ impl Fifos {
 pub fn fifo_open(cx: &Cx, inode: &Arc<dyn Inode>, flags: OpenFlags) -> Result<Arc<dyn File>> {
     let attr = inode.attr()?;
     let pipe = cx.kernel.ipc.fifos.get(cx, (attr.dev.encode(), attr.ino));
-    open_pipe(cx, &pipe, flags)
-}
-
-/// Opens an end of a pipe with the waits of a FIFO.
-pub(super) fn open_pipe(cx: &Cx, pipe: &Arc<Pipe>, flags: OpenFlags) -> Result<Arc<dyn File>> {
     let (read, write) = (flags.readable(), flags.writable());
     let nonblocking = flags.contains(OpenFlags::NONBLOCK);
     if write && !read && nonblocking && !pipe.has_reader() {
