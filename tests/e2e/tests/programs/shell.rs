@@ -41,7 +41,7 @@ cat <<EOF | tr a-z A-Z
 here $((6 * 7))
 EOF
 coproc up { while read -r l; do echo "got $l"; done; }
-echo one >&"${up[1]}"; read -r reply <&"${up[0]}"; echo "$reply"
+echo one >&"${up[1]}"; read -r reply <&"${up[0]}"; echo "$reply"; eval "exec ${up[1]}>&-"; wait
 mkfifo f; (echo through > f) & cat f; wait
 for n in 1 2 3 4; do (echo $n > file$n) & done; wait; cat file*
 timeout -s KILL 0.2 sleep 100; echo timeout $?
@@ -49,7 +49,6 @@ set -o pipefail; yes | head -1000 | wc -l; echo ${PIPESTATUS[@]}
 exec 9< <(exit 3); cat <&9; ulimit -c; umask; echo $SECONDS
 "#;
     std::fs::write(dir.path().join("script"), script).expect("our own directory");
-    // The fork of a bash leaves no trace but the order that `wait` gives.
     same_in(dir.path(), &["bash", "script"]).exits(0);
 }
 
