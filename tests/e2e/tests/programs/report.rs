@@ -82,7 +82,7 @@ fn identity_and_metadata_are_the_hosts() {
     same(&[
         "stat",
         "-c",
-        "%N %F %a %s %b %B %f %i %h %U %G %w %x %y %z %t %T".replace("%x ", "").as_str(),
+        "%N %F %a %s %b %B %f %i %h %U %G %w %y %z %t %T",
         "/usr",
         "/usr/bin/env",
         "/etc/passwd",
