@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 //! The machine: everything that the kernel needs from below, as a few small traits.
 //!
-//! A Linux process is one implementation (`host/linux`), [`mock`] another, hardware a third. The kernel
+//! A Linux process is one implementation (`host/linux`), the module `mock` another, hardware a third. The kernel
 //! holds an `Arc<dyn Machine>` and never learns which. Every method's documentation answers four
 //! questions: may it block the virtual CPU, from where may it be called, how does it fail, what do hosts do.
 //!

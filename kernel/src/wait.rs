@@ -60,7 +60,6 @@ enum Waiter {
 
 struct Entry {
     id: u64,
-    /// At most one exclusive waiter is woken per [`WaitQueue::wake_one`].
     waiter: Waiter,
 }
 

@@ -1,6 +1,6 @@
 //! Files: the traits through which everything that has a descriptor or a name plugs in.
 //!
-//! * [`FileSystem`] and [`Inode`]: named objects. A file system registers with [`crate::Builder::file_system`] or is mounted by hand.
+//! * [`FileSystem`] and [`Inode`]: named objects. A file system type registers with the kernel's VFS or an instance is mounted by hand.
 //! * [`File`]: the behaviour of an open file; [`OpenFile`]: one open file description (`open(2)`), shared by `dup` and `fork`.
 //! * [`FdTable`]: descriptors of a process.
 //! * [`Path`], [`Dentry`], [`Mount`]: the name space; [`walk`] goes through it, [`open`] opens and [`ops`] changes what is in it.

@@ -1,4 +1,4 @@
-//! Signals (`signal(7)`): sets, information, pending queues and sending. Delivery to guest code is in [`deliver`].
+//! Signals (`signal(7)`): sets, information, pending queues and sending. Delivery to guest code is in [`mod@deliver`].
 //!
 //! Lock order: a process's `signals.shared`, then a task's `signals`.
 

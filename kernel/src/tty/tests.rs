@@ -1,6 +1,6 @@
 //! Tests of the line discipline by table, and of pseudo-terminals and job control on the mock machine.
 
-use super::ldisc::{Effects, LineDiscipline};
+use super::ldisc::{Effects, INPUT_MAX, LineDiscipline};
 use super::*;
 use crate::fs::Fd;
 use crate::signal::sig;
@@ -198,7 +198,7 @@ fn a_line_that_is_too_long_keeps_its_end() {
     text.push(b'\n');
     let lines = lines_of(plain, &text);
     assert_eq!(lines.len(), 1);
-    assert_eq!(lines[0].len(), super::ldisc::INPUT_MAX);
+    assert_eq!(lines[0].len(), INPUT_MAX);
     assert_eq!(lines[0].last(), Some(&b'\n'));
 }
 
