@@ -1,8 +1,7 @@
 //! Making tasks.
 
 use super::{
-    Creds, Cx, ExitStatus, Family, FsContext, Image, Limits, Process, ProcessState, SchedPolicy, Session,
-    Task, Usage,
+    Creds, Cx, Family, FsContext, Image, Limits, Process, ProcessState, SchedPolicy, Session, Task, Usage,
 };
 use crate::Kernel;
 use crate::error::{Result, err};
@@ -187,7 +186,3 @@ impl Kernel {
         self.pids.process(1)
     }
 }
-
-/// How a kernel task that is not a guest ends the kernel: with a plain status.
-#[allow(dead_code, reason = "for tests")]
-pub(crate) const DONE: ExitStatus = ExitStatus::Exited(0);
