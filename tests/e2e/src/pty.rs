@@ -29,17 +29,25 @@ impl Session {
     /// # Panics
     /// When the host refuses.
     pub fn start(command: &mut Command) -> Session {
-        let (mut master, mut slave) = (-1, -1);
-        let size = libc::winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: live integers and a live structure; the name and the terminal settings are left out.
-        let rc = unsafe {
-            libc::openpty(&mut master, &mut slave, std::ptr::null_mut(), std::ptr::null_mut(), &size)
+        // Both ends are closed on exec from their first moment: a session that a test beside this one starts must not hold them
+        // open, or this terminal never hangs up.
+        // SAFETY: calls on descriptors of our own; every result is checked before it is used.
+        let (master, slave) = unsafe {
+            let master = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+            assert!(master >= 0, "posix_openpt: {}", std::io::Error::last_os_error());
+            let master = File::from_raw_fd(master);
+            assert_eq!(
+                libc::unlockpt(master.as_raw_fd()),
+                0,
+                "unlockpt: {}",
+                std::io::Error::last_os_error()
+            );
+            let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+            let slave = libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags);
+            assert!(slave >= 0, "the other end: {}", std::io::Error::last_os_error());
+            (master, OwnedFd::from_raw_fd(slave))
         };
-        assert_eq!(rc, 0, "openpty: {}", std::io::Error::last_os_error());
-        // SAFETY: openpty gave both descriptors to us.
-        let (master, slave) = unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
-        // SAFETY: a flag on our own descriptor.
-        unsafe { libc::fcntl(master.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+        set_size(&master, 24, 80);
         let stream = || Stdio::from(slave.try_clone().expect("a descriptor"));
         command.env("TERM", "xterm").env("LC_ALL", "C").stdin(stream()).stdout(stream()).stderr(stream());
         // SAFETY: setsid and ioctl are async-signal-safe and touch no memory of the parent.
@@ -111,10 +119,7 @@ impl Session {
     /// # Panics
     /// When the host refuses.
     pub fn resize(&self, rows: u16, columns: u16) {
-        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: our own descriptor and a live structure.
-        let rc = unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
-        assert_eq!(rc, 0);
+        set_size(&self.master, rows, columns);
     }
 
     /// Waits for the end: exit status, or 128 + n when signal n ended it.
@@ -144,4 +149,11 @@ impl Drop for Session {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn set_size(master: &File, rows: u16, columns: u16) {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: our own descriptor and a live structure.
+    let rc = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+    assert_eq!(rc, 0, "the size of the terminal: {}", std::io::Error::last_os_error());
 }
