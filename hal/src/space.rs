@@ -58,7 +58,7 @@ pub enum MapOp<'a> {
         /// Length in bytes.
         len: u64,
     },
-    /// Changes the access rights of what is mapped in the range; holes are fine.
+    /// Changes the access rights of a range. All of it must be mapped: hosts can't tell a hole from having no room to split a mapping.
     Protect {
         /// Guest address.
         at: VirtAddr,

@@ -43,10 +43,8 @@ struct Slots {
     next: u64,
 }
 
-/// Bytes of control memory that an address space has.
-const SLOT_LEN: u64 = layout::AREA_LEN * layout::MAX_RUNNERS as u64;
 /// The zygote's page comes first.
-const FIRST_SLOT: u64 = SLOT_LEN;
+const FIRST_SLOT: u64 = layout::SLOT_LEN;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -147,23 +145,35 @@ impl Engine {
                 slots.next - 1
             })
         };
-        let offset = FIRST_SLOT + slot * SLOT_LEN;
+        let offset = FIRST_SLOT + slot * layout::SLOT_LEN;
         let mut zygote = lock(&self.zygote);
         let pid = zygote.call(&[[(-2i64) as u64, offset, u64::from(std::process::id()), 0, 0, 0, 0]])?[0];
         if pid < 0 {
             lock(&self.free_slots).free.push(slot);
             return Err(io::Error::from_raw_os_error(-pid as i32));
         }
-        // The first runner is made without being asked for.
-        let body = Body::new(pid as i32, slot, Area::map(self.control.as_fd(), offset, SLOT_LEN as usize)?);
-        match sys::receive_fd(self.hand_over.as_fd()) {
-            Ok(listener) => body.add_runner(listener)?,
+        let mother = pid as i32;
+        // She makes the mapper without being asked for.
+        let made = sys::receive_fd(self.hand_over.as_fd()).and_then(|listener| {
+            let area = Area::map(self.control.as_fd(), offset, layout::SLOT_LEN as usize)?;
+            Body::new(mother, slot, area, listener)
+        });
+        let body = match made {
+            Ok(body) => body,
             Err(e) => {
-                self.discard(body);
+                sys::kill(mother, libc::SIGKILL);
+                sys::reap(mother);
                 return Err(e);
             }
+        };
+        drop(zygote);
+        match self.make_runner(&body) {
+            Ok(()) => Ok(body),
+            Err(e) => {
+                self.discard(body);
+                Err(e)
+            }
         }
-        Ok(body)
     }
 
     /// Has the mother of an address space make another runner.

@@ -1,10 +1,11 @@
-//! The seccomp filter of runners (`seccomp(2)`, classic BPF).
+//! The seccomp filters of runners and mappers (`seccomp(2)`, classic BPF).
 //!
-//! Every system call of guest code ends in the owner's hands. Three calls pass without it, each from one instruction of the text page and,
+//! A mapper never runs guest code: its filter lets everything pass but the call that it waits with. Runners:
+//! every system call of guest code ends in the owner's hands. Three calls pass without it, each from one instruction of the text page and,
 //! where it has arguments that matter, with constant ones: `rt_sigreturn`, which changes only the caller's own registers and signal mask;
 //! and the two by which a new runner gives its listener away and closes its descriptors, which have no effect when repeated.
 
-use crate::layout::{TEXT, fd};
+use crate::layout::{TEXT, fd, nr};
 use crate::stub::{Addresses, data};
 
 const LD_W_ABS: u16 = 0x20;
@@ -26,8 +27,18 @@ fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> u64 {
     u64::from(code) | u64::from(jt) << 16 | u64::from(jf) << 24 | u64::from(k) << 32
 }
 
-/// The filter's instructions, each as one word.
-pub fn program(addresses: &Addresses) -> Vec<u64> {
+/// The mappers' filter, an instruction a word.
+pub fn mapper() -> Vec<u64> {
+    vec![
+        instruction(LD_W_ABS, 0, 0, NR),
+        instruction(JEQ_K, 0, 1, nr::DONE as u32),
+        instruction(RET_K, 0, 0, NOTIFY),
+        instruction(RET_K, 0, 0, ALLOW),
+    ]
+}
+
+/// The runners' filter, an instruction a word.
+pub fn runner(addresses: &Addresses) -> Vec<u64> {
     let sigreturn = vec![(IP, addresses.returned), (NR, 15)];
     let send = vec![
         (IP, addresses.sent),
@@ -39,7 +50,7 @@ pub fn program(addresses: &Addresses) -> Vec<u64> {
     let close = vec![
         (IP, addresses.closed),
         (NR, libc::SYS_close_range as u64),
-        (ARGS, fd::CONTROL as u64),
+        (ARGS, 0),
         (ARGS + 8, 0xffff_ffff),
         (ARGS + 16, 0),
     ];

@@ -7,7 +7,8 @@
 //! | `TEXT` | one page of code and constant data | read, execute |
 //! | `ZYGOTE_PAGE` | the zygote's orders; unmapped in every other process | nothing |
 //! | `VDSO` | the host's vDSO and its data pages | read, execute |
-//! | `STATE` | one area per runner: orders, alternate signal stack | read, write |
+//! | `STATE` | one area per runner: its alternate signal stack | read, write |
+//! | `ORDERS` | the mapper's orders | read |
 
 /// First address of the stub region: the end of what guests can use.
 pub const REGION: u64 = 0x7fff_ff00_0000;
@@ -29,12 +30,18 @@ pub const AREA_LEN: u64 = 1 << AREA_SHIFT;
 pub const AREA_SHIFT: u32 = 14;
 /// Most runners that an address space can have.
 pub const MAX_RUNNERS: usize = 64;
-/// Offset of the orders in an area.
-pub const AREA_OPS: u64 = 0;
+/// The mapper's orders: number and six arguments each.
+pub const ORDERS: u64 = STATE + STATE_LEN;
+/// Length of all runners' areas.
+pub const STATE_LEN: u64 = AREA_LEN * MAX_RUNNERS as u64;
+/// Length of the orders' pages.
+pub const ORDERS_LEN: u64 = 1 << 15;
+/// Bytes of one order.
+pub const ORDER_LEN: u64 = 56;
 /// Most orders in one batch.
-pub const MAX_BATCH: usize = 64;
-/// Bytes of one order: number and six arguments.
-pub const OP_LEN: u64 = 56;
+pub const MAX_BATCH: usize = (ORDERS_LEN / ORDER_LEN) as usize;
+/// Bytes of control memory that an address space has: the areas, then the orders.
+pub const SLOT_LEN: u64 = STATE_LEN + ORDERS_LEN;
 /// Offset of a scratch `stack_t` in an area.
 pub const AREA_STACK_T: u64 = 0xf00;
 /// Offset of the alternate signal stack in an area.
@@ -42,9 +49,9 @@ pub const AREA_STACK: u64 = 0x1000;
 /// Where the program image of the zygote is loaded before it moves to [`TEXT`].
 pub const BOOT: u64 = 0x1000_0000;
 
-/// Descriptors of the zygote, of mothers and, as far as they keep them, of runners.
+/// Descriptors of the zygote and of mothers. Runners keep none.
 pub mod fd {
-    /// Guest RAM: the only one that runners keep.
+    /// Guest RAM: the only one that mappers keep.
     pub const RAM: i32 = 3;
     /// The memory behind the zygote's page and the runners' areas.
     pub const CONTROL: i32 = 4;
@@ -54,7 +61,7 @@ pub mod fd {
     pub const HAND_OVER: i32 = 6;
     /// The program file of the zygote; closed after its start, so that it becomes the number of every listener.
     pub const LISTENER: i32 = 7;
-    /// Host files that are being mapped use numbers from here on.
+    /// In a mapper, host files that are being mapped use numbers from here on.
     pub const FILES: i32 = 16;
 }
 
@@ -62,7 +69,7 @@ pub mod fd {
 pub mod nr {
     /// A signal handler reports: signal, `siginfo_t`, `ucontext_t`, FS base, GS base.
     pub const TRAP: u64 = 1000;
-    /// A batch of orders is over: last result, number of orders not done.
+    /// The mapper waits for orders: last result, number of orders not done.
     pub const DONE: u64 = 1001;
 }
 

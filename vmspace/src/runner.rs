@@ -2,7 +2,7 @@
 //!
 //! A runner is always in one of three places: in guest code; parked in a *direct* notification, that is in a system call of guest code
 //! whose other registers nobody but the host knows; or parked in the stub's handler, where the whole state lies in the signal frame.
-//! Only in the handler can it be given orders and other registers; a kick takes it there from a direct notification.
+//! Only in the handler can it be given other registers; a kick takes it there from a direct notification.
 //!
 //! Lock order: a runner's `inner`, then a context's cell.
 
@@ -18,8 +18,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// Number of host files that a runner keeps open for mapping them again.
-const FILE_SLOTS: usize = 32;
 /// How long a kick may go unanswered before the address space counts as hostile.
 const KICK_PATIENCE_MS: u64 = 100;
 
@@ -39,9 +37,6 @@ pub(crate) struct Inner {
     pub owner: Option<Arc<Cell>>,
     /// FS and GS base at the last trap.
     pub bases: (u64, u64),
-    /// Keys of the files behind descriptors from `fd::FILES` on; 0 is none.
-    pub files: [u64; FILE_SLOTS],
-    pub next_file: usize,
 }
 
 /// A host task that runs guest code.
@@ -70,8 +65,10 @@ pub(crate) struct Runner {
     pub cpu: AtomicUsize,
 }
 
-/// Why a runner can't go on.
+/// Why an address space can't go on.
 pub(crate) type Fatal = String;
+/// One of its host tasks has ended, which none does by itself.
+pub(crate) const KILLED: &str = "a host process of it was killed";
 
 impl Runner {
     /// Takes over a new runner: waits for its first report.
@@ -117,13 +114,7 @@ impl Runner {
             fresh_uc,
             fresh_fpu,
             addresses,
-            inner: Mutex::new(Inner {
-                mode: Mode::Handler { id: first.id },
-                owner: None,
-                bases: (0, 0),
-                files: [0; FILE_SLOTS],
-                next_file: 0,
-            }),
+            inner: Mutex::new(Inner { mode: Mode::Handler { id: first.id }, owner: None, bases: (0, 0) }),
             in_guest: AtomicBool::new(false),
             kicked: AtomicBool::new(false),
             kicked_at: AtomicU64::new(0),
@@ -147,32 +138,12 @@ impl Runner {
 
     /// The next notification of this runner.
     pub(crate) fn receive(&self) -> Result<Notification, Fatal> {
-        loop {
-            match sys::receive(self.listener()) {
-                Ok(notification) => return Ok(notification),
-                Err(e) => match e.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    // The call was broken off by a signal before it was seen, or the runner is gone.
-                    Some(libc::ENOENT) if !sys::has_ended(self.pid) => {}
-                    _ => return Err("the host process that ran it was killed".into()),
-                },
-            }
-        }
+        receive(self.listener(), self.pid)
     }
 
     /// Whether a notification is the handler's, from a frame where frames are.
     pub(crate) fn is_trap(&self, n: &Notification) -> bool {
         n.nr as u64 == nr::TRAP && n.ip == self.addresses.trapped && n.args[2] == self.ucontext
-    }
-
-    /// Whether it is the end of a batch.
-    pub(crate) fn is_done(&self, n: &Notification) -> bool {
-        n.nr as u64 == nr::DONE && n.ip == self.addresses.done
-    }
-
-    /// Whether it is an ordered call.
-    pub(crate) fn is_ordered(&self, n: &Notification) -> bool {
-        n.ip == self.addresses.ordered
     }
 
     /// What to say of a notification from the stub's text that nobody ordered.
@@ -301,71 +272,9 @@ impl Runner {
         Ok(())
     }
 
-    /// Does calls in the address space: number and arguments each. Stops at the first that fails; its position and errno. `files`: what to install
-    /// before the call with this position.
-    pub(crate) fn order(
-        &self,
-        inner: &mut Inner,
-        calls: &[[u64; 7]],
-        files: &[(usize, BorrowedFd<'_>, i32)],
-    ) -> Result<Result<(), (usize, i32)>, Fatal> {
-        if let Mode::Direct { .. } = inner.mode {
-            self.evict(inner)?;
-        }
-        let mut before = 0;
-        for chunk in calls.chunks(layout::MAX_BATCH) {
-            let Mode::Handler { id } = inner.mode else {
-                return Err("the runner is not in its handler".into());
-            };
-            for (i, call) in chunk.iter().enumerate() {
-                for (j, word) in call.iter().enumerate() {
-                    let offset = layout::AREA_OPS as usize + i * layout::OP_LEN as usize + j * 8;
-                    self.area.store(self.base + offset, *word);
-                }
-            }
-            self.answer(id, chunk.len() as u64)?;
-            let done = self.watch(chunk, before, files)?;
-            inner.mode = Mode::Handler { id: done.id };
-            let result = done.args[0] as i64;
-            if (-4095..0).contains(&result) {
-                let left = (done.args[1] as usize).min(chunk.len());
-                return Ok(Err((before + chunk.len() - left, -result as i32)));
-            }
-            before += chunk.len();
-        }
-        Ok(Ok(()))
-    }
-
-    /// Lets each ordered call pass, in order, and nothing else; returns the final report.
-    fn watch(
-        &self,
-        chunk: &[[u64; 7]],
-        before: usize,
-        files: &[(usize, BorrowedFd<'_>, i32)],
-    ) -> Result<Notification, Fatal> {
-        let mut at = 0;
-        loop {
-            let n = self.receive()?;
-            if self.is_done(&n) {
-                return Ok(n);
-            }
-            let call = chunk.get(at).ok_or_else(|| Runner::intrusion(&n))?;
-            let same = n.nr as u32 == call[0] as u32 && n.args[..] == call[1..];
-            if !self.is_ordered(&n) || !same {
-                return Err(Runner::intrusion(&n));
-            }
-            for (_, file, number) in files.iter().filter(|f| f.0 == before + at) {
-                sys::add_fd(self.listener(), n.id, *file, *number)
-                    .map_err(|e| format!("can't pass a file: {e}"))?;
-            }
-            sys::let_go_on(self.listener(), n.id).map_err(|e| format!("can't let a call pass: {e}"))?;
-            at += 1;
-        }
-    }
-
     /// Answers a notification of the handler, where no kick can come in between.
     pub(crate) fn answer(&self, id: u64, value: u64) -> Result<(), Fatal> {
-        sys::answer(self.listener(), id, value).map_err(|_| "the host process that ran it was killed".into())
+        sys::answer(self.listener(), id, value).map_err(|_| KILLED.into())
     }
 
     /// Has it stop running guest code soon. Any thread, any time.
@@ -388,18 +297,20 @@ impl Runner {
         self.in_guest.store(false, Ordering::SeqCst);
         self.kicked_at.store(0, Ordering::SeqCst);
     }
+}
 
-    /// The descriptor number for a host file, and whether it has to be installed first.
-    pub(crate) fn file_number(&self, inner: &mut Inner, key: u64) -> (i32, bool) {
-        if key != 0 {
-            if let Some(slot) = inner.files.iter().position(|&k| k == key) {
-                return (layout::fd::FILES + slot as i32, false);
-            }
+/// The next notification of a task.
+pub(crate) fn receive(listener: BorrowedFd<'_>, pid: i32) -> Result<Notification, Fatal> {
+    loop {
+        match sys::receive(listener) {
+            Ok(notification) => return Ok(notification),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EINTR) => {}
+                // The call was broken off by a signal before it was seen, or the task is gone.
+                Some(libc::ENOENT) if !sys::has_ended(pid) => {}
+                _ => return Err(KILLED.into()),
+            },
         }
-        let slot = inner.next_file;
-        inner.next_file = (slot + 1) % FILE_SLOTS;
-        inner.files[slot] = key;
-        (layout::fd::FILES + slot as i32, true)
     }
 }
 

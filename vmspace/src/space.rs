@@ -4,6 +4,7 @@ use crate::area::Area;
 use crate::context::{Context, Place};
 use crate::engine::{Engine, KICK, lock};
 use crate::layout::{self, fd};
+use crate::mapper::{Call, Mapper};
 use crate::runner::{self, Fatal, Mode, Runner};
 use crate::sys;
 use std::io;
@@ -11,17 +12,21 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// The host's side of an address space: a mother process, her runners, their shared memory.
+/// The host's side of an address space: a mother process, the mapper and the runners that she made, their shared memory.
 pub(crate) struct Body {
     pub mother: i32,
     pub slot: u64,
     area: Arc<Area>,
+    mapper: Mutex<Mapper>,
     runners: Mutex<Vec<Arc<Runner>>>,
 }
 
 impl Body {
-    pub(crate) fn new(mother: i32, slot: u64, area: Area) -> Body {
-        Body { mother, slot, area: Arc::new(area), runners: Mutex::new(Vec::new()) }
+    /// Takes over a mother's first task, the mapper.
+    pub(crate) fn new(mother: i32, slot: u64, area: Area, mapper: OwnedFd) -> io::Result<Body> {
+        let area = Arc::new(area);
+        let mapper = Mutex::new(Mapper::adopt(mapper, area.clone())?);
+        Ok(Body { mother, slot, area, mapper, runners: Mutex::new(Vec::new()) })
     }
 
     /// Takes over a runner that has just been made.
@@ -34,12 +39,7 @@ impl Body {
 
     /// Unmaps everything of the guest's. False when that did not work and the processes have to go.
     pub(crate) fn empty(&self) -> bool {
-        let runners = lock(&self.runners);
-        // SAFETY: no preconditions.
-        let here = unsafe { libc::sched_getcpu() };
-        let near = runners.iter().find(|r| host_cpu_of(r.pid) == Some(here));
-        let Some(by) = near.or_else(|| runners.first()) else { return false };
-        for runner in runners.iter() {
+        for runner in lock(&self.runners).iter() {
             let mut inner = lock(&runner.inner);
             // A thread that has left the address space (execve) still wants its registers.
             let wanted = inner.owner.as_ref().is_some_and(|o| lock(&o.state).place_in(runner).is_some());
@@ -47,15 +47,10 @@ impl Body {
                 return false;
             }
             inner.owner = None;
-            if Arc::ptr_eq(runner, by) {
-                let call = [libc::SYS_munmap as u64, 0, layout::REGION, 0, 0, 0, 0];
-                if !matches!(runner.order(&mut inner, &[call], &[]), Ok(Ok(()))) {
-                    return false;
-                }
-            }
             runner.kicked.store(false, Ordering::SeqCst);
         }
-        true
+        let call = [libc::SYS_munmap as u64, 0, layout::REGION, 0, 0, 0, 0];
+        matches!(lock(&self.mapper).make(&[call]), Ok(Ok(())))
     }
 
     /// Size of the floating-point images.
@@ -66,25 +61,11 @@ impl Body {
     /// Ends all its processes.
     pub(crate) fn kill(self) {
         let runners = lock(&self.runners);
-        let pids = || runners.iter().map(|r| r.pid).chain([self.mother]);
+        let mapper = lock(&self.mapper).pid;
+        let pids = || runners.iter().map(|r| r.pid).chain([mapper, self.mother]);
         pids().for_each(|pid| sys::kill(pid, libc::SIGKILL));
         pids().for_each(sys::reap);
     }
-}
-
-/// The CPU that a task is bound to, if it is bound to one.
-fn host_cpu_of(pid: i32) -> Option<i32> {
-    // SAFETY: the set is plain data that the call fills in.
-    let set: libc::cpu_set_t = unsafe {
-        let mut set = std::mem::zeroed();
-        if libc::sched_getaffinity(pid, size_of_val(&set), &raw mut set) != 0 {
-            return None;
-        }
-        set
-    };
-    // SAFETY: the indices are within the set.
-    let mut cpus = (0..libc::CPU_SETSIZE).filter(|&i| unsafe { libc::CPU_ISSET(i as usize, &set) });
-    cpus.next().filter(|_| cpus.next().is_none())
 }
 
 /// One change of an address space. Addresses, lengths and offsets are multiples of the page size.
@@ -126,7 +107,7 @@ pub enum Op<'a> {
         /// Length in bytes.
         len: u64,
     },
-    /// Changes the rights of what is mapped; holes are not an error.
+    /// Changes the rights of what is mapped. A hole is an error (`ENOMEM`).
     Protect {
         /// Guest address.
         at: u64,
@@ -135,6 +116,31 @@ pub enum Op<'a> {
         /// `PROT_*`.
         prot: i32,
     },
+}
+
+impl Op<'_> {
+    /// The call that makes the change; `None` when the mapper has to make those before it first.
+    fn call(&self, mapper: &mut Mapper) -> Result<Option<Call>, Fatal> {
+        let call = match *self {
+            Op::MapRam { at, len, prot, offset, populate } => {
+                let flags =
+                    libc::MAP_SHARED | libc::MAP_FIXED | if populate { libc::MAP_POPULATE } else { 0 };
+                [libc::SYS_mmap as u64, at, len, prot as u64, flags as u64, fd::RAM as u64, offset]
+            }
+            Op::MapFile { at, len, prot, file, key, offset, shared } => {
+                let flags = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE } | libc::MAP_FIXED;
+                let Some(number) = mapper.install(file, key)? else { return Ok(None) };
+                [libc::SYS_mmap as u64, at, len, prot as u64, flags as u64, number, offset]
+            }
+            Op::Unmap { at, len } => [libc::SYS_munmap as u64, at, len, 0, 0, 0, 0],
+            Op::Protect { at, len, prot } => [libc::SYS_mprotect as u64, at, len, prot as u64, 0, 0, 0],
+        };
+        // Nobody may reach the stub region; that guests can't is for the owner to see to.
+        if call[1].checked_add(call[2]).is_none_or(|end| end > layout::REGION) {
+            return Err(format!("a change at {:#x} reaches beyond the user half", call[1]));
+        }
+        Ok(Some(call))
+    }
 }
 
 /// Why [`Vmspace::update`] failed.
@@ -241,69 +247,41 @@ impl Vmspace {
         pick().ok_or_else(|| "no host task for another virtual CPU".into())
     }
 
-    /// Changes the address space; on return the changes hold for every CPU. `cpu` is the calling thread's virtual CPU. Blocks for the time
-    /// of the host calls.
+    /// Changes the address space; on return the changes hold for every CPU. `cpu` is the calling thread's virtual CPU, which need not be one that
+    /// the space runs on. Blocks for the time of the host calls.
     pub fn update(&self, cpu: usize, ops: &[Op<'_>]) -> Result<(), UpdateError> {
         let dead = |why: Fatal| UpdateError::Dead(self.die(why));
         if let Some(why) = self.dead.get() {
             return Err(UpdateError::Dead(why.clone()));
         }
-        let runner = self.runner(cpu).map_err(dead)?;
-        let mut inner = lock(&runner.inner);
-        let mut calls = Vec::with_capacity(ops.len());
-        let mut files = Vec::new();
-        for (i, op) in ops.iter().enumerate() {
-            calls.push(match *op {
-                Op::MapRam { at, len, prot, offset, populate } => {
-                    let flags =
-                        libc::MAP_SHARED | libc::MAP_FIXED | if populate { libc::MAP_POPULATE } else { 0 };
-                    [libc::SYS_mmap as u64, at, len, prot as u64, flags as u64, fd::RAM as u64, offset]
+        let Some(body) = &self.body else {
+            return Err(UpdateError::Dead("the address space is gone".into()));
+        };
+        let mut mapper = lock(&body.mapper);
+        mapper.follow(cpu);
+        let mut calls = Vec::with_capacity(ops.len().min(layout::MAX_BATCH));
+        let mut done = 0;
+        let mut flush = |mapper: &mut Mapper, calls: &mut Vec<Call>| {
+            match mapper.make(calls).map_err(dead)? {
+                Ok(()) => done += calls.len(),
+                Err((at, errno)) => return Err(UpdateError::Failed { index: done + at, errno }),
+            }
+            calls.clear();
+            Ok(())
+        };
+        for op in ops {
+            let call = loop {
+                match op.call(&mut mapper).map_err(dead)? {
+                    Some(call) => break call,
+                    None => flush(&mut mapper, &mut calls)?,
                 }
-                Op::MapFile { at, len, prot, file, key, offset, shared } => {
-                    let flags = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE } | libc::MAP_FIXED;
-                    let (number, install) = runner.file_number(&mut inner, key);
-                    if install {
-                        files.push((i, file, number));
-                    }
-                    [libc::SYS_mmap as u64, at, len, prot as u64, flags as u64, number as u64, offset]
-                }
-                Op::Unmap { at, len } => [libc::SYS_munmap as u64, at, len, 0, 0, 0, 0],
-                Op::Protect { at, len, prot } => [libc::SYS_mprotect as u64, at, len, prot as u64, 0, 0, 0],
-            });
-        }
-        // Which change a call belongs to.
-        let mut origins: Vec<usize> = (0..ops.len()).collect();
-        let mut start = 0;
-        loop {
-            let rest = calls.get(start..).unwrap_or_default();
-            let shifted: Vec<_> =
-                files.iter().filter(|f| f.0 >= start).map(|f| (f.0 - start, f.1, f.2)).collect();
-            match runner.order(&mut inner, rest, &shifted).map_err(dead)? {
-                Ok(()) => return Ok(()),
-                Err((at, errno)) => {
-                    let index = start + at;
-                    let call = calls.get(index).copied().unwrap_or_default();
-                    if errno != libc::ENOMEM || call[0] != libc::SYS_mprotect as u64 {
-                        // Files of calls that were not made are not installed.
-                        inner.files = [0; 32];
-                        let index = origins.get(index).copied().unwrap_or(index);
-                        return Err(UpdateError::Failed { index, errno });
-                    }
-                    // mprotect stops at a hole and does not say where: each half is tried by itself, down to the page that is not there.
-                    let half = call[2] / 4096 / 2 * 4096;
-                    if half == 0 {
-                        start = index + 1;
-                        continue;
-                    }
-                    let low = [call[0], call[1], half, call[3], 0, 0, 0];
-                    let high = [call[0], call[1] + half, call[2] - half, call[3], 0, 0, 0];
-                    calls.splice(index..=index, [low, high]);
-                    origins.insert(index, origins.get(index).copied().unwrap_or(index));
-                    files.iter_mut().filter(|f| f.0 > index).for_each(|f| f.0 += 1);
-                    start = index;
-                }
+            };
+            calls.push(call);
+            if calls.len() == layout::MAX_BATCH {
+                flush(&mut mapper, &mut calls)?;
             }
         }
+        if calls.is_empty() { Ok(()) } else { flush(&mut mapper, &mut calls) }
     }
 
     /// Runs guest code on the calling thread's virtual CPU `cpu` until it stops. Blocks.

@@ -89,7 +89,7 @@ vmspace_stub_boot:
     jnz 4b
 
     // ---- The mother of an address space. She is never filtered and never runs guest code; once guest code runs beside her in the
-    // same memory she relies on registers and on this page only. Each time she is continued she makes the next runner.
+    // same memory she relies on registers and on this page only. She makes the mapper, and each time she is continued the next runner.
     movabs rdi, {STATE}
     mov esi, {STATE_LEN}
     mov edx, 3
@@ -97,6 +97,14 @@ vmspace_stub_boot:
     mov r8d, {FD_CONTROL}
     mov r9, r14
     mov eax, 9                      // mmap
+    syscall
+    movabs rdi, {ORDERS}
+    mov esi, {ORDERS_LEN}
+    mov edx, 1                      // PROT_READ
+    mov r10d, 0x11
+    mov r8d, {FD_CONTROL}
+    lea r9, [r14 + {STATE_LEN}]
+    mov eax, 9
     syscall
     movabs rdi, {ZYGOTE_PAGE}
     mov esi, 4096
@@ -129,7 +137,7 @@ vmspace_stub_boot:
     syscall
     jmp 7b
 
-    // ---- A runner: takes its area, its alternate stack and its filter, hands the listener over, and reports by a fault.
+    // ---- A task beside her: dies with the owner's thread. The first is the mapper.
 8:  mov edi, 1
     mov esi, 9
     mov eax, 157
@@ -138,9 +146,14 @@ vmspace_stub_boot:
     syscall
     cmp rax, r15
     jne 9f
-    movabs rbp, {STATE}
-    mov rax, rbx
+    test ebx, ebx
+    jz 30f
+
+    // ---- A runner: takes its area, its alternate stack and its filter, hands the listener over, closes everything, and reports by a
+    // fault.
+    lea rax, [rbx - 1]
     shl rax, {AREA_SHIFT}
+    movabs rbp, {STATE}
     add rbp, rax
     lea rax, [rbp + {AREA_STACK}]
     mov [rbp + {AREA_STACK_T}], rax
@@ -150,9 +163,9 @@ vmspace_stub_boot:
     xor esi, esi
     mov eax, 131                    // sigaltstack
     syscall
+    movabs rdx, {RUNNER_FPROG}
     mov edi, 1                      // SECCOMP_SET_MODE_FILTER
     mov esi, 8                      // SECCOMP_FILTER_FLAG_NEW_LISTENER
-    movabs rdx, {FPROG}
     mov eax, 317                    // seccomp
     syscall
     cmp eax, {FD_LISTENER}
@@ -165,7 +178,7 @@ vmspace_stub_boot:
     .globl vmspace_stub_sent
     .hidden vmspace_stub_sent
 vmspace_stub_sent:
-    mov edi, {FD_CONTROL}
+    xor edi, edi
     mov esi, 0xffffffff
     xor edx, edx
     mov eax, 436                    // close_range
@@ -180,6 +193,52 @@ vmspace_stub_closed:
     syscall
     ud2
 
+    // ---- The mapper: changes what the address space shows. Its filter only serves to wait with; it never runs guest code, relies on
+    // registers, on this page and on the orders' pages, which nobody in the address space can write, and gets no signals.
+30: movabs rdx, {MAPPER_FPROG}
+    mov edi, 1
+    mov esi, 8
+    mov eax, 317
+    syscall
+    cmp eax, {FD_LISTENER}
+    jne 9b
+    mov edi, {FD_HAND_OVER}
+    movabs rsi, {MSGHDR}
+    xor edx, edx
+    mov eax, 46
+    syscall
+    mov edi, {FD_CONTROL}
+    mov esi, 0xffffffff
+    xor edx, edx
+    mov eax, 436
+    syscall
+    xor eax, eax
+    xor r13d, r13d
+    // Report the last result and how many are left undone; the answer is how many to do now.
+31: mov rdi, rax
+    mov esi, r13d
+    mov eax, {NR_DONE}
+    syscall
+    movabs r12, {ORDERS}
+    mov r13d, eax
+    xor eax, eax
+    test r13d, r13d
+    jz 31b
+32: mov rax, [r12]
+    mov rdi, [r12 + 8]
+    mov rsi, [r12 + 16]
+    mov rdx, [r12 + 24]
+    mov r10, [r12 + 32]
+    mov r8, [r12 + 40]
+    mov r9, [r12 + 48]
+    syscall
+    cmp rax, -4096
+    ja 31b
+    add r12, {ORDER_LEN}
+    dec r13d
+    jnz 32b
+    jmp 31b
+
     // ---- The handler of every signal that a runner gets. The host has saved all registers in the frame on the alternate stack; the owner
     // reads and changes them there. rdi: signal, rsi: siginfo_t, rdx: ucontext_t.
     .globl vmspace_stub_handler
@@ -192,10 +251,8 @@ vmspace_stub_handler:
     .globl vmspace_stub_trapped
     .hidden vmspace_stub_trapped
 vmspace_stub_trapped:
-    test eax, eax
-    jnz 21f
     // Go on with the guest: the frame holds FS and GS base in words that the host leaves alone.
-20: mov rax, [rdx + {UC_SPARE}]
+    mov rax, [rdx + {UC_SPARE}]
     wrfsbase rax
     mov rax, [rdx + {UC_SPARE} + 8]
     wrgsbase rax
@@ -207,40 +264,6 @@ vmspace_stub_trapped:
 vmspace_stub_returned:
     ud2
 
-    // Do eax orders. The owner checks every one against what it ordered before the host may do it.
-21: mov r15, rdx
-    mov rbp, rsp
-    and rbp, -{AREA_LEN}
-22: mov r13d, eax
-    lea r12, [rbp + {AREA_OPS}]
-23: mov rax, [r12]
-    mov rdi, [r12 + 8]
-    mov rsi, [r12 + 16]
-    mov rdx, [r12 + 24]
-    mov r10, [r12 + 32]
-    mov r8, [r12 + 40]
-    mov r9, [r12 + 48]
-    syscall
-    .globl vmspace_stub_ordered
-    .hidden vmspace_stub_ordered
-vmspace_stub_ordered:
-    cmp rax, -4096
-    ja 24f
-    add r12, {OP_LEN}
-    dec r13d
-    jnz 23b
-24: mov rdi, rax
-    mov esi, r13d
-    mov eax, {NR_DONE}
-    syscall
-    .globl vmspace_stub_done
-    .hidden vmspace_stub_done
-vmspace_stub_done:
-    test eax, eax
-    jnz 22b
-    mov rdx, r15
-    jmp 20b
-
     .globl vmspace_stub_end
     .hidden vmspace_stub_end
 vmspace_stub_end:
@@ -249,18 +272,19 @@ vmspace_stub_end:
     TEXT = const layout::TEXT,
     ZYGOTE_PAGE = const layout::ZYGOTE_PAGE,
     STATE = const layout::STATE,
-    STATE_LEN = const layout::AREA_LEN * layout::MAX_RUNNERS as u64,
+    STATE_LEN = const layout::STATE_LEN,
+    ORDERS = const layout::ORDERS,
+    ORDERS_LEN = const layout::ORDERS_LEN,
+    ORDER_LEN = const layout::ORDER_LEN,
     AREA_SHIFT = const layout::AREA_SHIFT,
-    AREA_LEN = const layout::AREA_LEN,
-    AREA_OPS = const layout::AREA_OPS,
     AREA_STACK = const layout::AREA_STACK,
     AREA_STACK_T = const layout::AREA_STACK_T,
     STACK_LEN = const layout::AREA_LEN - layout::AREA_STACK,
-    OP_LEN = const layout::OP_LEN,
     UC_SPARE = const layout::uc::SPARE,
     NR_TRAP = const nr::TRAP,
     NR_DONE = const nr::DONE,
-    FPROG = const layout::TEXT + data::FPROG,
+    RUNNER_FPROG = const layout::TEXT + data::RUNNER_FPROG,
+    MAPPER_FPROG = const layout::TEXT + data::MAPPER_FPROG,
     MSGHDR = const layout::TEXT + data::MSGHDR,
     FD_PROGRAM = const fd::LISTENER,
     FD_CONTROL = const fd::CONTROL,
@@ -273,7 +297,7 @@ vmspace_stub_end:
 pub mod data {
     use crate::layout::TEXT_DATA;
     /// `struct sock_fprog` of the runners' filter.
-    pub const FPROG: u64 = TEXT_DATA;
+    pub const RUNNER_FPROG: u64 = TEXT_DATA;
     /// `struct msghdr` with the listener.
     pub const MSGHDR: u64 = TEXT_DATA + 0x10;
     /// Its `struct iovec`.
@@ -284,8 +308,12 @@ pub mod data {
     pub const SIGACTION: u64 = TEXT_DATA + 0x80;
     /// `struct rlimit` of zeros.
     pub const RLIMIT: u64 = TEXT_DATA + 0xa0;
-    /// The filter's instructions.
-    pub const FILTER: u64 = TEXT_DATA + 0x100;
+    /// `struct sock_fprog` of the mappers' filter.
+    pub const MAPPER_FPROG: u64 = TEXT_DATA + 0xb0;
+    /// The mappers' filter.
+    pub const MAPPER_FILTER: u64 = TEXT_DATA + 0xc0;
+    /// The runners' filter.
+    pub const RUNNER_FILTER: u64 = TEXT_DATA + 0x100;
 }
 
 unsafe extern "C" {
@@ -296,8 +324,6 @@ unsafe extern "C" {
     static vmspace_stub_handler: u8;
     static vmspace_stub_trapped: u8;
     static vmspace_stub_returned: u8;
-    static vmspace_stub_ordered: u8;
-    static vmspace_stub_done: u8;
     static vmspace_stub_end: u8;
 }
 
@@ -310,10 +336,6 @@ pub struct Addresses {
     pub trapped: u64,
     /// `rt_sigreturn`.
     pub returned: u64,
-    /// A call by order.
-    pub ordered: u64,
-    /// The call that ends a batch.
-    pub done: u64,
     /// The `sendmsg` of a new runner.
     pub sent: u64,
     /// The `close_range` of a new runner.
@@ -332,8 +354,6 @@ impl Addresses {
             handler: at(&raw const vmspace_stub_handler),
             trapped: at(&raw const vmspace_stub_trapped),
             returned: at(&raw const vmspace_stub_returned),
-            ordered: at(&raw const vmspace_stub_ordered),
-            done: at(&raw const vmspace_stub_done),
             sent: at(&raw const vmspace_stub_sent),
             closed: at(&raw const vmspace_stub_closed),
         }
@@ -358,9 +378,11 @@ pub fn text_page() -> Vec<u8> {
         page[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
     };
     let addresses = Addresses::get();
-    let filter = filter::program(&addresses);
-    put(data::FPROG, &[filter.len() as u64, layout::TEXT + data::FILTER]);
-    put(data::FILTER, &filter);
+    let (mapper, runner) = (filter::mapper(), filter::runner(&addresses));
+    put(data::MAPPER_FPROG, &[mapper.len() as u64, layout::TEXT + data::MAPPER_FILTER]);
+    put(data::MAPPER_FILTER, &mapper);
+    put(data::RUNNER_FPROG, &[runner.len() as u64, layout::TEXT + data::RUNNER_FILTER]);
+    put(data::RUNNER_FILTER, &runner);
     // msghdr: no name, one iovec, one control message.
     put(data::MSGHDR, &[0, 0, layout::TEXT + data::IOVEC, 1, layout::TEXT + data::CMSG, 24, 0]);
     put(data::IOVEC, &[layout::TEXT, 1]);

@@ -44,7 +44,6 @@ const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
 const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
 const NOTIF_ADDFD: libc::c_ulong = 0x4018_2103;
 const NOTIF_SET_FLAGS: libc::c_ulong = 0x4008_2104;
-const FLAG_CONTINUE: u32 = 1;
 const ADDFD_FLAG_SETFD: u32 = 1;
 const FD_SYNC_WAKE_UP: libc::c_ulong = 1;
 
@@ -70,11 +69,6 @@ fn send(listener: BorrowedFd<'_>, answer: &Answer) -> io::Result<()> {
 pub fn answer(listener: BorrowedFd<'_>, id: u64, value: u64) -> io::Result<()> {
     // The host takes errors in a field of their own, but a "value" that looks like one is passed through as it is.
     send(listener, &Answer { id, val: value as i64, error: 0, flags: 0 })
-}
-
-/// Has the host do the call.
-pub fn let_go_on(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
-    send(listener, &Answer { id, val: 0, error: 0, flags: FLAG_CONTINUE })
 }
 
 /// Puts a descriptor into the caller's table under this number.

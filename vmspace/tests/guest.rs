@@ -273,3 +273,147 @@ fn a_context_outlives_the_space_that_holds_its_registers() {
     let next = rig.space(SYSCALL_LOOP);
     assert!(matches!(next.run(0, &mut context), Exit::Syscall { nr: 39, .. }));
 }
+
+fn map(at: u64, prot: i32, offset: u64) -> Op<'static> {
+    Op::MapRam { at, len: 4096, prot, offset, populate: false }
+}
+
+#[test]
+fn long_batches_and_many_files_at_once() {
+    use std::os::fd::AsFd;
+    let rig = Rig::new();
+    // mov rbx, [rdi] ; mov eax, 1 ; syscall
+    let space = rig.space(&[0x48, 0x8b, 0x1f, 0xb8, 1, 0, 0, 0, 0x0f, 0x05]);
+    const COUNT: u64 = 1500;
+    let files: Vec<File> = (0..100u64)
+        .map(|i| {
+            // SAFETY: the name is a C string and the descriptor is new.
+            let fd = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"f".as_ptr(), libc::MFD_CLOEXEC)) };
+            let file = File::from(fd);
+            file.write_all_at(&(i * 3 + 1).to_le_bytes(), 0).unwrap();
+            file
+        })
+        .collect();
+    // Every other page RAM, the others a hundred files, so that none joins its neighbour.
+    let at = |i: u64| 0x1000_0000 + i * 4096;
+    let ops: Vec<Op<'_>> = (0..COUNT)
+        .map(|i| match i % 2 {
+            0 => map(at(i), RW, 0x20000),
+            _ => {
+                let file = (i % 100) as usize;
+                let (prot, key) = (libc::PROT_READ, i % 100);
+                Op::MapFile {
+                    at: at(i),
+                    len: 4096,
+                    prot,
+                    file: files[file].as_fd(),
+                    key,
+                    offset: 0,
+                    shared: i % 3 == 0,
+                }
+            }
+        })
+        .collect();
+    space.update(3, &ops).unwrap();
+    rig.ram.write_all_at(&77u64.to_le_bytes(), 0x20000).unwrap();
+    for i in [0, 1, 63, 64, 584, 585, 999, 1170, COUNT - 1] {
+        let mut context = start(CODE);
+        context.regs().rdi = at(i);
+        assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 1, .. }));
+        let expected = if i % 2 == 0 { 77 } else { i % 100 * 3 + 1 };
+        assert_eq!(context.regs().rbx, expected, "page {i}");
+    }
+}
+
+#[test]
+fn a_failed_change_says_which_and_those_before_it_are_done() {
+    let rig = Rig::new();
+    let space = rig.space(SYSCALL_LOOP);
+    let protect = |at, len| Op::Protect { at, len, prot: libc::PROT_READ };
+    let hole = [map(0x60_0000, RW, 0), protect(0x60_0000, 8192), map(0x60_1000, RW, 0)];
+    let failed = vmspace::UpdateError::Failed { index: 1, errno: libc::ENOMEM };
+    assert_eq!(space.update(0, &hole), Err(failed));
+    assert_eq!(space.update(0, &[protect(0x60_0000, 4096)]), Ok(()));
+    let failed = vmspace::UpdateError::Failed { index: 0, errno: libc::ENOMEM };
+    assert_eq!(space.update(0, &[protect(0x60_1000, 4096)]), Err(failed));
+}
+
+#[test]
+fn the_stub_can_not_be_mapped_over() {
+    let rig = Rig::new();
+    let space = rig.space(SYSCALL_LOOP);
+    let end = rig.engine.user_limit();
+    assert_eq!(space.update(0, &[map(end - 4096, RW, 0)]), Ok(()));
+    assert!(matches!(space.update(0, &[map(end, RW, 0)]), Err(vmspace::UpdateError::Dead(_))));
+}
+
+/// What guest code can read of the stub's code, found by having guest code read it.
+fn text_page(rig: &Rig) -> Vec<u8> {
+    // rep movsb ; mov eax, 1 ; syscall
+    let space = rig.space(&[0xf3, 0xa4, 0xb8, 1, 0, 0, 0, 0x0f, 0x05]);
+    let mut context = start(CODE);
+    let regs = context.regs();
+    (regs.rsi, regs.rdi, regs.rcx) = (rig.engine.user_limit(), DATA, 4096);
+    assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 1, .. }));
+    let mut page = vec![0; 4096];
+    rig.ram.read_exact_at(&mut page, 0x10000).unwrap();
+    page
+}
+
+#[test]
+fn who_blocks_the_kick_by_a_forged_frame_loses_the_space() {
+    let rig = Rig::new();
+    // mov eax, 15 ; syscall
+    let returning = [0xb8, 15, 0, 0, 0, 0x0f, 0x05];
+    let at = text_page(&rig).windows(7).position(|w| w == returning).expect("the stub returns from signals");
+    // Spins from a `ucontext_t` on the data page that blocks all signals.
+    let space = Arc::new(rig.space(&[0xeb, 0xfe]));
+    let mut frame = [0u8; 304];
+    let mut put = |offset: usize, word: u64| frame[offset..offset + 8].copy_from_slice(&word.to_le_bytes());
+    put(40 + 15 * 8, DATA + 0x800);
+    put(40 + 16 * 8, CODE);
+    put(40 + 17 * 8, 0x202);
+    put(40 + 18 * 8, 0x2b << 48 | 0x33);
+    put(296, !0);
+    rig.ram.write_all_at(&frame, 0x10000).unwrap();
+    let mut context = start(rig.engine.user_limit() + at as u64);
+    context.regs().rsp = DATA;
+    let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let kicker = std::thread::spawn({
+        let (space, ended) = (space.clone(), ended.clone());
+        move || {
+            while !ended.load(std::sync::atomic::Ordering::SeqCst) {
+                space.kick(0);
+                std::thread::yield_now();
+            }
+        }
+    });
+    // The kicks before it has forged the frame are answered; one after that is not.
+    let exit = loop {
+        match space.run(0, &mut context) {
+            Exit::Interrupted => {}
+            exit => break exit,
+        }
+    };
+    ended.store(true, std::sync::atomic::Ordering::SeqCst);
+    kicker.join().unwrap();
+    assert!(matches!(exit, Exit::Dead(_)), "{exit:?}");
+    let other = rig.space(SYSCALL_LOOP);
+    assert!(matches!(other.run(0, &mut start(CODE)), Exit::Syscall { nr: 39, .. }));
+}
+
+#[test]
+fn guest_code_can_read_the_mappers_orders_but_not_write_them() {
+    let rig = Rig::new();
+    // Both the text and the orders: a store faults.
+    let orders = 0x7fff_ff00_0000 + 0x20_0000 + 64 * 0x4000;
+    for at in [rig.engine.user_limit(), orders] {
+        // mov rbx, [rdi] ; mov [rdi], rax
+        let space = rig.space(&[0x48, 0x8b, 0x1f, 0x48, 0x89, 0x07]);
+        let mut context = start(CODE);
+        context.regs().rdi = at;
+        let exit = space.run(0, &mut context);
+        let Exit::Fault { trapno: 14, error, addr, .. } = exit else { panic!("{exit:?}") };
+        assert_eq!((addr, error & 2, context.regs().rip), (at, 2, CODE + 3));
+    }
+}

@@ -320,6 +320,8 @@ impl Inner {
                 MockOp::Unmap(at, len)
             }
             MapOp::Protect { at, len, prot } => {
+                let shown = self.pages.range(at.0..end).count() as u64;
+                assert_eq!(shown, len / PAGE_SIZE, "a change of rights over a hole at {at:?}+{len:#x}");
                 for (_, (old, _)) in self.pages.range_mut(at.0..end) {
                     *old = prot;
                 }

@@ -1,0 +1,106 @@
+//! Mappers: the host tasks that change what address spaces show, one for each.
+//!
+//! A mapper shares the memory of the runners but never runs guest code. It takes its orders from pages that nobody in the address space can write, does
+//! them one after the other, and waits for more in a notification of its own, which carries the last result in registers. So a batch costs one
+//! hand-over, whatever its length, and there is nothing in it that guest code could change.
+
+use crate::area::Area;
+use crate::layout::{self, fd, nr};
+use crate::runner::{Fatal, KILLED, receive};
+use crate::sys;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// Number of host files that a mapper keeps open for mapping them again.
+const FILE_SLOTS: usize = u32::BITS as usize;
+/// Where the orders are in the address space's control memory.
+const ORDERS_OFFSET: usize = layout::STATE_LEN as usize;
+
+/// A call to make: number and arguments.
+pub(crate) type Call = [u64; 7];
+
+/// A host task that makes calls for the owner.
+pub(crate) struct Mapper {
+    pub pid: i32,
+    listener: OwnedFd,
+    area: Arc<Area>,
+    /// The notification that it waits in.
+    waiting: u64,
+    /// Keys of the files behind descriptors from `fd::FILES` on; 0 is none.
+    files: [u64; FILE_SLOTS],
+    next_file: usize,
+    /// Which of them the next batch uses.
+    in_batch: u32,
+    /// The virtual CPU whose host CPUs it has.
+    cpu: usize,
+}
+
+impl Mapper {
+    /// Takes over a new mapper: waits for its first report.
+    pub(crate) fn adopt(listener: OwnedFd, area: Arc<Area>) -> io::Result<Mapper> {
+        let first = sys::receive(listener.as_fd())?;
+        sys::set_sync_wake_up(listener.as_fd());
+        if first.nr as u64 != nr::DONE {
+            return Err(io::Error::other("a new mapper misbehaved"));
+        }
+        Ok(Mapper {
+            pid: first.pid as i32,
+            listener,
+            area,
+            waiting: first.id,
+            files: [0; FILE_SLOTS],
+            next_file: 0,
+            in_batch: 0,
+            cpu: usize::MAX,
+        })
+    }
+
+    /// Has it run where the calling thread, which is virtual CPU `cpu`, runs.
+    pub(crate) fn follow(&mut self, cpu: usize) {
+        if self.cpu != cpu {
+            sys::share_cpus(self.pid);
+            self.cpu = cpu;
+        }
+    }
+
+    /// The descriptor number for a host file in the next batch; `None` when that batch has no room for another file.
+    pub(crate) fn install(&mut self, file: BorrowedFd<'_>, key: u64) -> Result<Option<u64>, Fatal> {
+        let known = self.files.iter().position(|&k| k == key && key != 0);
+        let slot = match known {
+            Some(slot) => slot,
+            None => {
+                let free = |slot: &usize| self.in_batch & 1 << slot == 0;
+                let order = (0..FILE_SLOTS).map(|i| (self.next_file + i) % FILE_SLOTS);
+                let Some(slot) = order.clone().find(free) else { return Ok(None) };
+                self.next_file = (slot + 1) % FILE_SLOTS;
+                self.files[slot] = 0;
+                sys::add_fd(self.listener.as_fd(), self.waiting, file, fd::FILES + slot as i32)
+                    .map_err(|e| format!("can't pass a file: {e}"))?;
+                self.files[slot] = key;
+                slot
+            }
+        };
+        self.in_batch |= 1 << slot;
+        Ok(Some(fd::FILES as u64 + slot as u64))
+    }
+
+    /// Makes at most [`layout::MAX_BATCH`] calls in the address space. Stops at the first that fails; its position and errno. Blocks for their time.
+    pub(crate) fn make(&mut self, calls: &[Call]) -> Result<Result<(), (usize, i32)>, Fatal> {
+        self.in_batch = 0;
+        let words = calls.iter().flatten();
+        for (word, offset) in
+            words.zip((ORDERS_OFFSET..ORDERS_OFFSET + layout::ORDERS_LEN as usize).step_by(8))
+        {
+            self.area.store(offset, *word);
+        }
+        sys::answer(self.listener.as_fd(), self.waiting, calls.len() as u64)
+            .map_err(|_| Fatal::from(KILLED))?;
+        let done = receive(self.listener.as_fd(), self.pid)?;
+        self.waiting = done.id;
+        match (done.args[1] as usize).min(calls.len()) {
+            0 => Ok(Ok(())),
+            left => Ok(Err((calls.len() - left, -(done.args[0] as i64) as i32))),
+        }
+    }
+}
