@@ -20,6 +20,16 @@ pub enum PidTarget {
     Thread(Arc<Task>),
 }
 
+impl PidTarget {
+    /// The process, or that of the thread.
+    pub fn process(&self) -> &Arc<Process> {
+        match self {
+            PidTarget::Process(process) => process,
+            PidTarget::Thread(task) => &task.process,
+        }
+    }
+}
+
 /// A pidfd. Readable when its target has ended; hung up when it was reaped, too.
 pub struct PidFd {
     target: PidTarget,
@@ -33,10 +43,7 @@ impl PidFd {
 
     /// The process, or that of the thread.
     pub fn process(&self) -> &Arc<Process> {
-        match &self.target {
-            PidTarget::Process(process) => process,
-            PidTarget::Thread(task) => &task.process,
-        }
+        self.target.process()
     }
 
     /// Whether the target has ended, and whether nothing is left of it.

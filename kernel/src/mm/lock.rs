@@ -46,7 +46,9 @@ impl Mm {
     /// Fills locked areas of a range, with the errors that POSIX has `mlock` give.
     fn fill_areas(&self, cx: &Cx, inner: &mut super::inner::Inner, start: u64, end: u64) -> Result<()> {
         let mut at = start;
-        while let Some(vma) = inner.areas.find_from(at).filter(|v| v.start < end) {
+        while at < end
+            && let Some(vma) = inner.areas.find_from(at).filter(|v| v.start < end)
+        {
             let (from, to) = (vma.start.max(at), vma.end.min(end));
             let write = vma.can_write() && !vma.is_shared();
             if vma.flags.contains(VmaFlags::LOCKED) {

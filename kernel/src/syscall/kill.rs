@@ -18,7 +18,9 @@ pub(super) fn may_signal(cx: &Cx, process: &Arc<Process>, signo: i32) -> bool {
     let Some(target) = leader else { return false };
     let (mine, theirs) = (cx.task.creds(), target.creds());
     let same = [mine.euid, mine.uid].iter().any(|&u| u == theirs.suid || u == theirs.uid);
-    let same_session = || cx.process().session.lock().id == process.session.lock().id;
+    // One lock at a time: the other one may ask the same about us.
+    let session = |of: &Process| of.session.lock().id;
+    let same_session = || session(cx.process()) == session(process);
     same || mine.has(Cap::Kill) || (signo == sig::CONT && same_session())
 }
 

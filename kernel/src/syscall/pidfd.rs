@@ -2,6 +2,7 @@
 
 use super::kill::may_signal;
 use crate::error::{Result, err};
+use crate::fs::procfs::process_of_dir;
 use crate::fs::{Fd, OpenFlags};
 use crate::ipc::{PidFd, PidTarget, pidfd_for};
 use crate::signal::{SigInfo, code, group, send_to_task, sig};
@@ -53,9 +54,15 @@ pub(super) fn pidfd_send_signal(
         return err(Errno::EINVAL);
     }
     let of = cx.file(fd)?;
-    let pidfd = of.downcast::<PidFd>().ok_or(Errno::EBADF)?;
-    let process = pidfd.process();
-    let scope = match (flags, pidfd.target()) {
+    // A descriptor of `/proc/PID` stands for the process, too.
+    let dir = match of.downcast::<PidFd>() {
+        Some(_) => None,
+        None => Some(PidTarget::Process(process_of_dir(&of).ok_or(Errno::EBADF)??)),
+    };
+    let pidfd = of.downcast::<PidFd>();
+    let target = dir.as_ref().or(pidfd.map(PidFd::target)).ok_or(Errno::EBADF)?;
+    let process = target.process();
+    let scope = match (flags, target) {
         (1, PidTarget::Process(p)) => Scope::Thread(p.leader.lock().clone().ok_or(Errno::ESRCH)?),
         (0 | 1, PidTarget::Thread(task)) => Scope::Thread(task.clone()),
         (4, _) => Scope::Group(process.clone()),
@@ -78,7 +85,7 @@ pub(super) fn pidfd_send_signal(
         }
         None => SigInfo::user(signo, code::USER, cx.process().pid, cx.task.creds().uid),
     };
-    if pidfd.id() < 0 {
+    if pidfd.is_some_and(|pidfd| pidfd.id() < 0) {
         return err(Errno::ESRCH);
     }
     if !may_signal(cx, process, signo) {

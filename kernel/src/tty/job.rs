@@ -67,7 +67,8 @@ fn acquire(cx: &Cx, terminal: &Arc<Terminal>) {
 pub(super) fn acquire_on_open(cx: &Cx, terminal: &Arc<Terminal>) {
     let session = cx.process().session.lock().clone();
     let leader = session.id == cx.process().pid;
-    if leader && session.tty.lock().is_none() && terminal.state.lock().session.upgrade().is_none() {
+    let has_terminal = session.tty.lock().is_some();
+    if leader && !has_terminal && terminal.state.lock().session.upgrade().is_none() {
         acquire(cx, terminal);
     }
 }

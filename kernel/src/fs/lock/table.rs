@@ -35,8 +35,18 @@ impl FileLocks {
 #[derive(Default)]
 struct Inner {
     files: BTreeMap<FileKey, FileLocks>,
-    /// Tasks that wait for a process's record lock: their process, and whom they wait for.
-    waiting: BTreeMap<i32, (i32, i32)>,
+    /// Tasks, by their ids, that wait for a process's record lock.
+    waiting: BTreeMap<i32, Waiting>,
+}
+
+/// Whom a task waits for. It goes when a lock on the file is released: the task wakes up, and says again whom it waits for then. An entry that
+/// outlived its reason would let [`LockTable::would_deadlock`] see circles that are none.
+struct Waiting {
+    file: FileKey,
+    /// The process of the task.
+    process: i32,
+    /// The process that has the lock.
+    holder: i32,
 }
 
 /// All locks of a kernel.
@@ -122,6 +132,9 @@ impl LockTable {
             if file.unused() {
                 inner.files.remove(&key);
             }
+            if freed {
+                inner.waiting.retain(|_, waiting| waiting.file != key);
+            }
             queue
         };
         if let Some(queue) = queue {
@@ -185,7 +198,11 @@ impl LockTable {
             file.ranges.insert(lock);
             self.recount(before, file.ranges.len());
             // An exclusive lock of its owner may have become a shared one.
-            (lock.kind == LockKind::Shared && file.users > 1).then(|| file.queue.clone())
+            let queue = (lock.kind == LockKind::Shared && file.users > 1).then(|| file.queue.clone());
+            if queue.is_some() {
+                inner.waiting.retain(|_, waiting| waiting.file != key);
+            }
+            queue
         };
         if let Some(queue) = queue {
             queue.wake_all(PollEvents::empty());
@@ -224,18 +241,16 @@ impl LockTable {
         let mut at = 0;
         while let Some(&process) = seen.get(at) {
             at += 1;
-            for &(waiter, target) in inner.waiting.values() {
-                if waiter == process {
-                    if target == me {
-                        return true;
-                    }
-                    if !seen.contains(&target) {
-                        seen.push(target);
-                    }
+            for waiting in inner.waiting.values().filter(|w| w.process == process) {
+                if waiting.holder == me {
+                    return true;
+                }
+                if !seen.contains(&waiting.holder) {
+                    seen.push(waiting.holder);
                 }
             }
         }
-        inner.waiting.insert(tid, (me, holder));
+        inner.waiting.insert(tid, Waiting { file: key, process: me, holder });
         false
     }
 

@@ -115,3 +115,20 @@ fn a_circle_of_waiters_is_a_deadlock() {
     table.stop_waiting(1);
     assert!(!table.would_deadlock(x, all(2), 2));
 }
+
+#[test]
+fn who_was_woken_waits_for_nobody() {
+    let table = LockTable::new();
+    let x = (1, 1);
+    let at = |owner, start| lock(owner, start, start, LockKind::Exclusive);
+    table.try_range(x, at(1, 0)).unwrap();
+    table.try_range(x, at(2, 1)).unwrap();
+    assert!(!table.would_deadlock(x, at(1, 1), 1), "1 waits for 2");
+    table.unlock_range(x, Owner::Process(2), Range::ALL);
+    // 1 is awake, but has not run yet; 2 comes back and wants what 1 has.
+    assert!(table.try_range(x, at(2, 0)).is_none());
+    assert!(!table.would_deadlock(x, at(2, 0), 2));
+    assert!(table.try_range(x, at(1, 1)).is_some());
+    table.unlock_range(x, Owner::Process(1), Range::ALL);
+    assert!(table.try_range(x, at(2, 0)).is_some());
+}

@@ -25,7 +25,7 @@ mod table;
 mod tests;
 mod texts;
 
-pub use process::Target;
+pub use process::{Target, process_of_dir};
 
 use crate::Kernel;
 use crate::error::Result;

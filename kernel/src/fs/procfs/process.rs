@@ -3,7 +3,8 @@
 use super::table::{self, Kind, Scope};
 use crate::error::{Result, err};
 use crate::fs::pseudo::{
-    Content, DirSource, Entry, LinkTarget, Meta, Out, Owner, PROC_DEV, PseudoDir, PseudoFile, PseudoLink,
+    Content, DirSource, Entry, LinkTarget, Meta, OpenDir, Out, Owner, PROC_DEV, PseudoDir, PseudoFile,
+    PseudoLink,
 };
 use crate::fs::{Inode, OpenFile, OpenFlags, Path, walk};
 use crate::mm::Mm;
@@ -15,6 +16,7 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::any::Any;
 use core::sync::atomic::Ordering;
 
 /// The process or thread that a directory is about. It may end at any time: then everything says `ESRCH`.
@@ -198,8 +200,17 @@ fn dir_of(cx: &Cx, target: Arc<Target>, _made: Timespec) -> Arc<dyn Inode> {
     let meta = Meta::new(PROC_DEV, target.ino(0), FileType::Directory, 0o555, now(cx))
         .owned(Arc::new(DirOwner(target.clone())))
         .about(target.instance());
-    PseudoDir::new(meta, Arc::new(TableDir { target, entries: table::ROOT, base: 1 }))
+    PseudoDir::new(meta, Arc::new(TableDir { target, entries: table::ROOT, base: ROOT_SLOT }))
 }
+
+/// The process whose `/proc/PID` is open, `None` for any other file; `ESRCH` when it was reaped.
+pub fn process_of_dir(of: &OpenFile) -> Option<Result<Arc<Process>>> {
+    let subject = of.downcast::<OpenDir>()?.subject()?;
+    Some(subject.downcast_ref::<Arc<Target>>()?.process())
+}
+
+/// Slot of the first entry of a process's directory; the tables below it start higher.
+const ROOT_SLOT: u64 = 1;
 
 /// A directory whose entries are a table.
 struct TableDir {
@@ -247,6 +258,10 @@ impl DirSource for TableDir {
             }
         }
         Ok(())
+    }
+
+    fn subject(&self) -> Option<&dyn Any> {
+        (self.base == ROOT_SLOT && self.target.whole).then_some(&self.target as &dyn Any)
     }
 
     fn nlink(&self) -> Option<u64> {

@@ -34,6 +34,10 @@ pub trait DirSource: Send + Sync {
     fn nlink(&self) -> Option<u64> {
         None
     }
+    /// What the directory is about, for calls that take a descriptor of it for that.
+    fn subject(&self) -> Option<&dyn Any> {
+        None
+    }
     /// Checks at `open(2)`, beyond the permission bits.
     fn check_open(&self, _cx: &Cx) -> Result<()> {
         Ok(())
@@ -87,8 +91,16 @@ impl Inode for PseudoDir {
     }
 }
 
-struct OpenDir {
+/// An open generated directory.
+pub struct OpenDir {
     source: Arc<dyn DirSource>,
+}
+
+impl OpenDir {
+    /// [`DirSource::subject`].
+    pub fn subject(&self) -> Option<&dyn Any> {
+        self.source.subject()
+    }
 }
 
 /// Positions: 0 is `.`, 1 is `..`, and an entry's is its key plus this.

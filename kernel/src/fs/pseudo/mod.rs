@@ -15,7 +15,7 @@ mod super_block;
 mod text;
 mod tree;
 
-pub use dir::{DirSource, Entry, PseudoDir};
+pub use dir::{DirSource, Entry, OpenDir, PseudoDir};
 pub use link::{LinkTarget, PseudoLink};
 pub use meta::{Meta, Owner};
 pub use out::Out;

@@ -292,6 +292,10 @@ fn mlock_and_its_limit() -> R {
     sc!(SYS_munlock, p, PAGE)?;
     sc!(SYS_mlock2, p, PAGE, MLOCK_ONFAULT)?;
     errno_is!(sc!(SYS_mlock2, p, PAGE, 0x10), EINVAL);
+    // Parts of what is locked already.
+    sc!(SYS_mlock, p, 4 * PAGE)?;
+    sc!(SYS_mlock, at(p, PAGE), PAGE)?;
+    sc!(SYS_mlock2, p, PAGE, MLOCK_ONFAULT)?;
     sc!(SYS_munlockall)?;
     errno_is!(sc!(SYS_mlockall, 0), EINVAL);
     munmap(at(p, 2 * PAGE), PAGE)?;

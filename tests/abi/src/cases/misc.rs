@@ -233,6 +233,24 @@ fn a_fresh_process_has_the_three_descriptors() -> R {
     Ok(())
 }
 
+fn kcmp_of_a_process_with_itself() -> R {
+    let me = getpid();
+    for kind in 0..7 {
+        eq!(sc!(SYS_kcmp, me, me, kind, 0, 0)?, 0);
+    }
+    that!(sc!(SYS_kcmp, me, me, 0, 0, 99).is_err());
+    errno_is!(sc!(SYS_kcmp, me, me, 8, 0, 0), EINVAL);
+    Ok(())
+}
+
+fn reboot_looks_at_its_magic_numbers() -> R {
+    errno_is!(sc!(SYS_reboot, 1, 2, 3, 0), EINVAL | EPERM);
+    if root() {
+        errno_is!(sc!(SYS_reboot, 0xfee1_deadu32, 2, 3, 0), EINVAL);
+    }
+    Ok(())
+}
+
 fn kcmp_and_bpf_and_friends_answer_something() -> R {
     // Privileged or rare calls: any errno is honest, success as well; the kernel survives.
     let nrs = [
@@ -350,6 +368,7 @@ cases!("misc":
     numbers_without_a_call_are_enosys, calls_on_closed_descriptors_are_ebadf,
     pointers_to_nowhere_are_efault, wait_with_a_bad_pointer_still_reaps, registers_of_a_system_call,
     flags_survive_a_system_call, high_bits_of_int_arguments_are_ignored,
-    a_fresh_process_has_the_three_descriptors, kcmp_and_bpf_and_friends_answer_something,
+    a_fresh_process_has_the_three_descriptors, kcmp_of_a_process_with_itself,
+    reboot_looks_at_its_magic_numbers, kcmp_and_bpf_and_friends_answer_something,
     random_arguments_break_nothing,
 );

@@ -157,6 +157,20 @@ fn pidfd_signals_and_readiness() -> R {
     Ok(())
 }
 
+fn a_directory_of_proc_is_a_pidfd_for_signals() -> R {
+    let c = child(block)?;
+    let path = std::ffi::CString::new(format!("/proc/{}", c.pid)).unwrap_or_default();
+    let fd = open(&path, O_RDONLY | O_DIRECTORY, 0)?;
+    let task = std::ffi::CString::new(format!("/proc/{}/task", c.pid)).unwrap_or_default();
+    errno_is!(sc!(SYS_pidfd_send_signal, open(&task, O_RDONLY, 0)?, 0, 0, 0), EBADF);
+    errno_is!(sc!(SYS_pidfd_send_signal, open(c"/proc", O_RDONLY, 0)?, 0, 0, 0), EBADF);
+    sc!(SYS_pidfd_send_signal, fd, 0, 0, 0)?;
+    sc!(SYS_pidfd_send_signal, fd, SIGKILL, 0, 0)?;
+    eq!(c.wait()?, Status::Killed(SIGKILL));
+    errno_is!(sc!(SYS_pidfd_send_signal, fd, 0, 0, 0), ESRCH);
+    Ok(())
+}
+
 fn stopped_and_continued_children() -> R {
     let c = child(block)?;
     c.kill(SIGSTOP)?;
@@ -387,7 +401,7 @@ cases!("process":
     fork_returns_twice, exit_codes_keep_eight_bits, killed_children_tell_the_signal,
     memory_is_copied_at_fork, wait_without_children_is_echild, wait_nohang_says_zero_while_it_runs,
     wait_selects_by_pid_and_group, waitid_tells_exits_and_kills, waitid_nowait_leaves_the_zombie,
-    waitid_nohang_gives_a_zero_pid, waitid_of_a_pidfd, pidfd_signals_and_readiness,
+    waitid_nohang_gives_a_zero_pid, waitid_of_a_pidfd, pidfd_signals_and_readiness, a_directory_of_proc_is_a_pidfd_for_signals,
     stopped_and_continued_children, kill_ends_a_stopped_process, wait_returns_every_child_once,
     wait_blocks_until_the_child_ends, wait_reports_usage, orphans_go_to_the_nearest_subreaper,
     the_subreaper_attribute_is_not_inherited, parent_death_signal, sigchld_ignored_means_no_zombies,
