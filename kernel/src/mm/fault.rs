@@ -432,14 +432,14 @@ impl Mm {
     }
 
     /// The frame, and whether it may be shown writable, unless it is shown like that already.
-    fn wants_showing(&self, vma: &Vma, pte: Pte) -> Option<(Pfn, bool)> {
+    pub(super) fn wants_showing(&self, vma: &Vma, pte: Pte) -> Option<(Pfn, bool)> {
         let pfn = pte.pfn()?;
         let writable = vma.can_write() && (vma.is_shared() || self.frames.count(pfn) == 1);
         (!pte.mapped() || (writable && !pte.writable())).then_some((pfn, writable))
     }
 
     /// Has the machine show a host file in an area and in the areas beside it that show the same file.
-    fn show_file(&self, inner: &mut Inner, start: u64, batch: &mut Batch) {
+    pub(super) fn show_file(&self, inner: &mut Inner, start: u64, batch: &mut Batch) {
         let same = |a: &Vma, b: &Vma| match (&a.object, &b.object) {
             (Object::Host(a), Object::Host(b)) => Arc::ptr_eq(a, b),
             _ => false,

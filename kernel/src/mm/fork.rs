@@ -1,24 +1,41 @@
 //! Copies of address spaces.
+//!
+//! A fault costs as much as a dozen pages copied or a handful of mappings, so the copy is made ready to run: pages that the parent has written since
+//! its last `fork`, if they are few, are copied at once and stay writable on both sides; and what the parent is shown, the child is shown
+//! from the start, in one batch. Everything else is copied on write and shown on demand.
 
-use super::batch::Batch;
+use super::batch::{Batch, What};
+use super::frames::{Fill, Pfn};
+use super::inner::Inner;
 use super::space::Mm;
+use super::table::Pte;
 use super::vma::{Object, VmaFlags};
 use crate::error::Result;
 use crate::task::Cx;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use hal::PAGE_SIZE;
 
+/// Most pages of one area that are copied at once: an area where more are written to is copied on write.
+const COPY_AREA: usize = 16;
+/// Most pages of all areas that are copied at once.
+const COPY_ALL: usize = 64;
+/// No more areas are shown to the child once there are so many changes.
+const SHOW_CHANGES: usize = 48;
+
 impl Mm {
-    /// A copy-on-write copy (`fork`). The copy shows nothing yet: its first faults map windows. Ours loses write access to
-    /// pages that are now shared, by one change for each run of them.
+    /// A copy (`fork`). Ours loses write access to pages that are now shared, by one change for each run of them.
     pub fn fork(&self, cx: &Cx) -> Result<Arc<Mm>> {
         let child = Mm::create(&self.machine, &self.frames)?;
         let mut batch = Batch::default();
-        let mut inner = self.inner.lock();
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
         let mut copy = child.inner.lock();
         copy.mmap_base = inner.mmap_base;
         copy.brk = inner.brk;
-        let inner = &mut *inner;
+        let mut room = if self.frames.available() > 4 * COPY_ALL as u64 { COPY_ALL } else { 0 };
+        // Areas of which the parent is shown something; those that are written to first.
+        let (mut written, mut others) = (Vec::new(), Vec::new());
         for vma in inner.areas.iter() {
             if vma.flags.contains(VmaFlags::DONTFORK) {
                 continue;
@@ -35,22 +52,78 @@ impl Mm {
             if vma.flags.intersects(VmaFlags::SHARED | VmaFlags::WIPEONFORK) {
                 continue;
             }
+            let dirty =
+                inner.table.range(vma.pages()).filter(|(_, pte)| pte.writable()).take(COPY_AREA + 1).count();
+            let at_once = dirty <= COPY_AREA.min(room);
+            room -= if at_once { dirty } else { 0 };
             let prot = vma.host_prot(false);
+            let mut shown = vma.shown;
+            let mut after = None;
             inner.table.update(vma.pages(), |page, pte| {
-                if let Some(pfn) = pte.pfn() {
-                    self.frames.get(pfn);
-                    copy.table.set(page, pte.hidden());
+                let Some(pfn) = pte.pfn() else { return pte };
+                shown |= pte.mapped();
+                // For now the child's entries say what the parent is shown.
+                let entry = |pfn| if pte.mapped() { Pte::new(pfn).shown(false) } else { Pte::new(pfn) };
+                if at_once
+                    && pte.writable()
+                    && let Some(twin) = self.twin(pfn, after)
+                {
+                    after = Some(twin);
+                    copy.table.set(page, entry(twin));
+                    return pte;
                 }
+                self.frames.get(pfn);
+                copy.table.set(page, entry(pfn));
                 // Runs of what the machine shows, with no hole between: see `MapOp::Protect`.
                 if pte.writable() {
                     batch.protect(page * PAGE_SIZE, PAGE_SIZE, prot);
                 }
                 pte.read_only()
             });
+            if shown {
+                if at_once && dirty > 0 { &mut written } else { &mut others }.push((vma.start, vma.shown));
+            }
         }
-        copy.note_resident();
-        drop(copy);
         self.commit(cx.cpu(), inner, &mut batch)?;
+        drop(guard);
+        child.show_copy(&mut copy, written.into_iter().chain(others), &mut batch);
+        copy.note_resident();
+        child.commit(cx.cpu(), &mut copy, &mut batch)?;
+        drop(copy);
         Ok(child)
+    }
+
+    /// Has the machine show the areas that start at these addresses: the file, for those with a `true`, and the pages that the page table
+    /// says are shown.
+    fn show_copy(&self, inner: &mut Inner, areas: impl Iterator<Item = (u64, bool)>, batch: &mut Batch) {
+        for (start, file) in areas {
+            if file && batch.len() < SHOW_CHANGES {
+                self.show_file(inner, start, batch);
+            }
+            let Inner { areas, table, .. } = &mut *inner;
+            let Some(vma) = areas.find(start) else { continue };
+            // Then the file and all pages, by this area or by a neighbour.
+            if vma.shown {
+                continue;
+            }
+            table.update(vma.pages(), |page, pte| {
+                let pte_now = pte.hidden();
+                match self.wants_showing(vma, pte_now) {
+                    Some((pfn, writable)) if !file && pte.mapped() && batch.len() < SHOW_CHANGES => {
+                        let prot = vma.host_prot(writable);
+                        batch.map(page * PAGE_SIZE, PAGE_SIZE, prot, What::Ram(pfn));
+                        pte_now.shown(writable)
+                    }
+                    _ => pte_now,
+                }
+            });
+        }
+    }
+
+    /// A new frame with the same bytes, if there is one; near `after`.
+    fn twin(&self, pfn: Pfn, after: Option<Pfn>) -> Option<Pfn> {
+        let (new, _) = self.frames.alloc_run(1, after, Fill::Anything)?;
+        self.machine.ram().copy(pfn.phys(), new.phys(), PAGE_SIZE);
+        Some(new)
     }
 }

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::task::Cx;
 use crate::testing;
 use abi::Errno;
-use hal::mock::{MockOp, MockSpace};
+use hal::mock::{MockMapping, MockOp, MockSpace};
 use hal::{Fault, PAGE_SIZE, Prot, VirtAddr};
 use std::sync::Arc;
 
@@ -117,7 +117,11 @@ fn fork_copies_on_write_and_gives_write_access_back() {
         space.take_ops();
         let child = mm.fork(cx).unwrap();
         assert_eq!(space.take_ops(), [MockOp::Protect(VirtAddr(at), 64 * PAGE, Prot::READ)]);
-        assert!(MockSpace::of(&**child.space()).mappings().is_empty());
+        let shown = MockSpace::of(&**child.space()).mappings();
+        assert!(
+            matches!(shown[..], [MockMapping { len, prot: Prot::READ, .. }] if len == 64 * PAGE),
+            "{shown:?}"
+        );
 
         assert_eq!(load(cx, &child, at + 5 * PAGE, 1), Ok(std::vec![5]));
         store(cx, &child, at + 5 * PAGE, b"c");
@@ -136,11 +140,36 @@ fn fork_copies_on_write_and_gives_write_access_back() {
 }
 
 #[test]
+fn fork_copies_a_few_written_pages_at_once() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(4 * PAGE)).unwrap().0;
+        store(cx, &mm, at, b"all four come");
+        store(cx, &mm, at + PAGE, b"one");
+        let space = MockSpace::of(&**mm.space());
+        space.take_ops();
+        let child = mm.fork(cx).unwrap();
+        assert!(space.take_ops().is_empty(), "nothing is taken from the parent");
+        let shown = MockSpace::of(&**child.space()).mappings();
+        assert!(matches!(shown[..], [MockMapping { len, prot: RW, .. }] if len == 4 * PAGE), "{shown:?}");
+        let faults = |mm: &Mm| mm.stats().faults;
+        let before = (faults(&mm), faults(&child));
+        store(cx, &mm, at + PAGE, b"two");
+        assert_eq!(load(cx, &child, at + PAGE, 3).unwrap(), b"one");
+        store(cx, &child, at + PAGE, b"six");
+        assert_eq!(load(cx, &mm, at + PAGE, 3).unwrap(), b"two");
+        assert_eq!((faults(&mm), faults(&child)), before);
+    });
+}
+
+#[test]
 fn fork_takes_write_access_on_both_sides_of_a_hole() {
     testing::run(|cx| {
         let mm = new_mm(cx);
         let at = mm.map(cx, anon(64 * PAGE)).unwrap().0;
+        // The second store continues the window of the first.
         store(cx, &mm, at, b"low");
+        store(cx, &mm, at + 8 * PAGE, b"low");
         store(cx, &mm, at + 40 * PAGE, b"high");
         let space = MockSpace::of(&**mm.space());
         space.take_ops();
