@@ -6,6 +6,8 @@ use crate::CpuId;
 pub trait Cpu: Send + Sync {
     /// How many there are; ids are `0..count`.
     fn count(&self) -> usize;
+    /// The virtual CPU that executes the caller; `None` in interrupt context. Any context; never blocks; a few nanoseconds.
+    fn current(&self) -> Option<CpuId>;
     /// Waits on `cpu` until it is interrupted or the monotonic clock reaches `deadline_ns`. An interrupt that came
     /// since the last return makes it return at once, so none is lost. Virtual CPU context; blocks; takes no
     /// CPU time meanwhile.

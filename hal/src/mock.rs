@@ -169,6 +169,7 @@ impl MockMachine {
                 let body = &body;
                 scope.spawn(move || {
                     let _leave = cpu::Leave::new(&self.cpu, CpuId(cpu));
+                    cpu::set_current(CpuId(cpu));
                     body(CpuId(cpu));
                 });
             }

@@ -145,10 +145,12 @@ impl Kernel {
 
     /// Looks at timers and at what happened outside. Called by each CPU's loop and before guest code runs.
     pub(crate) fn poll_machine(self: &Arc<Kernel>) {
+        self.sched.in_events(true);
         self.sched.timers.run(self.sched.now_ns());
         while let Some(event) = self.machine.next_event() {
             self.handle_event(event);
         }
+        self.sched.in_events(false);
     }
 
     fn handle_event(self: &Arc<Kernel>, event: hal::Event) {

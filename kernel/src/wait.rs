@@ -47,10 +47,19 @@ impl PollEvents {
     pub const WRITABLE: PollEvents = PollEvents::OUT.union(PollEvents::WRNORM);
 }
 
+/// What a waker is going to do next, as far as it is known: a hint where the woken task runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waker {
+    /// It goes on with its own work.
+    GoesOn,
+    /// It is likely to wait soon, as one who writes a request and then reads the answer (`WF_SYNC` in Linux).
+    WaitsSoon,
+}
+
 /// Something other than a task that wants to hear of a wake-up. Called with no lock of the queue held; must not block.
 pub trait WakeHook: Send + Sync {
     /// The queue was woken for these events (empty: anything may have changed).
-    fn woken(&self, events: PollEvents);
+    fn woken(&self, events: PollEvents, waker: Waker);
 }
 
 enum Waiter {
@@ -116,11 +125,16 @@ impl WaitQueue {
 
     /// Wakes every waiter. Does not block; any virtual CPU context.
     pub fn wake_all(&self, events: PollEvents) {
-        self.wake(usize::MAX, events);
+        self.wake(usize::MAX, events, Waker::GoesOn);
+    }
+
+    /// Wakes every waiter, as one who waits soon. Does not block; any virtual CPU context.
+    pub fn wake_all_sync(&self, events: PollEvents) {
+        self.wake(usize::MAX, events, Waker::WaitsSoon);
     }
 
     /// Wakes at most `count` tasks, in the order in which they came, and every hook.
-    pub fn wake(&self, count: usize, events: PollEvents) {
+    pub fn wake(&self, count: usize, events: PollEvents, waker: Waker) {
         let mut hooks: Vec<Arc<dyn WakeHook>> = Vec::new();
         let mut left = count;
         {
@@ -128,7 +142,7 @@ impl WaitQueue {
             for entry in &inner.entries {
                 match &entry.waiter {
                     Waiter::Task(task) => {
-                        if left > 0 && task.wake() {
+                        if left > 0 && task.wake_by(waker) {
                             left -= 1;
                         }
                     }
@@ -137,7 +151,7 @@ impl WaitQueue {
             }
         }
         for hook in hooks {
-            hook.woken(events);
+            hook.woken(events, waker);
         }
     }
 

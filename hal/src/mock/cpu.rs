@@ -2,9 +2,20 @@
 
 use super::lock;
 use crate::{Cpu, CpuId};
+use std::cell::Cell;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::vec;
 use std::vec::Vec;
+
+std::thread_local! {
+    /// The CPU that the thread is, or whose fiber it is.
+    static CURRENT: Cell<Option<CpuId>> = const { Cell::new(None) };
+}
+
+/// Says that the calling thread executes for `cpu` from now on.
+pub(super) fn set_current(cpu: CpuId) {
+    CURRENT.set(Some(cpu));
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Activity {
@@ -124,6 +135,10 @@ impl State {
 impl Cpu for MockCpu {
     fn count(&self) -> usize {
         lock(&self.state).cpus.len()
+    }
+
+    fn current(&self) -> Option<CpuId> {
+        CURRENT.get()
     }
 
     fn idle(&self, cpu: CpuId, deadline_ns: Option<u64>) {

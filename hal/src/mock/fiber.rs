@@ -1,5 +1,6 @@
 //! Fibers on threads with strict hand-over: either the resumer runs or the fiber, never both.
 
+use super::cpu::set_current;
 use super::lock;
 use crate::{CpuId, Fiber, FiberEntry, FiberState, Fibers, Suspend};
 use std::boxed::Box;
@@ -65,6 +66,7 @@ impl Baton {
             match *turn {
                 Turn::Fiber(cpu) => {
                     self.cpu.store(cpu.0, Ordering::SeqCst);
+                    set_current(cpu);
                     return true;
                 }
                 Turn::Cancel => return false,
@@ -120,6 +122,7 @@ impl Fiber for MockFiber {
             self.live.fetch_add(1, Ordering::SeqCst);
             let (inner, live) = (baton.clone(), self.live.clone());
             let handle = thread::spawn(move || {
+                set_current(cpu);
                 let result = catch_unwind(AssertUnwindSafe(|| entry(&*inner)));
                 live.fetch_sub(1, Ordering::SeqCst);
                 inner.pass(Turn::Resumer(match result {

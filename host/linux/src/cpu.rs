@@ -7,6 +7,7 @@
 //! later than the armed time costs neither a host call nor a lock; the I/O thread re-arms when it rings.
 
 use hal::{Cpu, CpuId};
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -24,6 +25,11 @@ const GUEST: u32 = 3;
 
 /// No alarm.
 const NEVER: u64 = u64::MAX;
+
+thread_local! {
+    /// The virtual CPU that this thread is.
+    static CURRENT: Cell<Option<CpuId>> = const { Cell::new(None) };
+}
 
 /// A space that a CPU can be in.
 pub(crate) trait Kick: Send + Sync {
@@ -189,12 +195,15 @@ impl LinuxCpus {
                 let thread = std::thread::Builder::new().name(format!("vcpu{cpu}"));
                 let started = thread.spawn_scoped(scope, move || {
                     pin(host);
+                    CURRENT.set(Some(CpuId(cpu)));
                     body(CpuId(cpu));
                 });
                 result = result.and(started.map(drop));
             }
             pin(hosts[start]);
+            CURRENT.set(Some(CpuId(0)));
             body(CpuId(0));
+            CURRENT.set(None);
             result
         })
     }
@@ -203,6 +212,10 @@ impl LinuxCpus {
 impl Cpu for LinuxCpus {
     fn count(&self) -> usize {
         self.slots.len()
+    }
+
+    fn current(&self) -> Option<CpuId> {
+        CURRENT.get()
     }
 
     fn idle(&self, cpu: CpuId, deadline_ns: Option<u64>) {

@@ -18,7 +18,7 @@ use crate::error::{Result, err};
 use crate::fs::{Fd, File, OpenFile};
 use crate::sync::Mutex;
 use crate::task::{Cx, WaitEnd};
-use crate::wait::{PollEvents, PollTable, Registration, WaitQueue, WakeHook};
+use crate::wait::{PollEvents, PollTable, Registration, WaitQueue, WakeHook, Waker};
 use abi::Errno;
 use abi::fs::Attr;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -138,7 +138,7 @@ impl Lists {
 }
 
 impl WakeHook for Item {
-    fn woken(&self, events: PollEvents) {
+    fn woken(&self, events: PollEvents, waker: Waker) {
         let mask = self.settings.lock().mask;
         let disabled = mask & !PRIVATE == 0;
         if disabled || !(events.is_empty() || events.bits() & mask != 0) {
@@ -150,9 +150,9 @@ impl WakeHook for Item {
             let item = lists.items.get(&self.key).cloned();
             item.is_some_and(|item| lists.push_ready(&item))
         };
-        epoll.waiters.wake(1, PollEvents::READABLE);
+        epoll.waiters.wake(1, PollEvents::READABLE, waker);
         if new {
-            epoll.pollers.wake_all(PollEvents::READABLE);
+            epoll.pollers.wake(usize::MAX, PollEvents::READABLE, waker);
         }
     }
 }
@@ -369,7 +369,7 @@ impl Epoll {
         if item.ready_events(cx).is_some_and(|events| events != 0) {
             let new = self.shared.lists.lock().push_ready(item);
             if new {
-                self.shared.waiters.wake(1, PollEvents::READABLE);
+                self.shared.waiters.wake(1, PollEvents::READABLE, Waker::GoesOn);
                 self.shared.pollers.wake_all(PollEvents::READABLE);
             }
         }
@@ -393,7 +393,7 @@ impl Epoll {
         });
         // Left for another waiter. Not earlier: as long as this task is in the queue the wake-up could go to itself.
         if !shared.lists.lock().ready.is_empty() {
-            shared.waiters.wake(1, PollEvents::READABLE);
+            shared.waiters.wake(1, PollEvents::READABLE, Waker::GoesOn);
         }
         match result {
             Err(WaitEnd::TimedOut) => Ok(Vec::new()),

@@ -17,7 +17,7 @@ use crate::signal::{SigInfo, code, send_to_task, sig};
 use crate::sync::Mutex;
 use crate::task::{Cap, Cx};
 use crate::user::{Sink, Source, UserPtr};
-use crate::wait::{PollEvents, PollTable, WaitQueue};
+use crate::wait::{PollEvents, PollTable, WaitQueue, Waker};
 use abi::Errno;
 use abi::fs::Attr;
 use alloc::format;
@@ -132,8 +132,8 @@ impl Pipe {
             (result, was_full && !state.buf.is_full())
         };
         if freed {
-            self.writers.wake(1, PollEvents::WRITABLE);
-            self.pollers.wake_all(PollEvents::WRITABLE);
+            self.writers.wake(1, PollEvents::WRITABLE, Waker::WaitsSoon);
+            self.pollers.wake_all_sync(PollEvents::WRITABLE);
         }
         Some(result)
     }
@@ -147,7 +147,7 @@ impl Pipe {
         // What is left is the next one's, also when a signal took this one away after it had been woken. Not earlier: as long as this task is
         // in the queue the wake-up could go to itself.
         if !self.state.lock().buf.is_empty() {
-            self.readers.wake(1, PollEvents::READABLE);
+            self.readers.wake(1, PollEvents::READABLE, Waker::WaitsSoon);
         }
         result
     }
@@ -194,9 +194,9 @@ impl Pipe {
         };
         if *written > before {
             if was_empty {
-                self.readers.wake(1, PollEvents::READABLE);
+                self.readers.wake(1, PollEvents::READABLE, Waker::WaitsSoon);
             }
-            self.pollers.wake_all(PollEvents::READABLE);
+            self.pollers.wake_all_sync(PollEvents::READABLE);
         }
         outcome
     }
@@ -217,7 +217,7 @@ impl Pipe {
             cx.wait(&self.writers, || self.try_write(source, &mut written, packet, nonblocking).map(Ok));
         // As in `read`: room that is left is the next one's.
         if !self.state.lock().buf.is_full() {
-            self.writers.wake(1, PollEvents::WRITABLE);
+            self.writers.wake(1, PollEvents::WRITABLE, Waker::WaitsSoon);
         }
         match outcome {
             Ok(Written::All) => Ok(written),
@@ -268,8 +268,8 @@ impl Pipe {
     /// Puts bytes back that were read and could not be handed on.
     pub(super) fn unread(&self, bytes: &[u8]) {
         self.state.lock().buf.unread(bytes);
-        self.readers.wake(1, PollEvents::READABLE);
-        self.pollers.wake_all(PollEvents::READABLE);
+        self.readers.wake(1, PollEvents::READABLE, Waker::WaitsSoon);
+        self.pollers.wake_all_sync(PollEvents::READABLE);
     }
 
     /// A copy of up to `max` bytes from the front.
@@ -291,8 +291,8 @@ impl Pipe {
         state.buf.set_pages(pages)?;
         let capacity = state.buf.capacity();
         drop(state);
-        self.writers.wake(1, PollEvents::WRITABLE);
-        self.pollers.wake_all(PollEvents::WRITABLE);
+        self.writers.wake(1, PollEvents::WRITABLE, Waker::WaitsSoon);
+        self.pollers.wake_all_sync(PollEvents::WRITABLE);
         Ok(capacity as u64)
     }
 }

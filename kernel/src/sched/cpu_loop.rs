@@ -1,10 +1,9 @@
 //! What a virtual CPU does: pick a task, resume its fiber, look at events and timers, idle.
 
-use super::{GUEST_WITH_TICK, GUEST_WITHOUT_TICK, NOT_IN_GUEST, PerCpu, RunState, Scheduler, TICK_NS};
+use super::{GUEST_WITH_TICK, GUEST_WITHOUT_TICK, NOT_IN_GUEST, RunState, Scheduler, TICK_NS};
 use crate::Kernel;
 use crate::task::Task;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use hal::{CpuId, FiberState};
 
@@ -19,45 +18,27 @@ pub(crate) fn run_cpu(kernel: &Arc<Kernel>, cpu: CpuId) {
         kernel.poll_machine();
         let next = {
             let own = me.queue.lock().pop();
-            own.or_else(|| steal(sched, cpu))
+            own.or_else(|| idle(sched, cpu))
         };
-        match next {
-            Some(task) => {
-                sched.waiting.fetch_sub(1, Ordering::SeqCst);
-                run_task(kernel, cpu, task);
-            }
-            None => idle(sched, cpu),
+        if let Some(task) = next {
+            sched.waiting.fetch_sub(1, Ordering::SeqCst);
+            run_task(kernel, cpu, task);
         }
     }
-}
-
-/// Takes a task from the longest other queue.
-fn steal(sched: &Scheduler, cpu: CpuId) -> Option<Arc<Task>> {
-    if sched.waiting.load(Ordering::SeqCst) == 0 {
-        return None;
-    }
-    let mut others: Vec<(usize, &PerCpu)> = sched
-        .cpus
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| *i != cpu.0)
-        .map(|(_, other)| (other.queue.lock().len(), other))
-        .collect();
-    others.sort_by_key(|(len, _)| core::cmp::Reverse(*len));
-    // The longest may hold nothing but tasks that are bound to their CPU.
-    let task = others.iter().find_map(|(_, other)| other.queue.lock().steal(cpu.0))?;
-    task.sched.cpu.store(cpu.0, Ordering::Relaxed);
-    Some(task)
 }
 
 fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>) {
     let sched = &kernel.sched;
     let Some(me) = sched.cpus.get(cpu.0) else { return };
     me.need_resched.store(false, Ordering::SeqCst);
-    me.busy.store(true, Ordering::SeqCst);
     task.sched.cpu.store(cpu.0, Ordering::Relaxed);
     let start = sched.now_ns();
     me.since_ns.store(start, Ordering::Relaxed);
+    let [vruntime, weight] = &me.current;
+    vruntime.store(task.sched.vruntime.load(Ordering::Relaxed), Ordering::Relaxed);
+    weight.store(task.sched.weight.load(Ordering::Relaxed), Ordering::Relaxed);
+    me.busy.store(true, Ordering::SeqCst);
+    me.turn_begins(start);
     me.slice_end_ns.store(start + TICK_NS, Ordering::Relaxed);
     sched.switches.fetch_add(1, Ordering::Relaxed);
 
@@ -104,17 +85,24 @@ fn settle(sched: &Scheduler, task: Arc<Task>) {
     }
     // Woken in between, or it yielded.
     entity.set_state(RunState::Queued);
-    sched.enqueue(task);
+    sched.requeue(task);
 }
 
-fn idle(sched: &Scheduler, cpu: CpuId) {
-    let Some(me) = sched.cpus.get(cpu.0) else { return };
+/// Takes work from another CPU, or waits for some.
+fn idle(sched: &Scheduler, cpu: CpuId) -> Option<Arc<Task>> {
+    let me = sched.cpus.get(cpu.0)?;
     me.idle.store(true, Ordering::SeqCst);
-    // Whoever enqueues after this line sees the flag and interrupts; whoever did before is seen here.
+    // Whoever enqueues after this line sees the flag and interrupts or hands over; whoever did before is seen here.
+    let mut stolen = None;
     if me.queue.lock().len() == 0 && !sched.stopping.load(Ordering::SeqCst) {
-        sched.machine.cpu().idle(cpu, sched.timers.earliest());
+        stolen = sched.steal(cpu);
+        if stolen.is_none() {
+            let deadline = [sched.timers.earliest(), sched.next_hand_over()].into_iter().flatten().min();
+            sched.machine.cpu().idle(cpu, deadline);
+        }
     }
     me.idle.store(false, Ordering::SeqCst);
+    stolen
 }
 
 impl Scheduler {
@@ -127,8 +115,8 @@ impl Scheduler {
         let mut deadline = self.timers.earliest();
         if self.waiting.load(Ordering::SeqCst) > 0 {
             me.slice.store(GUEST_WITH_TICK, Ordering::SeqCst);
-            let slice_end = me.slice_end_ns.load(Ordering::Relaxed);
-            deadline = Some(deadline.map_or(slice_end, |d| d.min(slice_end)));
+            let slice_end = Some(me.slice_end_ns.load(Ordering::Relaxed));
+            deadline = [deadline, slice_end, self.hand_over(cpu)].into_iter().flatten().min();
         }
         let deadline = [deadline, latest_ns].into_iter().flatten().min();
         self.machine.cpu().set_alarm(cpu, deadline);
@@ -141,8 +129,8 @@ impl Scheduler {
         }
     }
 
-    /// Whether the task on `cpu` should give way now. Also spreads waiting work: at the end of a slice idle CPUs are woken to steal, and
-    /// a CPU without work of its own takes over a task that is far behind the one that it runs.
+    /// Whether the task on `cpu` should give way now. Also spreads waiting work: idle CPUs get what has waited long enough, and a CPU
+    /// without work of its own takes over a task that is far behind the one that it runs.
     pub(crate) fn should_yield(&self, cpu: CpuId, task: &Task) -> bool {
         let Some(me) = self.cpus.get(cpu.0) else { return false };
         // The kernel's end may have been decided just now on this CPU; only its loop can follow.
@@ -159,7 +147,7 @@ impl Scheduler {
         }
         if over {
             me.slice_end_ns.store(now + TICK_NS, Ordering::Relaxed);
-            self.wake_idle();
+            self.hand_over(cpu);
         }
         if me.queue.lock().len() > 0 {
             return true;
@@ -177,8 +165,9 @@ impl Scheduler {
         for (_, other) in self.cpus.iter().enumerate().filter(|(i, _)| *i != cpu.0) {
             let taken = other.queue.lock().take_behind(cpu.0, limit);
             if let (Some(taken), Some(me)) = (taken, self.cpus.get(cpu.0)) {
+                // It keeps its virtual run time: that it is behind is why it comes.
                 taken.sched.cpu.store(cpu.0, Ordering::Relaxed);
-                me.queue.lock().push(taken);
+                me.queue.lock().push(taken, None);
                 return true;
             }
         }

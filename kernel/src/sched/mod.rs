@@ -1,8 +1,7 @@
 //! The scheduler: run queues of the virtual CPUs, and the loop that each of them runs.
 //!
 //! A task is in one of the states of [`RunState`]. Wake-ups are run-queue operations; another CPU is interrupted only when it
-//! is idle and there is more work here than one CPU does. A task stays on the CPU where it ran last, because moving costs a
-//! wake-up across host CPUs; idle CPUs steal from queues that have been waiting for a tick.
+//! is idle and there is more work here than one CPU does. Where a woken task goes, and when it is handed to an idle CPU, is in [`place`].
 //!
 //! Policy: the task with the least virtual run time goes first (weights from the nice value, `sched(7)`). A running task is preempted at the
 //! tick when another one is runnable. Differs from Linux: real-time policies are accepted and recorded, and run with the highest weight.
@@ -11,6 +10,7 @@
 
 mod account;
 mod cpu_loop;
+mod place;
 mod run_queue;
 #[cfg(test)]
 mod tests;
@@ -19,6 +19,7 @@ mod weight;
 use crate::sync::Mutex;
 use crate::task::Task;
 use crate::time::TimerQueue;
+use crate::wait::Waker;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -166,6 +167,35 @@ pub(crate) struct PerCpu {
     pub(crate) busy_ns: AtomicU64,
     /// Time of that in guest code.
     pub(crate) user_ns: AtomicU64,
+    /// Virtual run time and weight of the current task at the start of its turn.
+    pub(crate) current: [AtomicU64; 2],
+    /// When the first task of the queue may be given to another CPU, in monotonic nanoseconds.
+    pub(crate) hand_over_ns: AtomicU64,
+    /// How many times in a row a waiting task got this CPU before that.
+    pub(crate) streak: AtomicU64,
+    /// The CPU serves timers and events: who is woken now does not wait for the task that runs here.
+    pub(crate) in_events: AtomicBool,
+}
+
+impl PerCpu {
+    fn new() -> PerCpu {
+        PerCpu {
+            queue: Mutex::new(RunQueue::default()),
+            idle: AtomicBool::new(false),
+            need_resched: AtomicBool::new(false),
+            since_ns: AtomicU64::new(0),
+            slice_end_ns: AtomicU64::new(0),
+            slice: AtomicU8::new(NOT_IN_GUEST),
+            busy: AtomicBool::new(false),
+            guest: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
+            user_ns: AtomicU64::new(0),
+            current: [AtomicU64::new(0), AtomicU64::new(0)],
+            hand_over_ns: AtomicU64::new(u64::MAX),
+            streak: AtomicU64::new(0),
+            in_events: AtomicBool::new(false),
+        }
+    }
 }
 
 /// Run queues and timers of one kernel.
@@ -183,20 +213,7 @@ pub struct Scheduler {
 impl Scheduler {
     /// Run queues for every CPU of the machine.
     pub fn new(machine: Arc<dyn Machine>) -> Arc<Scheduler> {
-        let cpus = (0..machine.cpu().count())
-            .map(|_| PerCpu {
-                queue: Mutex::new(RunQueue::default()),
-                idle: AtomicBool::new(false),
-                need_resched: AtomicBool::new(false),
-                since_ns: AtomicU64::new(0),
-                slice_end_ns: AtomicU64::new(0),
-                slice: AtomicU8::new(NOT_IN_GUEST),
-                busy: AtomicBool::new(false),
-                guest: AtomicU64::new(0),
-                busy_ns: AtomicU64::new(0),
-                user_ns: AtomicU64::new(0),
-            })
-            .collect();
+        let cpus = (0..machine.cpu().count()).map(|_| PerCpu::new()).collect();
         Arc::new(Scheduler {
             machine,
             cpus,
@@ -214,12 +231,27 @@ impl Scheduler {
     }
 
     /// Puts a runnable task into a queue. It must not be in one already.
-    pub(crate) fn enqueue(&self, task: Arc<Task>) {
-        let cpu = self.pick_cpu(&task);
+    pub(crate) fn enqueue(&self, task: Arc<Task>, waker: Waker) {
+        let cpu = self.place(&task, waker);
+        self.push(cpu, task);
+    }
+
+    /// Puts a task that was on a CPU back into the queue there.
+    pub(crate) fn requeue(&self, task: Arc<Task>) {
+        let cpu = self.last_cpu(&task);
+        self.push(cpu, task);
+    }
+
+    fn push(&self, cpu: CpuId, task: Arc<Task>) {
+        let Some(per_cpu) = self.cpus.get(cpu.0) else { return };
+        let now = self.now_ns();
         task.sched.cpu.store(cpu.0, Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let Some(per_cpu) = self.cpus.get(cpu.0) else { return };
-        per_cpu.queue.lock().push(task);
+        {
+            let mut queue = per_cpu.queue.lock();
+            per_cpu.starts_waiting(now, queue.len() == 0);
+            queue.push(task, per_cpu.running_vruntime(now));
+        }
         // The flag and the interrupt are ordered after the push: an idle CPU looks at its queue once more
         // before it sleeps.
         if per_cpu.idle.swap(false, Ordering::SeqCst) {
@@ -230,16 +262,6 @@ impl Scheduler {
         if per_cpu.slice.load(Ordering::SeqCst) == GUEST_WITHOUT_TICK {
             self.machine.cpu().interrupt(cpu);
         }
-    }
-
-    /// The last CPU of the task if it may run there, else the first that it may.
-    fn pick_cpu(&self, task: &Task) -> CpuId {
-        let allowed = task.sched.allowed.load(Ordering::Relaxed);
-        let last = task.sched.cpu.load(Ordering::Relaxed).min(self.cpus.len() - 1);
-        if allowed & (1 << (last & 63)) != 0 {
-            return CpuId(last);
-        }
-        CpuId((0..self.cpus.len()).find(|i| allowed & (1 << (i & 63)) != 0).unwrap_or(0))
     }
 
     /// Guest code is about to run on `cpu`, or has stopped.
@@ -269,16 +291,6 @@ impl Scheduler {
         if let Some(per_cpu) = self.cpus.get(cpu.0) {
             per_cpu.need_resched.store(true, Ordering::SeqCst);
             self.machine.cpu().interrupt(cpu);
-        }
-    }
-
-    /// Interrupts one idle CPU, if there is one, so that it steals work.
-    pub(crate) fn wake_idle(&self) {
-        for (i, per_cpu) in self.cpus.iter().enumerate() {
-            if per_cpu.idle.swap(false, Ordering::SeqCst) {
-                self.machine.cpu().interrupt(CpuId(i));
-                return;
-            }
         }
     }
 

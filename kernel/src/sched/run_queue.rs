@@ -1,5 +1,6 @@
 //! One CPU's queue of runnable tasks, ordered by virtual run time.
 
+use super::place::may_run;
 use crate::task::Task;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -18,7 +19,13 @@ pub(crate) struct RunQueue {
 const SLEEPER_CREDIT_NS: u64 = 2_000_000;
 
 impl RunQueue {
-    pub(crate) fn push(&mut self, task: Arc<Task>) {
+    /// `running`: virtual run time of the task that the CPU runs meanwhile.
+    pub(crate) fn push(&mut self, task: Arc<Task>, running: Option<u64>) {
+        // A task that ran alone was never queued; what it used counts all the same.
+        if let Some(running) = running {
+            let first = self.tasks.first_key_value().map_or(running, |((first, _), _)| *first);
+            self.floor = self.floor.max(running.min(first));
+        }
         let entity = &task.sched;
         let vruntime =
             entity.vruntime.load(Ordering::Relaxed).max(self.floor.saturating_sub(SLEEPER_CREDIT_NS));
@@ -36,24 +43,26 @@ impl RunQueue {
         Some(task)
     }
 
+    /// The CPU runs a task with this virtual run time.
+    pub(crate) fn raise_floor(&mut self, vruntime: u64) {
+        self.floor = self.floor.max(vruntime);
+    }
+
+    /// Takes the first task that may run on `cpu`.
+    pub(crate) fn take_first(&mut self, cpu: usize) -> Option<Arc<Task>> {
+        let key = *self.tasks.iter().find(|(_, t)| may_run(t, cpu))?.0;
+        self.tasks.remove(&key)
+    }
+
     /// Takes the task that would run last among those that may run on `cpu`.
     pub(crate) fn steal(&mut self, cpu: usize) -> Option<Arc<Task>> {
-        let key = *self
-            .tasks
-            .iter()
-            .rev()
-            .find(|(_, t)| t.sched.allowed.load(Ordering::Relaxed) & (1 << (cpu & 63)) != 0)?
-            .0;
+        let key = *self.tasks.iter().rev().find(|(_, t)| may_run(t, cpu))?.0;
         self.tasks.remove(&key)
     }
 
     /// Takes the first task that may run on `cpu` if its virtual run time is below `limit`.
     pub(crate) fn take_behind(&mut self, cpu: usize, limit: u64) -> Option<Arc<Task>> {
-        let key = *self
-            .tasks
-            .range(..(limit, 0))
-            .find(|(_, t)| t.sched.allowed.load(Ordering::Relaxed) & (1 << (cpu & 63)) != 0)?
-            .0;
+        let key = *self.tasks.range(..(limit, 0)).find(|(_, t)| may_run(t, cpu))?.0;
         self.tasks.remove(&key)
     }
 

@@ -104,3 +104,91 @@ fn an_idle_cpu_takes_work_over_and_affinity_is_kept() {
     });
     assert_eq!(status, ExitStatus::Exited(0));
 }
+
+/// A pipe whose ends do not block: read end, write end.
+fn pipe(g: &mut Guest, flags: u32) -> (u64, u64) {
+    assert_eq!(g.syscall(nr(__NR_pipe2), &[GUEST + 64, u64::from(flags)]), 0);
+    let both = g.load_u64(GUEST + 64);
+    (both & 0xffff_ffff, both >> 32)
+}
+
+#[test]
+fn an_idle_cpu_gets_a_woken_task_whose_waker_goes_on() {
+    let machine = MockMachine::builder().cpus(2).build();
+    let status = guest_on(machine, 0, |g| {
+        let (request, ask) = pipe(g, 0);
+        let (answer, reply) = pipe(g, O_NONBLOCK);
+        let child = g.fork(nr(__NR_fork), &[], move |g| {
+            assert_eq!(g.syscall(nr(__NR_read), &[request, GUEST, 1]), 1);
+            assert_eq!(g.syscall(nr(__NR_write), &[reply, GUEST, 1]), 1);
+            exit(g, 0);
+        });
+        // The child waits by now: it got this CPU.
+        g.store(GUEST + 16, &[0u64, 1_000_000].map(u64::to_ne_bytes).concat());
+        g.syscall(nr(__NR_nanosleep), &[GUEST + 16, 0]);
+        assert_eq!(g.syscall(nr(__NR_write), &[ask, GUEST, 1]), 1);
+        // Much less than a slice; from then on no time passes, but the other CPU's host thread needs some.
+        g.compute(TICK_NS / 2);
+        let answered = (0..200_000).any(|_| g.syscall(nr(__NR_read), &[answer, GUEST, 1]) == 1);
+        assert!(answered);
+        assert_eq!(g.syscall(nr(__NR_wait4), &[child as u64, GUEST, 0, 0]), child);
+        exit(g, 0);
+    });
+    assert_eq!(status, ExitStatus::Exited(0));
+}
+
+#[test]
+fn partners_that_wait_for_each_other_share_a_cpu() {
+    let machine = MockMachine::builder().cpus(2).build();
+    let status = guest_on(machine.clone(), 0, |g| {
+        let (request, ask) = pipe(g, 0);
+        let (answer, reply) = pipe(g, 0);
+        let child = g.fork(nr(__NR_fork), &[], move |g| {
+            while g.syscall(nr(__NR_read), &[request, GUEST, 1]) == 1 {
+                g.syscall(nr(__NR_getcpu), &[GUEST + 8, 0, 0]);
+                assert_eq!(g.syscall(nr(__NR_write), &[reply, GUEST + 8, 1]), 1);
+            }
+            exit(g, 0);
+        });
+        let mut moved = 0;
+        for _ in 0..500 {
+            assert_eq!(g.syscall(nr(__NR_write), &[ask, GUEST, 1]), 1);
+            assert_eq!(g.syscall(nr(__NR_read), &[answer, GUEST + 24, 1]), 1);
+            g.syscall(nr(__NR_getcpu), &[GUEST + 8, 0, 0]);
+            moved += u64::from(g.load_u64(GUEST + 8) & 0xff != g.load_u64(GUEST + 24) & 0xff);
+        }
+        assert_eq!(moved, 0);
+        g.syscall(nr(__NR_kill), &[child as u64, 9]);
+        assert_eq!(g.syscall(nr(__NR_wait4), &[child as u64, GUEST, 0, 0]), child);
+        exit(g, 0);
+    });
+    assert_eq!(status, ExitStatus::Exited(0));
+}
+
+#[test]
+fn a_task_that_ran_alone_is_not_put_behind_a_newcomer() {
+    guest(|g| {
+        let (answer, reply) = pipe(g, 0);
+        let end = now(g) + 700_000_000;
+        let child = g.fork(nr(__NR_fork), &[], move |g| {
+            while now(g) < end {
+                g.compute(200_000);
+            }
+            let used = cpu_ns(g);
+            g.store_u64(GUEST, used);
+            g.syscall(nr(__NR_write), &[reply, GUEST, 8]);
+            exit(g, 0);
+        });
+        // It runs alone for half a second.
+        g.store(GUEST + 16, &[0u64, 500_000_000].map(u64::to_ne_bytes).concat());
+        g.syscall(nr(__NR_nanosleep), &[GUEST + 16, 0]);
+        while now(g) < end {
+            g.compute(200_000);
+        }
+        assert_eq!(g.syscall(nr(__NR_read), &[answer, GUEST, 8]), 8);
+        // All of the first 500 ms and half of the rest.
+        let ms = g.load_u64(GUEST) / 1_000_000;
+        assert!((570..=630).contains(&ms), "{ms}");
+        assert_eq!(g.syscall(nr(__NR_wait4), &[child as u64, GUEST, 0, 0]), child);
+    });
+}

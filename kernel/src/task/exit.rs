@@ -121,7 +121,7 @@ pub(crate) fn release_vfork(task: &Task) {
     let done = task.vfork_done.lock().take();
     if let Some(done) = done {
         done.done.store(true, Ordering::SeqCst);
-        done.queue.wake_all(PollEvents::empty());
+        done.queue.wake_all_sync(PollEvents::empty());
     }
 }
 
@@ -226,7 +226,7 @@ fn notify_parent(kernel: &Arc<Kernel>, parent: &Arc<Process>, child: &Arc<Proces
     if info.signo != 0 && !ignored {
         parent.send_signal(info);
     }
-    parent.child_changed.wake_all(PollEvents::READABLE);
+    parent.child_changed.wake_all_sync(PollEvents::READABLE);
 }
 
 fn child_info(child: &Arc<Process>, signo: i32, status: ExitStatus) -> SigInfo {

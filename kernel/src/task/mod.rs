@@ -41,6 +41,7 @@ use crate::mm::Mm;
 use crate::sched::{Entity, Scheduler, Woken};
 use crate::signal::{SigSet, TaskSignals};
 use crate::sync::Mutex;
+use crate::wait::Waker;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -145,11 +146,16 @@ impl Task {
 
     /// Ends a wait; false when it was not waiting. Any virtual CPU context.
     pub fn wake(self: &Arc<Task>) -> bool {
+        self.wake_by(Waker::GoesOn)
+    }
+
+    /// The same, with what is known about the waker.
+    pub fn wake_by(self: &Arc<Task>, waker: Waker) -> bool {
         match self.sched.wake(false) {
             Woken::No => false,
             Woken::StillOnCpu => true,
             Woken::MustQueue => {
-                self.scheduler.enqueue(self.clone());
+                self.scheduler.enqueue(self.clone(), waker);
                 true
             }
         }
@@ -159,7 +165,7 @@ impl Task {
     pub fn notify_signal(self: &Arc<Task>) {
         self.signal_pending.store(true, Ordering::SeqCst);
         match self.sched.wake(true) {
-            Woken::MustQueue => self.scheduler.enqueue(self.clone()),
+            Woken::MustQueue => self.scheduler.enqueue(self.clone(), Waker::GoesOn),
             Woken::StillOnCpu => {}
             Woken::No => {
                 if self.sched.state() == crate::sched::RunState::OnCpu {

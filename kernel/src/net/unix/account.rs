@@ -58,7 +58,7 @@ impl Drop for Charge {
         let before = self.account.used.fetch_sub(self.bytes, Ordering::SeqCst);
         let limit = self.account.limit.load(Ordering::Relaxed);
         if (before - self.bytes).saturating_mul(4) <= limit {
-            self.account.room.wake_all(PollEvents::WRITABLE);
+            self.account.room.wake_all_sync(PollEvents::WRITABLE);
         }
     }
 }

@@ -108,7 +108,7 @@ impl UnixSocket {
                     state.identity = identity;
                     state.peer = Some(server);
                     drop(state);
-                    listener.readable.wake_all(PollEvents::READABLE);
+                    listener.readable.wake_all_sync(PollEvents::READABLE);
                     return Ok(());
                 }
                 Ok(false) => self.state.lock().phase = Phase::Idle,

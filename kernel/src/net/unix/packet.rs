@@ -166,7 +166,7 @@ impl UnixSocket {
         })?;
         let Some((packet, rights)) = packet else { return Ok(got) };
         if !peek {
-            self.space.wake_all(PollEvents::WRITABLE);
+            self.space.wake_all_sync(PollEvents::WRITABLE);
         }
         if let Some(rights) = rights {
             got.files = rights.take();

@@ -99,7 +99,7 @@ impl UnixSocket {
             }
             state.queue.push_back(entry);
         }
-        self.readable.wake_all(PollEvents::READABLE);
+        self.readable.wake_all_sync(PollEvents::READABLE);
         Ok(())
     }
 
