@@ -25,6 +25,8 @@ const ANON_WINDOW: (u32, u32) = (8, 128);
 const STACK_WINDOW: (u32, u32) = (4, 16);
 /// The same for copies on write.
 const COPY_WINDOW: (u32, u32) = (4, 32);
+/// Private areas up to this size, in pages, come whole when they are first written to: the data of a library.
+const SMALL_AREA: u64 = 16;
 /// How many pages before and behind the wanted ones are shown, too, when they exist.
 const SHOW_AROUND: (u64, u64) = (16, 128);
 /// No more pages are shown around once there are so many changes.
@@ -204,8 +206,10 @@ impl Mm {
             }
             Object::Host(file) if private_write => {
                 let file = file.clone();
+                let small = want.is_none() && vma.pages().count() as u64 <= SMALL_AREA;
                 let window = window(vma, page, COPY_WINDOW, want);
-                self.copy_file(inner, &*file, page..window.end)
+                let window = if small { window } else { page..window.end };
+                self.copy_file(inner, &*file, page, window)
             }
             Object::Host(_) => {
                 // Nothing to make. For a caller that walks a range: the same goes for all up to the next copy.
@@ -278,22 +282,27 @@ impl Mm {
         if at == first { Err(FaultError::NoMemory) } else { Ok(Made { pages: first..at, stale }) }
     }
 
-    /// Copies a host file's pages into RAM, from the first page on.
+    /// Copies a host file's pages into RAM, in the gap of `window` around `page`.
     fn copy_file(
         &self,
         inner: &mut Inner,
         file: &dyn HostFile,
-        pages: Range<u64>,
+        page: u64,
+        window: Range<u64>,
     ) -> Result<Made, FaultError> {
-        let pages = gap_around(&inner.table, pages.start, pages);
+        let mut pages = gap_around(&inner.table, page, window);
+        // When RAM is short, the page that is needed comes first.
+        if self.frames.available() < 4 * (pages.end - pages.start) {
+            pages = page..page + 1;
+        }
         let vma = inner.areas.find(pages.start * PAGE_SIZE).ok_or(FaultError::NoArea)?;
         let (offset, shown) = (vma.offset_of(pages.start * PAGE_SIZE), vma.shown);
         let mut bytes = vec![0; ((pages.end - pages.start) * PAGE_SIZE) as usize];
         let len = read_file(file, offset, &mut bytes).map_err(|_| FaultError::Bus)?;
-        if len == 0 {
+        let end = pages.start + (len as u64).div_ceil(PAGE_SIZE);
+        if end <= page {
             return Err(FaultError::Bus);
         }
-        let end = pages.start + (len as u64).div_ceil(PAGE_SIZE);
         let mut at = pages.start;
         let mut after = None;
         while at < end {
@@ -309,11 +318,7 @@ impl Mm {
             at += u64::from(n);
             after = Some(pfn.plus(n - 1));
         }
-        if at == pages.start {
-            Err(FaultError::NoMemory)
-        } else {
-            Ok(Made { pages: pages.start..at, stale: shown })
-        }
+        if at <= page { Err(FaultError::NoMemory) } else { Ok(Made { pages: pages.start..at, stale: shown }) }
     }
 
     /// Copies a cache's pages for a private mapping, from the first page on.
@@ -488,6 +493,9 @@ fn window(vma: &mut Vma, page: u64, (first, most): (u32, u32), want: Option<Rang
         return want.start.max(bounds.start).min(page)..want.end.min(bounds.end).max(page + 1);
     }
     let down = vma.flags.contains(VmaFlags::GROWSDOWN);
+    if bounds.end - bounds.start <= SMALL_AREA && !vma.is_shared() && !down {
+        return bounds;
+    }
     let last = vma.window;
     let in_order = last.pages > 0 && if down { page + 1 == last.next } else { page == last.next };
     let pages = if in_order { (last.pages * 2).min(most) } else { first };

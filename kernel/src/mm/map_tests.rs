@@ -56,7 +56,7 @@ fn areas_split_and_merge() {
 #[test]
 fn a_library_is_shown_by_one_batch_and_costs_no_ram() {
     let machine = MockMachine::new();
-    machine.mock_fs().add_file("/lib", 0o755, &std::vec![7u8; 40 * PAGE as usize - 100]);
+    machine.mock_fs().add_file("/lib", 0o755, &std::vec![7u8; 60 * PAGE as usize - 100]);
     testing::run_on(machine.clone(), testing::config(), move |cx| {
         let file: Arc<dyn HostFile> = Arc::new(machine.mock_fs().file("/lib"));
         let segment = |at: u64, pages: u64, from: u64, prot| MapRequest {
@@ -69,7 +69,7 @@ fn a_library_is_shown_by_one_batch_and_costs_no_ram() {
         let at = 0x10_0000;
         mm.map(cx, segment(at, 10, 0, Prot::READ)).unwrap();
         mm.map(cx, segment(at + 10 * PAGE, 20, 10, Prot::READ | Prot::EXEC)).unwrap();
-        mm.map(cx, segment(at + 30 * PAGE, 10, 30, RW)).unwrap();
+        mm.map(cx, segment(at + 30 * PAGE, 30, 30, RW)).unwrap();
         let space = MockSpace::of(&**mm.space());
         assert_eq!(load(cx, &mm, at + 12 * PAGE, 1), Ok(std::vec![7]));
         assert_eq!(space.take_ops().len(), 3, "one mapping per segment");
@@ -77,20 +77,23 @@ fn a_library_is_shown_by_one_batch_and_costs_no_ram() {
         assert!(space.take_ops().is_empty() && mm.resident_pages() == 0);
 
         // A store copies a few pages and leaves the others alone; behind the end of the file there are zeros.
-        store(cx, &mm, at + 38 * PAGE, b"x");
+        store(cx, &mm, at + 58 * PAGE, b"x");
         assert_eq!(mm.resident_pages(), 2);
-        assert_eq!(load(cx, &mm, at + 40 * PAGE - 100, 2), Ok(std::vec![0, 0]));
-        assert!(matches!(space.page(VirtAddr(at + 37 * PAGE)), Some((Prot::READ, MockBacking::File { .. }))));
-        assert_eq!(file.read_at(38 * PAGE, &mut [0]).unwrap(), 1);
-        assert_eq!(machine.mock_fs().content("/lib")[38 * PAGE as usize], 7);
+        assert_eq!(load(cx, &mm, at + 60 * PAGE - 100, 2), Ok(std::vec![0, 0]));
+        assert!(matches!(space.page(VirtAddr(at + 57 * PAGE)), Some((Prot::READ, MockBacking::File { .. }))));
+        assert_eq!(file.read_at(58 * PAGE, &mut [0]).unwrap(), 1);
+        assert_eq!(machine.mock_fs().content("/lib")[58 * PAGE as usize], 7);
 
         // Dropping the copies shows the file again.
-        mm.advise(cx, at + 30 * PAGE, at + 40 * PAGE, Advice::DontNeed { locked: false }).unwrap();
-        assert_eq!((load(cx, &mm, at + 38 * PAGE, 1), mm.resident_pages()), (Ok(std::vec![7]), 0));
+        mm.advise(cx, at + 30 * PAGE, at + 60 * PAGE, Advice::DontNeed { locked: false }).unwrap();
+        assert_eq!((load(cx, &mm, at + 58 * PAGE, 1), mm.resident_pages()), (Ok(std::vec![7]), 0));
+        // A small area comes whole, up to the end of the file.
+        mm.map(cx, segment(at + 70 * PAGE, 6, 55, RW)).unwrap();
+        assert_eq!(store(cx, &mm, at + 72 * PAGE, b"x"), FaultOutcome::Handled);
+        assert_eq!(mm.resident_pages(), 5);
         // A whole page behind the end.
-        mm.map(cx, segment(at + 50 * PAGE, 2, 39, RW)).unwrap();
-        assert_eq!(store(cx, &mm, at + 51 * PAGE, b"x"), BUS);
-        let beyond = mm.read_bytes(cx, VirtAddr(at + 51 * PAGE), &mut [0]);
+        assert_eq!(store(cx, &mm, at + 75 * PAGE, b"x"), BUS);
+        let beyond = mm.read_bytes(cx, VirtAddr(at + 75 * PAGE), &mut [0]);
         assert_eq!(beyond.unwrap_err().errno(), Errno::EFAULT);
     });
 }

@@ -16,6 +16,7 @@ mod map_tests;
 #[cfg(test)]
 mod model_tests;
 mod oom;
+mod prepare;
 mod remap;
 mod space;
 mod table;

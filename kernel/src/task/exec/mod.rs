@@ -94,6 +94,7 @@ pub fn exec(cx: &Cx, mut program: Program) -> Result<()> {
     mm.set_layout(cx.process().limit(Resource::Stack), personality & image::ADDR_NO_RANDOMIZE == 0);
     let image = image::load(cx, &mm, &program.file, &head)?;
     let stack = stack::build(cx, &mm, &program, &image)?;
+    mm.prepare(cx, stack.sp);
 
     // From here on there is no way back.
     end_other_threads(cx)?;
