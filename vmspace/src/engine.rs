@@ -2,6 +2,7 @@
 
 use crate::area::Area;
 use crate::layout::{self, fd};
+use crate::limit::Tasks;
 use crate::space::{Body, Vmspace};
 use crate::stub::{self, data};
 use crate::sys;
@@ -26,6 +27,7 @@ pub struct Engine {
     control: OwnedFd,
     hand_over: OwnedFd,
     free_slots: Mutex<Slots>,
+    tasks: Tasks,
     vdso: Option<u64>,
     fpu_len: usize,
     closed: AtomicBool,
@@ -43,6 +45,9 @@ struct Slots {
     next: u64,
 }
 
+/// Host tasks of an address space: mother, mapper, first runner. Further runners are not held against the limit, because a guest that has
+/// been started must be able to go on.
+const BODY_TASKS: u64 = 3;
 /// The zygote's page comes first.
 const FIRST_SLOT: u64 = layout::SLOT_LEN;
 
@@ -111,6 +116,7 @@ impl Engine {
             control,
             hand_over,
             free_slots: Mutex::new(Slots::default()),
+            tasks: Tasks::of_host(),
             vdso,
             fpu_len: 0,
             closed: AtomicBool::new(false),
@@ -127,7 +133,7 @@ impl Engine {
         self.fpu_len
     }
 
-    /// An empty address space. Blocks for the time of the host calls.
+    /// An empty address space. Blocks for the time of the host calls. `EAGAIN` when there are as many as the host may be asked for.
     pub fn create(self: &Arc<Engine>) -> io::Result<Vmspace> {
         let spare = lock(&self.reserve).pop();
         let body = match spare {
@@ -138,6 +144,15 @@ impl Engine {
     }
 
     fn make_body(&self) -> io::Result<Body> {
+        self.tasks.take(BODY_TASKS)?;
+        let body = self.start_body();
+        if body.is_err() {
+            self.tasks.give(BODY_TASKS);
+        }
+        body
+    }
+
+    fn start_body(&self) -> io::Result<Body> {
         let slot = {
             let mut slots = lock(&self.free_slots);
             slots.free.pop().unwrap_or_else(|| {
@@ -154,7 +169,7 @@ impl Engine {
         }
         let mother = pid as i32;
         // She makes the mapper without being asked for.
-        let made = sys::receive_fd(self.hand_over.as_fd()).and_then(|listener| {
+        let made = sys::receive_fd(self.hand_over.as_fd(), mother).and_then(|listener| {
             let area = Area::map(self.control.as_fd(), offset, layout::SLOT_LEN as usize)?;
             Body::new(mother, slot, area, listener)
         });
@@ -163,6 +178,7 @@ impl Engine {
             Err(e) => {
                 sys::kill(mother, libc::SIGKILL);
                 sys::reap(mother);
+                lock(&self.free_slots).free.push(slot);
                 return Err(e);
             }
         };
@@ -170,7 +186,7 @@ impl Engine {
         match self.make_runner(&body) {
             Ok(()) => Ok(body),
             Err(e) => {
-                self.discard(body);
+                self.end(body);
                 Err(e)
             }
         }
@@ -184,7 +200,7 @@ impl Engine {
             return Err(io::Error::other("the address space is gone"));
         }
         sys::kill(body.mother, libc::SIGCONT);
-        let listener = sys::receive_fd(self.hand_over.as_fd())?;
+        let listener = sys::receive_fd(self.hand_over.as_fd(), body.mother)?;
         body.add_runner(listener)
     }
 
@@ -197,7 +213,13 @@ impl Engine {
         reserve.push(body);
     }
 
-    fn discard(&self, body: Body) {
+    /// Ends an address space that nobody can use any more.
+    pub(crate) fn discard(&self, body: Body) {
+        self.end(body);
+        self.tasks.give(BODY_TASKS);
+    }
+
+    fn end(&self, body: Body) {
         let slot = body.slot;
         body.kill();
         lock(&self.free_slots).free.push(slot);

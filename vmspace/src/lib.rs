@@ -14,6 +14,7 @@ mod context;
 mod engine;
 mod filter;
 mod layout;
+mod limit;
 mod mapper;
 mod runner;
 mod space;

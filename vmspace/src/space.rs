@@ -417,6 +417,6 @@ fn drop_unusable_fpu(runner: &Runner, fpu: &mut Vec<u8>) {
 impl Drop for Vmspace {
     fn drop(&mut self) {
         let Some(body) = self.body.take() else { return };
-        if self.dead.get().is_some() { body.kill() } else { self.engine.give_back(body) }
+        if self.dead.get().is_some() { self.engine.discard(body) } else { self.engine.give_back(body) }
     }
 }

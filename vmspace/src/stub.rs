@@ -128,6 +128,7 @@ vmspace_stub_boot:
     syscall
     test rax, rax
     jz 8f
+    js 9f                           // no room: her end tells the owner
     inc ebx
     mov eax, 39                     // getpid
     syscall

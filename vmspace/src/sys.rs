@@ -200,13 +200,15 @@ pub fn order(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Takes a descriptor that another process sends. Fails with `ETIMEDOUT` after ten seconds: the sender has died.
-pub fn receive_fd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// Takes a descriptor that process `from`, or one that it makes, sends. Fails with `EAGAIN` when it ends instead: the host had no room.
+pub fn receive_fd(socket: BorrowedFd<'_>, from: i32) -> io::Result<OwnedFd> {
+    const LOOK_MS: libc::c_int = 50;
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     loop {
         // SAFETY: one pollfd.
-        match check(unsafe { libc::poll(&raw mut poll, 1, 10_000) }.into()) {
-            Ok(0) => return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+        match check(unsafe { libc::poll(&raw mut poll, 1, LOOK_MS) }.into()) {
+            Ok(0) if has_ended(from) => return Err(io::Error::from_raw_os_error(libc::EAGAIN)),
+            Ok(0) => {}
             Ok(_) => break,
             Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
             Err(e) => return Err(e),

@@ -11,15 +11,16 @@ use super::frames::Frames;
 use super::inner::Inner;
 use super::vma::{GUARD_GAP, VmaFlags};
 use crate::Kernel;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fs::{Mappable, OpenFile};
 use crate::sync::Mutex;
+use abi::Errno;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use bitflags::bitflags;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use hal::{Machine, PAGE_SIZE, Prot, VmSpace};
+use hal::{Machine, PAGE_SIZE, Prot, SpaceError, VmSpace};
 
 /// The lowest address of mappings (`vm.mmap_min_addr`).
 pub const MIN_ADDR: u64 = 65536;
@@ -163,7 +164,13 @@ impl Mm {
     }
 
     pub(super) fn create(machine: &Arc<dyn Machine>, frames: &Arc<Frames>) -> Result<Arc<Mm>> {
-        let space = machine.new_space()?;
+        let space = machine.new_space().map_err(|error| match error {
+            // Of processes, not of memory (fork(2), EAGAIN).
+            SpaceError::NoMemory => {
+                Error::new(Errno::EAGAIN, "the host has no room for another address space")
+            }
+            dead => dead.into(),
+        })?;
         Ok(Arc::new_cyclic(|me| Mm {
             space,
             inner: Mutex::new(Inner::new(frames.clone(), machine.user_limit())),
