@@ -1,7 +1,6 @@
 //! Developer commands. `cargo xtask test` is what continuous integration runs; `cargo xtask bench` measures beside the host.
 
 mod bench;
-mod micro;
 mod run;
 mod test;
 
@@ -26,30 +25,15 @@ enum Command {
     },
     /// Build abi, hal and kernel for a target that has no standard library.
     NoStd,
-    /// Measure beside the host, in one run, and print ratios.
-    Bench {
-        /// Interleaved repeats; the median counts.
-        #[arg(short, default_value_t = 5)]
-        n: usize,
-    },
-    /// The guest side of `bench`: prints one `name nanoseconds` line a row.
-    #[command(hide = true)]
-    Micro {
-        /// Milliseconds for each row.
-        #[arg(long, default_value_t = 100)]
-        ms: u64,
-    },
+    /// Measure natively, under vkernel and under the peers that are installed, in one run, and print ratios.
+    Bench(Box<bench::Options>),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Test { tests_only } => test::run(tests_only),
         Command::NoStd => test::no_std(),
-        Command::Bench { n } => bench::run(n),
-        Command::Micro { ms } => {
-            micro::run(ms);
-            Ok(())
-        }
+        Command::Bench(options) => bench::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 6] = [
     &["vk-hal", "vmspace"],
     &["vk-kernel"],
     &["vk-host-linux"],
-    &["vkernel"],
+    &["vkernel", "vk-bench"],
     &["vk-abi-tests", "vk-e2e-tests", "vk-layer-tests", "xtask"],
 ];
 /// Crates that must build without std.

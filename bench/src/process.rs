@@ -1,0 +1,50 @@
+//! Threads and processes.
+
+use crate::Context;
+use crate::clock::each;
+use crate::sys::{fork, reap};
+use std::ffi::CString;
+use std::io::{Error, Result};
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
+pub fn thread_create_join(cx: &Context) -> Result<f64> {
+    each(cx.time, || {
+        let thread = std::thread::Builder::new().spawn(|| ())?;
+        thread.join().map_err(|_| Error::other("a thread panicked"))
+    })
+}
+
+pub fn fork_exit_wait(cx: &Context) -> Result<f64> {
+    each(cx.time, || reap(fork(|| Ok(()))?))
+}
+
+/// This static program as a child that shares memory until it is another, as libc starts one (CLONE_VM and CLONE_VFORK).
+pub fn vfork_exec(cx: &Context) -> Result<f64> {
+    let path = CString::new(std::env::current_exe()?.as_os_str().as_bytes())?;
+    let argv = [path.as_ptr().cast_mut(), c"exit".as_ptr().cast_mut(), std::ptr::null_mut()];
+    let envp = [std::ptr::null_mut()];
+    each(cx.time, || {
+        let mut pid = 0;
+        // SAFETY: C strings, and lists that end with a null.
+        let error = unsafe {
+            libc::posix_spawn(
+                &raw mut pid,
+                path.as_ptr(),
+                std::ptr::null(),
+                std::ptr::null(),
+                argv.as_ptr(),
+                envp.as_ptr(),
+            )
+        };
+        if error != 0 { Err(Error::from_raw_os_error(error)) } else { reap(pid) }
+    })
+}
+
+/// A dynamic program, as a shell would.
+pub fn spawn_true(cx: &Context) -> Result<f64> {
+    each(cx.time, || {
+        let status = Command::new("/bin/true").status()?;
+        if status.success() { Ok(()) } else { Err(Error::other(format!("/bin/true ended with {status}"))) }
+    })
+}
