@@ -82,6 +82,8 @@ impl Running {
         // New ones can appear between looking and killing, so look again; the bound is for ones that don't die.
         for _ in 0..500 {
             let left: Vec<u32> = processes::descendants(own);
+            // Also those that ended by themselves.
+            processes::reap_all();
             if left.is_empty() {
                 return;
             }
@@ -90,7 +92,6 @@ impl Running {
                     let _ = kill_process(pid, Signal::KILL);
                 }
             }
-            processes::reap_all();
             std::thread::sleep(Duration::from_millis(2));
         }
     }
