@@ -58,13 +58,15 @@ pub enum Waker {
 
 /// Something other than a task that wants to hear of a wake-up. Called with no lock of the queue held; must not block.
 pub trait WakeHook: Send + Sync {
-    /// The queue was woken for these events (empty: anything may have changed).
-    fn woken(&self, events: PollEvents, waker: Waker);
+    /// The queue was woken for these events (empty: anything may have changed). True when that has woken a task.
+    fn woken(&self, events: PollEvents, waker: Waker) -> bool;
 }
 
 enum Waiter {
     Task(Arc<Task>),
     Hook(Weak<dyn WakeHook>),
+    /// One of those of which only the first that wakes somebody hears of a wake-up (`EPOLLEXCLUSIVE`).
+    ExclusiveHook(Weak<dyn WakeHook>),
 }
 
 struct Entry {
@@ -123,6 +125,11 @@ impl WaitQueue {
         self.register(Waiter::Hook(hook))
     }
 
+    /// Registers a hook that needs not hear of a wake-up when another such hook of the queue has woken a task for it.
+    pub fn register_exclusive_hook(&self, hook: Weak<dyn WakeHook>) -> Registration {
+        self.register(Waiter::ExclusiveHook(hook))
+    }
+
     /// Wakes every waiter. Does not block; any virtual CPU context.
     pub fn wake_all(&self, events: PollEvents) {
         self.wake(usize::MAX, events, Waker::GoesOn);
@@ -133,9 +140,13 @@ impl WaitQueue {
         self.wake(usize::MAX, events, Waker::WaitsSoon);
     }
 
-    /// Wakes at most `count` tasks, in the order in which they came, and every hook.
-    pub fn wake(&self, count: usize, events: PollEvents, waker: Waker) {
+    /// Wakes at most `count` tasks, in the order in which they came, and the hooks. Returns the number of tasks.
+    ///
+    /// A task that was chosen and leaves for another reason looks at its condition once more after it has left the queue ([`crate::task::Cx`]), so
+    /// no wake-up is spent on one that does not want it.
+    pub fn wake(&self, count: usize, events: PollEvents, waker: Waker) -> usize {
         let mut hooks: Vec<Arc<dyn WakeHook>> = Vec::new();
+        let mut exclusive: Vec<Arc<dyn WakeHook>> = Vec::new();
         let mut left = count;
         {
             let inner = self.inner.lock();
@@ -147,12 +158,21 @@ impl WaitQueue {
                         }
                     }
                     Waiter::Hook(hook) => hooks.extend(hook.upgrade()),
+                    Waiter::ExclusiveHook(hook) => exclusive.extend(hook.upgrade()),
                 }
             }
         }
         for hook in hooks {
             hook.woken(events, waker);
         }
+        // An end concerns everybody.
+        let all = events.is_empty() || events.intersects(PollEvents::HUP | PollEvents::ERR);
+        for hook in exclusive {
+            if hook.woken(events, waker) && !all {
+                break;
+            }
+        }
+        count - left
     }
 
     /// Whether anyone waits.

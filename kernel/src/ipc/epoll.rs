@@ -10,8 +10,7 @@
 //! Lock order: [`super::IpcState::epoll_nesting`], then one epoll's lists at a time, then an item's settings. No lock is held while a file is
 //! polled or a queue woken. Nesting is at most [`MAX_DEPTH`] deep and without cycles, which bounds the recursion of wake-ups.
 //!
-//! Differs from Linux: `EPOLLEXCLUSIVE` is accepted and wakes every waiter (which the man page allows), and an item that is on the ready list already
-//! does not wake the pollers of its epoll again.
+//! Differs from Linux: an item that is on the ready list already does not wake the pollers of its epoll again.
 
 use super::anon::anon_attr;
 use crate::error::{Result, err};
@@ -138,22 +137,23 @@ impl Lists {
 }
 
 impl WakeHook for Item {
-    fn woken(&self, events: PollEvents, waker: Waker) {
+    fn woken(&self, events: PollEvents, waker: Waker) -> bool {
         let mask = self.settings.lock().mask;
         let disabled = mask & !PRIVATE == 0;
         if disabled || !(events.is_empty() || events.bits() & mask != 0) {
-            return;
+            return false;
         }
-        let Some(epoll) = self.epoll.upgrade() else { return };
+        let Some(epoll) = self.epoll.upgrade() else { return false };
         let new = {
             let mut lists = epoll.lists.lock();
             let item = lists.items.get(&self.key).cloned();
             item.is_some_and(|item| lists.push_ready(&item))
         };
-        epoll.waiters.wake(1, PollEvents::READABLE, waker);
+        let mut woken = epoll.waiters.wake(1, PollEvents::READABLE, waker);
         if new {
-            epoll.pollers.wake(usize::MAX, PollEvents::READABLE, waker);
+            woken += epoll.pollers.wake(usize::MAX, PollEvents::READABLE, waker);
         }
+        woken > 0
     }
 }
 
@@ -339,7 +339,12 @@ impl Epoll {
         let hook: Arc<dyn WakeHook> = item.clone();
         let hook = Arc::downgrade(&hook);
         let mut registrations = Vec::new();
-        let mut register = |queue: &WaitQueue| registrations.push(queue.register_hook(hook.clone()));
+        let mut register = |queue: &WaitQueue| {
+            registrations.push(match settings.mask & EXCLUSIVE {
+                0 => queue.register_hook(hook.clone()),
+                _ => queue.register_exclusive_hook(hook.clone()),
+            })
+        };
         of.file.poll(cx, of, Some(&mut PollTable::new(&mut register)));
         *item.registrations.lock() = registrations;
         self.queue_if_ready(cx, &item);

@@ -237,7 +237,7 @@ impl Pipe {
 
     /// Waits until something can be read; false when nothing ever will.
     pub(super) fn wait_readable(&self, cx: &Cx, nonblocking: bool) -> Result<bool> {
-        cx.wait(&self.readers, || {
+        let result = cx.wait(&self.readers, || {
             let state = self.state.lock();
             match (state.buf.is_empty(), state.writers) {
                 (false, _) => Some(Ok(true)),
@@ -245,7 +245,12 @@ impl Pipe {
                 (true, _) if nonblocking => Some(err(Errno::EAGAIN)),
                 (true, _) => None,
             }
-        })
+        });
+        // The caller may leave some of it, or all.
+        if matches!(result, Ok(true)) {
+            self.readers.wake(1, PollEvents::READABLE, Waker::GoesOn);
+        }
+        result
     }
 
     /// Waits until a page can be written; the bytes that there is room for. `EPIPE` with its signal when nobody reads.
@@ -259,6 +264,9 @@ impl Pipe {
                 (room, _) => Some(Ok(room)),
             }
         });
+        if room.is_ok() {
+            self.writers.wake(1, PollEvents::WRITABLE, Waker::GoesOn);
+        }
         if room.as_ref().is_err_and(|error| error.errno() == Errno::EPIPE) {
             raise_sigpipe(cx);
         }

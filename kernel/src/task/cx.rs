@@ -214,8 +214,11 @@ impl<'a> Cx<'a> {
         deadline_ns: Option<u64>,
         mut ready: impl FnMut() -> Option<T>,
     ) -> Result<T, WaitEnd> {
-        let _registrations: Vec<Registration> = queues.iter().map(|q| q.register_task(self.task)).collect();
-        self.sleep_until(deadline_ns, Ends::AnySignal, &mut ready)
+        let registrations: Vec<Registration> = queues.iter().map(|q| q.register_task(self.task)).collect();
+        let result = self.sleep_until(deadline_ns, Ends::AnySignal, &mut ready);
+        drop(registrations);
+        // A wake-up that chose this task as the only one must not be lost, so it looks once more now that none can come.
+        result.or_else(|end| ready().ok_or(end))
     }
 
     /// Waits for a poll: `look` checks readiness; it is called once with a table to add its queues to, and then again after every
@@ -232,7 +235,7 @@ impl<'a> Cx<'a> {
         }
         let result = self.sleep_until(deadline_ns, Ends::AnySignal, &mut || look(None));
         drop(registrations);
-        result
+        result.or_else(|end| look(None).ok_or(end))
     }
 
     /// Like [`Cx::wait_deadline`], but no signal ends it, not even a fatal one. Only for what is sure to happen soon.
@@ -247,8 +250,10 @@ impl<'a> Cx<'a> {
 
     /// Like [`Cx::wait_deadline`], but only the task's own end cuts it short (`None`).
     pub fn wait_killable<T>(&self, queue: &WaitQueue, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-        let _registration = queue.register_task(self.task);
-        self.sleep_until(None, Ends::Death, &mut ready).ok()
+        let registration = queue.register_task(self.task);
+        let result = self.sleep_until(None, Ends::Death, &mut ready);
+        drop(registration);
+        result.ok().or_else(ready)
     }
 
     /// Sleeps until the deadline or a signal.

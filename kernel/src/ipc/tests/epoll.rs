@@ -263,3 +263,50 @@ fn a_wait_times_out() {
         assert!(cx.now_ns() >= before + 5_000_000);
     });
 }
+
+/// How many of two epolls with a waiter each wake up for one event.
+fn woken_of_two(flags: u32) -> usize {
+    run(move |cx| {
+        let event = eventfd(cx, 0);
+        let woken = Arc::new(Mutex::new(0));
+        for _ in 0..2 {
+            let (event, woken) = (event.clone(), woken.clone());
+            thread(cx, move |cx| {
+                let ep = epoll(cx);
+                add(cx, &ep, 5, &event, IN | flags);
+                let epoll: &Epoll = ep.downcast().unwrap();
+                if !epoll.wait(cx, 1, Some(cx.now_ns() + 1_000_000_000)).unwrap().is_empty() {
+                    *woken.lock().unwrap() += 1;
+                }
+            });
+        }
+        cx.sleep(Some(cx.now_ns() + 1_000_000));
+        bump(cx, &event);
+        cx.sleep(Some(cx.now_ns() + 1_000_000));
+        let count = *woken.lock().unwrap();
+        cx.sleep(Some(cx.now_ns() + 2_000_000_000));
+        count
+    })
+}
+
+#[test]
+fn an_exclusive_registration_wakes_one_epoll() {
+    assert_eq!(woken_of_two(0), 2);
+    assert_eq!(woken_of_two(EXCLUSIVE), 1);
+}
+
+#[test]
+fn a_wake_up_for_one_is_not_spent_on_a_waiter_that_leaves() {
+    run(|cx| {
+        let queue = crate::wait::WaitQueue::new();
+        let mut looks = 0;
+        // The only wake-up comes after the look and before the end of the time, as from another CPU.
+        let result = cx.wait_deadline(&[&queue], Some(cx.now_ns()), || {
+            looks += 1;
+            let available = looks > 1;
+            queue.wake(1, crate::wait::PollEvents::empty(), crate::wait::Waker::GoesOn);
+            available.then_some(())
+        });
+        assert_eq!(result, Ok(()));
+    });
+}
