@@ -16,6 +16,8 @@ pub trait HostFs: Send + Sync {
     /// The node at a host path, following symbolic links as the host does: the path comes from the command
     /// line, not from a guest. Blocks for the time of the host call.
     fn open_path(&self, path: &str) -> Result<Arc<dyn HostNode>, Errno>;
+    /// Takes the result of a transfer that has ended. Virtual CPU context; does not block.
+    fn transferred(&self, id: u64) -> Option<Transferred>;
 }
 
 /// How to open a host file.
@@ -119,8 +121,44 @@ pub trait HostNode: Send + Sync {
     fn as_any(&self) -> &dyn Any;
 }
 
-/// An open regular file of the host. All methods block for the time of the host call.
+/// How far something got that must not wait for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes done.
+    pub done: usize,
+    /// Whether the rest has to wait; otherwise there is no rest.
+    pub blocked: bool,
+}
+
+/// What a host does beside the virtual CPUs.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// Fills the buffer from a byte offset, as [`HostFile::read_at`].
+    Read(u64, Vec<u8>),
+    /// Writes the buffer at a byte offset, as [`HostFile::write_at`].
+    Write(u64, Vec<u8>),
+    /// As [`HostFile::sync`] with this `data_only`.
+    Sync(bool),
+}
+
+/// The end of a [`Transfer`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Transferred {
+    /// Number of bytes, or why there are none.
+    pub result: Result<usize, Errno>,
+    /// The buffer of the transfer; empty for [`Transfer::Sync`].
+    pub buf: Vec<u8>,
+}
+
+/// An open regular file of the host. All methods but `*_now` and `start` block for the time of the host call, which may be long.
 pub trait HostFile: Send + Sync {
+    /// Like [`HostFile::read_at`], as far as no device has to be waited for. Virtual CPU context.
+    fn read_now(&self, offset: u64, buf: &mut [u8]) -> Result<Progress, Errno>;
+    /// Like [`HostFile::write_at`], as far as no device has to be waited for. Virtual CPU context.
+    fn write_now(&self, offset: u64, buf: &[u8]) -> Result<Progress, Errno>;
+    /// Begins a transfer under a number that no other unfinished one of the machine has; does not block. At its end there is an
+    /// [`crate::Event::Transferred`], and [`HostFs::transferred`] has the result. Gives the transfer back when it can't be begun.
+    fn start(&self, id: u64, transfer: Transfer) -> Result<(), Transfer>;
     /// Reads at a byte offset; short only at the end of the file.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno>;
     /// Writes at a byte offset; short only when the disk is full.

@@ -29,7 +29,10 @@ mod stream;
 pub use addr::{CpuId, PAGE_SHIFT, PAGE_SIZE, PhysAddr, VirtAddr};
 pub use cpu::Cpu;
 pub use fiber::{Fiber, FiberEntry, FiberState, Fibers, Suspend};
-pub use hostfs::{HostDirEntry, HostFile, HostFs, HostNode, NewNode, OpenMode, SetAttr, TimeSet};
+pub use hostfs::{
+    HostDirEntry, HostFile, HostFs, HostNode, NewNode, OpenMode, Progress, SetAttr, TimeSet, Transfer,
+    Transferred,
+};
 pub use machine::{ClockId, Event, LogLevel, Machine};
 pub use ram::Ram;
 pub use space::{Backing, Exit, Fault, MapOp, Prot, Regs, SpaceError, UserContext, VmSpace};

@@ -18,6 +18,8 @@ pub enum ClockId {
 pub enum Event {
     /// The stream with this index (0 to 2) became ready for what was asked.
     Stream(usize),
+    /// The transfer with this number has ended ([`crate::HostFile::start`]).
+    Transferred(u64),
     /// The terminal's window changed its size.
     WindowSize,
     /// The outside asks for an orderly end (SIGTERM, SIGINT, SIGHUP to the process); the signal's number.

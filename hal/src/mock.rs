@@ -119,12 +119,13 @@ impl MockBuilder {
         let cpu = Arc::new(MockCpu::new(self.cpus, self.wait_for_outside));
         let events = Arc::new(Mutex::new(VecDeque::new()));
         let streams = core::array::from_fn(|i| Arc::new(MockStream::new(i, events.clone(), cpu.clone())));
+        let outside = hostfs::Outside { events: events.clone(), cpu: cpu.clone() };
         Arc::new(MockMachine {
             shared: Arc::new(Shared::new(ram.clone(), cpu.clone())),
             ram,
             cpu,
             fibers: MockFibers::default(),
-            fs: MockFs::new(),
+            fs: MockFs::new(outside),
             streams,
             events,
             log: Mutex::new(Vec::new()),

@@ -159,6 +159,7 @@ impl Kernel {
                 self.ipc.stream_ready(index);
                 crate::tty::console_ready(self);
             }
+            hal::Event::Transferred(id) => self.transferred(id),
             hal::Event::WindowSize => crate::tty::window_changed(self),
             hal::Event::Terminate(signo) => self.terminate(signo),
         }

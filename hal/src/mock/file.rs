@@ -2,7 +2,7 @@
 
 use super::HostOp;
 use super::node::{Inode, Kind};
-use crate::HostFile;
+use crate::{HostFile, Progress, Transfer, Transferred};
 use abi::Errno;
 use core::any::Any;
 use core::fmt;
@@ -67,7 +67,38 @@ impl fmt::Debug for MockFile {
     }
 }
 
+impl MockFile {
+    /// Does what an I/O thread would do.
+    pub(super) fn perform(&self, transfer: Transfer) -> Transferred {
+        match transfer {
+            Transfer::Read(offset, mut buf) => Transferred { result: self.read_at(offset, &mut buf), buf },
+            Transfer::Write(offset, buf) => Transferred { result: self.write_at(offset, &buf), buf },
+            Transfer::Sync(data_only) => {
+                Transferred { result: self.sync(data_only).map(|()| 0), buf: Vec::new() }
+            }
+        }
+    }
+}
+
 impl HostFile for MockFile {
+    fn read_now(&self, offset: u64, buf: &mut [u8]) -> Result<Progress, Errno> {
+        if self.inode.fs().is_some_and(|fs| fs.is_slow()) {
+            return Ok(Progress { done: 0, blocked: true });
+        }
+        self.read_at(offset, buf).map(|done| Progress { done, blocked: false })
+    }
+    fn write_now(&self, offset: u64, buf: &[u8]) -> Result<Progress, Errno> {
+        if self.inode.fs().is_some_and(|fs| fs.is_slow()) {
+            return Ok(Progress { done: 0, blocked: true });
+        }
+        self.write_at(offset, buf).map(|done| Progress { done, blocked: false })
+    }
+    fn start(&self, id: u64, transfer: Transfer) -> Result<(), Transfer> {
+        match self.inode.fs() {
+            Some(fs) => fs.begin(id, self.clone(), transfer),
+            None => Err(transfer),
+        }
+    }
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
         self.inode.enter(HostOp::ReadAt)?;
         Ok(self.with(|content| copy_out(content, offset, buf)))

@@ -1,12 +1,13 @@
 //! The host's files as a tree in memory, filled by the test, with errors on demand.
 
 use super::node::{Inode, Kind, MockNode};
-use super::{MockFile, lock};
-use crate::{HostFs, HostNode};
+use super::{MockCpu, MockFile, lock};
+use crate::{Cpu, CpuId, Event, HostFs, HostNode, Transfer, Transferred};
 use abi::Errno;
 use abi::fs::{DeviceId, FileType};
 use abi::time::Timespec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::VecDeque;
 use std::string::String;
 use std::sync::{Arc, Mutex};
 use std::vec::Vec;
@@ -41,10 +42,21 @@ pub struct MockFs {
     failures: Mutex<Vec<(HostOp, usize, Errno)>>,
     calls: AtomicU64,
     time: Mutex<Timespec>,
+    /// Whether every transfer waits for [`MockFs::finish_transfers`].
+    slow: AtomicBool,
+    pending: Mutex<Vec<(u64, MockFile, Transfer)>>,
+    ended: Mutex<Vec<(u64, Transferred)>>,
+    outside: Outside,
+}
+
+/// Where the file system tells that transfers have ended.
+pub(super) struct Outside {
+    pub(super) events: Arc<Mutex<VecDeque<Event>>>,
+    pub(super) cpu: Arc<MockCpu>,
 }
 
 impl MockFs {
-    pub(super) fn new() -> Arc<MockFs> {
+    pub(super) fn new(outside: Outside) -> Arc<MockFs> {
         let time = Timespec { sec: 1_600_000_000, nsec: 0 };
         let root = Inode::new(2, 0o040755, Kind::Directory(Default::default()), time);
         Arc::new_cyclic(|fs| {
@@ -55,8 +67,44 @@ impl MockFs {
                 failures: Mutex::default(),
                 calls: AtomicU64::new(0),
                 time: Mutex::new(time),
+                slow: AtomicBool::new(false),
+                pending: Mutex::default(),
+                ended: Mutex::default(),
+                outside,
             }
         })
+    }
+
+    /// Makes nothing readable or writable at once: transfers wait for [`MockFs::finish_transfers`].
+    pub fn set_slow(&self, slow: bool) {
+        self.slow.store(slow, Ordering::SeqCst);
+    }
+    pub(super) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::SeqCst)
+    }
+    /// Number of transfers that have not ended.
+    pub fn pending_transfers(&self) -> usize {
+        lock(&self.pending).len()
+    }
+    pub(super) fn begin(&self, id: u64, file: MockFile, transfer: Transfer) -> Result<(), Transfer> {
+        if !self.is_slow() {
+            self.end(id, file.perform(transfer));
+            return Ok(());
+        }
+        lock(&self.pending).push((id, file, transfer));
+        Ok(())
+    }
+    /// Ends every transfer that has begun.
+    pub fn finish_transfers(&self) {
+        let pending = core::mem::take(&mut *lock(&self.pending));
+        for (id, file, transfer) in pending {
+            self.end(id, file.perform(transfer));
+        }
+    }
+    fn end(&self, id: u64, done: Transferred) {
+        lock(&self.ended).push((id, done));
+        lock(&self.outside.events).push_back(Event::Transferred(id));
+        self.outside.cpu.interrupt(CpuId(0));
     }
 
     /// Adds a regular file (parents are made as needed) or replaces the content of one.
@@ -186,6 +234,11 @@ impl HostFs for MockFs {
         self.enter(HostOp::OpenPath)?;
         let inode = self.resolve(path, 0)?;
         Ok(Arc::new(MockNode::new(inode, path.as_bytes().to_vec())))
+    }
+    fn transferred(&self, id: u64) -> Option<Transferred> {
+        let mut ended = lock(&self.ended);
+        let at = ended.iter().position(|(other, _)| *other == id)?;
+        Some(ended.swap_remove(at).1)
     }
 }
 

@@ -59,6 +59,9 @@ impl Inode {
     pub(super) fn data(&self) -> MutexGuard<'_, Data> {
         lock(&self.data)
     }
+    pub(super) fn fs(&self) -> Option<Arc<MockFs>> {
+        lock(&self.fs).upgrade()
+    }
     /// Counts a host call; `EIO` when the machine is gone.
     pub(super) fn enter(&self, op: HostOp) -> Result<Arc<MockFs>, Errno> {
         let fs = lock(&self.fs).upgrade().ok_or(Errno::EIO)?;

@@ -304,16 +304,24 @@ pub fn host_cpus() -> Vec<usize> {
     cpus
 }
 
-/// Binds the calling thread to one host CPU. Where the host refuses, it runs unbound, only slower.
-fn pin(host: usize) {
-    // SAFETY: an all-zero set is valid, the index came out of such a set, and the size is right.
+/// Lets the calling thread run on these host CPUs only. Where the host refuses, it stays as it is.
+pub(crate) fn use_cpus(hosts: &[usize]) {
+    // SAFETY: an all-zero set is valid, the indices came out of such a set, and the size is right.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(host, &mut set);
+        for host in hosts {
+            libc::CPU_SET(*host, &mut set);
+        }
         libc::sched_setaffinity(0, size_of_val(&set), &set);
-        // Wake up when asked, not up to 50 µs later.
-        libc::prctl(libc::PR_SET_TIMERSLACK, 1);
     }
+}
+
+/// Binds the calling thread to one host CPU. Where the host refuses, it runs unbound, only slower.
+fn pin(host: usize) {
+    use_cpus(&[host]);
+    // Wake up when asked, not up to 50 µs later.
+    // SAFETY: plain call.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
 }
 
 #[cfg(test)]

@@ -1,26 +1,32 @@
 //! Regular files of the host, opened for their content.
 
 use crate::hostfs::{errno, last_errno};
+use crate::transfer::Transfers;
 use abi::Errno;
-use hal::HostFile;
+use hal::{HostFile, Progress, Transfer};
 use rustix::fs::{self as sys, FallocateFlags};
-use rustix::io::Errno as SysErrno;
+use rustix::io::{Errno as SysErrno, ReadWriteFlags};
 use std::any::Any;
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// An open regular file.
 pub struct LinuxFile {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     key: u64,
+    transfers: Arc<Transfers>,
+    remote: OnceLock<bool>,
 }
 
 /// Numbers that are given out once. Not state of any machine: only their being different matters.
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 
 impl LinuxFile {
-    pub(crate) fn new(fd: OwnedFd) -> LinuxFile {
-        LinuxFile { fd, key: NEXT_KEY.fetch_add(1, Ordering::Relaxed) }
+    pub(crate) fn new(fd: OwnedFd, transfers: Arc<Transfers>) -> LinuxFile {
+        let key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
+        LinuxFile { fd: Arc::new(fd), key, transfers, remote: OnceLock::new() }
     }
     /// A number that stands for this open file and no other.
     pub fn key(&self) -> u64 {
@@ -32,35 +38,103 @@ impl LinuxFile {
     }
 }
 
+/// File systems of the host that answer from another process or machine: any transfer may take long. Magic numbers of
+/// `statfs(2)`: FUSE, NFS, 9P, CIFS, SMB2, Ceph, AFS.
+const REMOTE: [i64; 7] =
+    [0x6573_5546, 0x6969, 0x0102_1997, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x5346_414f];
+
+/// Reads until the buffer is full or the file ends.
+pub(crate) fn read_at(fd: &OwnedFd, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < buf.len() {
+        let at = offset.checked_add(done as u64).ok_or(Errno::EINVAL)?;
+        match rustix::io::pread(fd, &mut buf[done..], at) {
+            Ok(0) => break,
+            Ok(len) => done += len,
+            Err(SysErrno::INTR) => {}
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(errno(e)),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of the buffer, less when the disk is full.
+pub(crate) fn write_at(fd: &OwnedFd, offset: u64, buf: &[u8]) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < buf.len() {
+        let at = offset.checked_add(done as u64).ok_or(Errno::EFBIG)?;
+        match rustix::io::pwrite(fd, &buf[done..], at) {
+            Ok(0) => break,
+            Ok(len) => done += len,
+            Err(SysErrno::INTR) => {}
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(errno(e)),
+        }
+    }
+    Ok(done)
+}
+
+/// `fsync(2)` or `fdatasync(2)`.
+pub(crate) fn sync(fd: &OwnedFd, data_only: bool) -> Result<(), Errno> {
+    if data_only { sys::fdatasync(fd) } else { sys::fsync(fd) }.map_err(errno)
+}
+
+impl LinuxFile {
+    /// Whether the file system is one of [`REMOTE`]; asked of the host once.
+    fn is_remote(&self) -> bool {
+        *self.remote.get_or_init(|| {
+            // Some architectures have it unsigned or narrower.
+            sys::fstatfs(&self.fd).is_ok_and(|s| REMOTE.contains(&i64::from(s.f_type as u32)))
+        })
+    }
+}
+
 impl HostFile for LinuxFile {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+    fn read_now(&self, offset: u64, buf: &mut [u8]) -> Result<Progress, Errno> {
         let mut done = 0;
         while done < buf.len() {
             let at = offset.checked_add(done as u64).ok_or(Errno::EINVAL)?;
-            match rustix::io::pread(&self.fd, &mut buf[done..], at) {
+            let mut rest = [IoSliceMut::new(&mut buf[done..])];
+            // Cold pages end the read instead of being waited for; the host begins to fetch them.
+            match rustix::io::preadv2(&self.fd, &mut rest, at, ReadWriteFlags::NOWAIT) {
                 Ok(0) => break,
                 Ok(len) => done += len,
+                Err(SysErrno::AGAIN) => return Ok(Progress { done, blocked: true }),
+                Err(SysErrno::OPNOTSUPP | SysErrno::NOSYS) if self.is_remote() => {
+                    return Ok(Progress { done, blocked: true });
+                }
+                Err(SysErrno::OPNOTSUPP | SysErrno::NOSYS) => {
+                    done += read_at(&self.fd, at, &mut buf[done..])?;
+                    break;
+                }
                 Err(SysErrno::INTR) => {}
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(errno(e)),
             }
         }
-        Ok(done)
+        Ok(Progress { done, blocked: false })
+    }
+
+    // A local file system takes writes into its cache, so there is nothing to wait for but a cache that is full; and few of them can
+    // say that.
+    fn write_now(&self, offset: u64, buf: &[u8]) -> Result<Progress, Errno> {
+        if self.is_remote() {
+            return Ok(Progress { done: 0, blocked: true });
+        }
+        write_at(&self.fd, offset, buf).map(|done| Progress { done, blocked: false })
+    }
+
+    fn start(&self, id: u64, transfer: Transfer) -> Result<(), Transfer> {
+        self.transfers.start(id, self.fd.clone(), transfer)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+        read_at(&self.fd, offset, buf)
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<usize, Errno> {
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset.checked_add(done as u64).ok_or(Errno::EFBIG)?;
-            match rustix::io::pwrite(&self.fd, &buf[done..], at) {
-                Ok(0) => break,
-                Ok(len) => done += len,
-                Err(SysErrno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(e) => return Err(errno(e)),
-            }
-        }
-        Ok(done)
+        write_at(&self.fd, offset, buf)
     }
 
     fn size(&self) -> Result<u64, Errno> {
@@ -81,7 +155,7 @@ impl HostFile for LinuxFile {
     }
 
     fn sync(&self, data_only: bool) -> Result<(), Errno> {
-        if data_only { sys::fdatasync(&self.fd) } else { sys::fsync(&self.fd) }.map_err(errno)
+        sync(&self.fd, data_only)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -5,10 +5,12 @@
 //! happens to names meanwhile. The process's umask is zero (see `start`), so that modes arrive exactly.
 
 use crate::hostfile::LinuxFile;
+use crate::io::Events;
+use crate::transfer::Transfers;
 use abi::Errno;
 use abi::fs::{Attr, DeviceId, FileType, Statfs};
 use abi::time::Timespec;
-use hal::{HostDirEntry, HostFile, HostFs, HostNode, NewNode, OpenMode, SetAttr, TimeSet};
+use hal::{HostDirEntry, HostFile, HostFs, HostNode, NewNode, OpenMode, SetAttr, TimeSet, Transferred};
 use rustix::fs::{self as sys, AtFlags, FileType as SysType, Gid, Mode, OFlags, StatxFlags, Timestamps, Uid};
 use rustix::io::Errno as SysErrno;
 use std::any::Any;
@@ -18,7 +20,14 @@ use std::sync::{Arc, OnceLock};
 
 /// The way into the host's files.
 pub struct LinuxFs {
-    fd_dir: Arc<OwnedFd>,
+    shared: Arc<Shared>,
+}
+
+/// What every node needs.
+struct Shared {
+    /// `/proc/self/fd` of this process.
+    fd_dir: OwnedFd,
+    transfers: Arc<Transfers>,
 }
 
 /// A host inode.
@@ -26,8 +35,7 @@ pub struct LinuxNode {
     fd: OwnedFd,
     /// Asked for when first needed: most nodes are only walked through.
     file_type: OnceLock<FileType>,
-    /// `/proc/self/fd` of this process.
-    fd_dir: Arc<OwnedFd>,
+    shared: Arc<Shared>,
 }
 
 pub(crate) fn errno(e: SysErrno) -> Errno {
@@ -41,14 +49,23 @@ impl LinuxFs {
     pub fn new() -> Result<LinuxFs, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd_dir = sys::open("/proc/self/fd", flags, Mode::empty()).map_err(errno)?;
-        Ok(LinuxFs { fd_dir: Arc::new(fd_dir) })
+        Ok(LinuxFs { shared: Arc::new(Shared { fd_dir, transfers: Arc::new(Transfers::new()) }) })
+    }
+
+    /// Where the ends of transfers are told.
+    pub(crate) fn tell(&self, events: Arc<Events>) {
+        self.shared.transfers.tell(events);
     }
 }
 
 impl HostFs for LinuxFs {
+    fn transferred(&self, id: u64) -> Option<Transferred> {
+        self.shared.transfers.take(id)
+    }
+
     fn open_path(&self, path: &str) -> Result<Arc<dyn HostNode>, Errno> {
         let fd = sys::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(errno)?;
-        Ok(Arc::new(LinuxNode::new(fd, self.fd_dir.clone())))
+        Ok(Arc::new(LinuxNode::new(fd, self.shared.clone())))
     }
 }
 
@@ -94,8 +111,8 @@ pub(crate) fn attr(fd: BorrowedFd<'_>) -> Result<Attr, Errno> {
 }
 
 impl LinuxNode {
-    fn new(fd: OwnedFd, fd_dir: Arc<OwnedFd>) -> LinuxNode {
-        LinuxNode { fd, file_type: OnceLock::new(), fd_dir }
+    fn new(fd: OwnedFd, shared: Arc<Shared>) -> LinuxNode {
+        LinuxNode { fd, file_type: OnceLock::new(), shared }
     }
 
     fn file_type(&self) -> Result<FileType, Errno> {
@@ -124,12 +141,12 @@ impl LinuxNode {
             _ => return Err(Errno::ENXIO),
         }
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
-        sys::openat(&*self.fd_dir, self.link_name(), flags, Mode::empty()).map_err(errno)
+        sys::openat(&self.shared.fd_dir, self.link_name(), flags, Mode::empty()).map_err(errno)
     }
 
     fn child(&self, name: &[u8]) -> Result<LinuxNode, Errno> {
         let fd = sys::openat(&self.fd, name, NODE, Mode::empty()).map_err(errno)?;
-        Ok(LinuxNode::new(fd, self.fd_dir.clone()))
+        Ok(LinuxNode::new(fd, self.shared.clone()))
     }
 
     fn of(node: &dyn HostNode) -> Result<&LinuxNode, Errno> {
@@ -141,9 +158,9 @@ impl LinuxNode {
         let file = sys::openat(&self.fd, name, flags, mode).map_err(errno)?;
         // By descriptor, not by name: somebody else may have replaced the entry already.
         let link = file.as_raw_fd().to_string();
-        let fd =
-            sys::openat(&*self.fd_dir, link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(errno)?;
-        Ok(LinuxNode::new(fd, self.fd_dir.clone()))
+        let fd = sys::openat(&self.shared.fd_dir, link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(errno)?;
+        Ok(LinuxNode::new(fd, self.shared.clone()))
     }
 
     fn set_times(&self, set: &SetAttr) -> Result<(), Errno> {
@@ -155,7 +172,7 @@ impl LinuxNode {
         let times = Timestamps { last_access: one(set.atime), last_modification: one(set.mtime) };
         // Through the link rather than AT_EMPTY_PATH, which utimensat(2) knows only since Linux 5.8; the link leads
         // to a symbolic link's own inode, too.
-        sys::utimensat(&*self.fd_dir, self.link_name(), &times, AtFlags::empty()).map_err(errno)
+        sys::utimensat(&self.shared.fd_dir, self.link_name(), &times, AtFlags::empty()).map_err(errno)
     }
 }
 
@@ -215,7 +232,7 @@ impl HostNode for LinuxNode {
             OpenMode::Write => OFlags::WRONLY,
             OpenMode::ReadWrite => OFlags::RDWR,
         };
-        Ok(Arc::new(LinuxFile::new(self.reopen(flags)?)))
+        Ok(Arc::new(LinuxFile::new(self.reopen(flags)?, self.shared.transfers.clone())))
     }
 
     fn create(&self, name: &[u8], what: NewNode<'_>, mode: u32) -> Result<Arc<dyn HostNode>, Errno> {
@@ -255,7 +272,7 @@ impl HostNode for LinuxNode {
         check(name)?;
         let target = LinuxNode::of(target)?;
         // AT_EMPTY_PATH needs a capability; the link leads to the inode itself, symbolic links included.
-        sys::linkat(&*target.fd_dir, target.link_name(), &self.fd, name, AtFlags::SYMLINK_FOLLOW)
+        sys::linkat(&target.shared.fd_dir, target.link_name(), &self.fd, name, AtFlags::SYMLINK_FOLLOW)
             .map_err(errno)
     }
 
@@ -292,7 +309,7 @@ impl HostNode for LinuxNode {
                 return Err(Errno::EOPNOTSUPP);
             }
             let mode = Mode::from_raw_mode(mode & 0o7777);
-            sys::chmodat(&*self.fd_dir, self.link_name(), mode, AtFlags::empty()).map_err(errno)?;
+            sys::chmodat(&self.shared.fd_dir, self.link_name(), mode, AtFlags::empty()).map_err(errno)?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             self.set_times(set)?;
@@ -357,7 +374,7 @@ impl HostNode for LinuxNode {
     }
 
     fn describe(&self) -> String {
-        let path = sys::readlinkat(&*self.fd_dir, self.link_name(), Vec::new());
+        let path = sys::readlinkat(&self.shared.fd_dir, self.link_name(), Vec::new());
         path.map_or_else(|_| "?".to_string(), |p| p.to_string_lossy().into_owned())
     }
 

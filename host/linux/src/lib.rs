@@ -17,6 +17,7 @@ mod space;
 mod stdfds;
 mod stream;
 mod terminal;
+mod transfer;
 
 pub use cpu::host_cpus;
 pub use hostfile::LinuxFile;

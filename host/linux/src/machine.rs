@@ -100,6 +100,7 @@ impl LinuxMachine {
             return Err(failed);
         };
         let events = Arc::new(Events::new(cpus.clone()));
+        fs.tell(events.clone());
         let (streams, terminal) = open_streams(config.own_process, &poller, &events);
         let (ready, resumed) = (streams.clone(), streams.clone());
         let io = IoThread::start(IoParts {

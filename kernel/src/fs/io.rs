@@ -1,7 +1,7 @@
 //! Reading and writing through an open file description: access mode, position, limits, side effects.
 
 use super::dentry::with_room;
-use super::{DirEntry, File, OpenFile, OpenFlags, notify, perm};
+use super::{DirEntry, File, OpenFile, OpenFlags, notify, perm, transfer};
 use crate::error::{Result, err};
 use crate::signal::{SigInfo, send_to_task, sig};
 use crate::task::{Cap, Cx, Resource};
@@ -156,7 +156,7 @@ pub fn drop_privileges(cx: &Cx, of: &OpenFile) -> Result<()> {
 }
 
 /// Reads a host file into a sink.
-pub(super) fn host_read(file: &dyn HostFile, pos: u64, sink: &mut dyn Sink) -> Result<usize> {
+pub(super) fn host_read(cx: &Cx, file: &dyn HostFile, pos: u64, sink: &mut dyn Sink) -> Result<usize> {
     let mut small = [0u8; 4096];
     let mut large;
     let buf: &mut [u8] = if sink.room() <= small.len() {
@@ -169,11 +169,12 @@ pub(super) fn host_read(file: &dyn HostFile, pos: u64, sink: &mut dyn Sink) -> R
     while sink.room() > 0 {
         let want = sink.room().min(buf.len());
         let Some(part) = buf.get_mut(..want) else { break };
-        let step = pos.checked_add(done as u64).ok_or(Errno::EINVAL).and_then(|at| file.read_at(at, part));
+        let at = pos.checked_add(done as u64).ok_or(Errno::EINVAL.into());
+        let step = at.and_then(|at| transfer::read_at(cx, file, at, part));
         let n = match step {
             Ok(n) => n,
             Err(_) if done > 0 => break,
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(e),
         };
         let room = sink.room();
         let step = sink.put(part.get(..n).unwrap_or_default());
@@ -186,18 +187,19 @@ pub(super) fn host_read(file: &dyn HostFile, pos: u64, sink: &mut dyn Sink) -> R
         if n < want {
             break;
         }
+        cx.give_way();
     }
     Ok(done)
 }
 
 /// Writes a source to a host file.
-pub(super) fn host_write(file: &dyn HostFile, pos: u64, source: &mut dyn Source) -> Result<usize> {
+pub(super) fn host_write(cx: &Cx, file: &dyn HostFile, pos: u64, source: &mut dyn Source) -> Result<usize> {
     let mut buf = vec![0u8; source.left().min(HOST_CHUNK)];
     let mut done = 0usize;
     while source.left() > 0 {
         let step = source.take(&mut buf).and_then(|n| {
             let at = pos.checked_add(done as u64).ok_or(Errno::EFBIG)?;
-            Ok((n, file.write_at(at, buf.get(..n).unwrap_or_default())?))
+            Ok((n, transfer::write_at(cx, file, at, buf.get(..n).unwrap_or_default())?))
         });
         match step {
             Ok((n, written)) => {
@@ -205,6 +207,7 @@ pub(super) fn host_write(file: &dyn HostFile, pos: u64, source: &mut dyn Source)
                 if n == 0 || written < n {
                     break;
                 }
+                cx.give_way();
             }
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),

@@ -32,6 +32,7 @@ pub mod procfs;
 pub mod pseudo;
 mod root;
 pub mod sysfs;
+mod transfer;
 pub mod walk;
 pub mod xattr;
 
@@ -78,6 +79,8 @@ pub struct Vfs {
     pub types: FsTypes,
     /// Who waits for any [`Latch`].
     pub(crate) latches: WaitQueue,
+    /// Transfers that have not ended.
+    transfers: transfer::Transfers,
     /// Held by renames that may change the shape of the tree.
     rename: Latch,
     anon: Arc<Mount>,
@@ -92,6 +95,7 @@ impl Default for Vfs {
             devices: Devices::default(),
             types: FsTypes::default(),
             latches: WaitQueue::new(),
+            transfers: transfer::Transfers::default(),
             rename: Latch::new(),
             anon: anon::mount(),
             minors: AtomicU32::new(FIRST_ANON_MINOR),

@@ -197,6 +197,14 @@ impl<'a> Cx<'a> {
         self.suspend();
     }
 
+    /// For long loops in the kernel: serves events, and gives the CPU away when the task's time is over.
+    pub fn give_way(&self) {
+        self.kernel.poll_machine();
+        if self.kernel.sched.should_yield(self.cpu(), self.task) {
+            self.yield_now();
+        }
+    }
+
     /// Waits on a queue until `ready` gives something; a signal interrupts. `ready` is called again after every wake-up, may take spin
     /// locks and must not suspend.
     pub fn wait<T>(&self, queue: &WaitQueue, mut ready: impl FnMut() -> Option<Result<T>>) -> Result<T> {

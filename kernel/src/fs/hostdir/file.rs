@@ -2,7 +2,7 @@
 
 use super::HostInode;
 use crate::error::{Result, err};
-use crate::fs::{DirEntry, File, Mappable, OpenFile, OpenFlags, dotdot_ino, host_read, host_write};
+use crate::fs::{DirEntry, File, Mappable, OpenFile, OpenFlags, dotdot_ino, host_read, host_write, transfer};
 use crate::sync::Mutex;
 use crate::task::Cx;
 use crate::user::{Sink, Source};
@@ -25,8 +25,8 @@ impl HostRegular {
 }
 
 impl File for HostRegular {
-    fn read(&self, _cx: &Cx, _of: &OpenFile, pos: &mut u64, sink: &mut dyn Sink) -> Result<usize> {
-        let n = host_read(&*self.file, *pos, sink)?;
+    fn read(&self, cx: &Cx, _of: &OpenFile, pos: &mut u64, sink: &mut dyn Sink) -> Result<usize> {
+        let n = host_read(cx, &*self.file, *pos, sink)?;
         *pos += n as u64;
         Ok(n)
     }
@@ -42,7 +42,7 @@ impl File for HostRegular {
             }
             _ => None,
         };
-        let n = host_write(&*self.file, *pos, source)?;
+        let n = host_write(cx, &*self.file, *pos, source)?;
         *pos += n as u64;
         Ok(n)
     }
@@ -77,8 +77,8 @@ impl File for HostRegular {
         Ok(self.file.allocate(mode, offset, len)?)
     }
 
-    fn sync(&self, _cx: &Cx, data_only: bool) -> Result<()> {
-        Ok(self.file.sync(data_only)?)
+    fn sync(&self, cx: &Cx, data_only: bool) -> Result<()> {
+        transfer::sync(cx, &*self.file, data_only)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -52,14 +52,14 @@ impl MemFile {
 }
 
 impl File for MemFile {
-    fn read(&self, _cx: &Cx, of: &OpenFile, pos: &mut u64, sink: &mut dyn Sink) -> Result<usize> {
+    fn read(&self, cx: &Cx, of: &OpenFile, pos: &mut u64, sink: &mut dyn Sink) -> Result<usize> {
         let n = match self.content()? {
             Content::Cache(cache) => {
                 let n = cache.read(*pos, sink)?;
                 self.node.accessed(of);
                 n
             }
-            Content::Lower(file) => host_read(&*file, *pos, sink)?,
+            Content::Lower(file) => host_read(cx, &*file, *pos, sink)?,
         };
         *pos += n as u64;
         Ok(n)

@@ -2,7 +2,7 @@
 
 use super::node::{Body, Node};
 use crate::error::{Error, Result, err};
-use crate::fs::{MountFlags, OpenFile, OpenFlags};
+use crate::fs::{MountFlags, OpenFile, OpenFlags, transfer};
 use crate::mm::PageCache;
 use crate::task::Cx;
 use abi::Errno;
@@ -111,7 +111,7 @@ impl Node {
         while pos < size {
             let want = (size - pos).min(buf.len() as u64) as usize;
             let Some(part) = buf.get_mut(..want) else { break };
-            let n = file.read_at(pos, part)?;
+            let n = transfer::read_at(cx, &*file, pos, part)?;
             if n == 0 {
                 break;
             }

@@ -2,6 +2,7 @@
 
 mod overlay;
 mod tmpfs;
+mod transfer;
 mod volume;
 mod walk;
 
