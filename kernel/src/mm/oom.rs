@@ -12,10 +12,15 @@ const NEVER: i32 = -1000;
 /// `None` for one that is never chosen.
 pub fn oom_score(kernel: &Kernel, process: &Process) -> Option<i64> {
     let adjust = process.oom_score_adj.load(Ordering::Relaxed);
-    if adjust <= NEVER {
+    if !may_go(process) {
         return None;
     }
     Some(points(kernel, process, adjust) * 1000 / (kernel.frames.total().max(1) as i64))
+}
+
+/// Whether a process may be killed at all: not init, which could not even end.
+fn may_go(process: &Process) -> bool {
+    process.pid != 1 && process.oom_score_adj.load(Ordering::Relaxed) > NEVER
 }
 
 /// Resident memory in pages, with the adjustment in thousandths of RAM.
@@ -37,7 +42,7 @@ pub fn oom_victim(kernel: &Kernel) -> Option<Arc<Process>> {
     processes()
         .filter_map(|p| {
             let adjust = p.oom_score_adj.load(Ordering::Relaxed);
-            (adjust > NEVER).then(|| (points(kernel, &p, adjust), p))
+            may_go(&p).then(|| (points(kernel, &p, adjust), p))
         })
         // The youngest of several that are equal.
         .max_by_key(|(points, p)| (*points, p.pid))

@@ -2,7 +2,7 @@
 
 use super::{SIG_DFL, SIG_IGN, SigInfo, SigSet, frame, sig, stop};
 use crate::error::Restart;
-use crate::task::user_loop::{InterruptedCall, restart_call};
+use crate::task::user_loop::{InterruptedCall, restart_call, with_memory};
 use crate::task::{Cx, ExitStatus, group_exit, must_end};
 use abi::signal::Sigaction;
 use alloc::format;
@@ -151,7 +151,8 @@ fn run_handler(cx: &Cx, info: &SigInfo, action: Sigaction, interrupted: Option<I
         signals.saved_mask.take().unwrap_or(signals.mask)
     };
     crate::task::rseq::update(cx);
-    if frame::push(cx, info, &action, old_mask).is_ok() {
+    let pushed = with_memory(cx, || frame::push(cx, info, &action, old_mask));
+    if pushed.is_ok() {
         let mut mask = cx.task.sigmask() | SigSet(action.mask);
         if action.flags & flags::NODEFER == 0 {
             mask.add(info.signo);

@@ -54,7 +54,13 @@ fn notes(g: &mut Guest) -> Vec<u64> {
 }
 /// A guest with a handler that notes its signal, or for a queued one its value.
 fn with_handlers(body: impl Fn(&mut Guest) + Send + Sync + 'static) {
-    let machine = hal::mock::MockMachine::new();
+    with_handlers_on(hal::mock::MockMachine::new(), body);
+}
+
+fn with_handlers_on(
+    machine: std::sync::Arc<hal::mock::MockMachine>,
+    body: impl Fn(&mut Guest) + Send + Sync + 'static,
+) {
     machine.code(HANDLER, |g| {
         let (signo, info) = (g.regs.rdi, g.regs.rsi);
         let mut code = [0; 4];
@@ -269,5 +275,40 @@ fn who_may_signal_whom() {
         });
         assert_eq!(g.syscall(nr(__NR_wait4), &[child as u64, SCRATCH, 0, 0]), child);
         assert_eq!(g.load_u64(SCRATCH) as u32, 0);
+    });
+}
+
+#[test]
+fn a_signal_frame_that_finds_no_memory_costs_the_greediest_process() {
+    // Where the hog maps its memory, and the stack that the handler runs on: nobody has touched it when RAM is full.
+    const HOG: u64 = 0x4000_0000;
+    const STACK: u64 = GUEST + 0x8_0000;
+    const SA_ONSTACK: u64 = 0x0800_0000;
+    let free = |g: &mut Guest| {
+        assert_eq!(g.syscall(nr(__NR_sysinfo), &[SCRATCH]), 0);
+        g.load_u64(SCRATCH + core::mem::offset_of!(abi::system::Sysinfo, freeram) as u64)
+    };
+    with_handlers_on(hal::mock::MockMachine::builder().memory(8 << 20).build(), move |g| {
+        action(g, USR1, HANDLER, SA_SIGINFO | SA_ONSTACK, 0);
+        store_words(g, SCRATCH, [STACK, 0, 0x1_0000]);
+        assert_eq!(g.syscall(nr(__NR_sigaltstack), &[SCRATCH, 0]), 0);
+        let parent = me(g);
+        let child = g.fork(nr(__NR_fork), &[], move |g| {
+            let map = g.syscall(nr(__NR_mmap), &[HOG, 16 << 20, 3, 0x4032, !0, 0]);
+            assert_eq!(map, HOG as i64);
+            let mut at = HOG;
+            while free(g) > 0 {
+                g.store_u64(at, 1);
+                at += hal::PAGE_SIZE;
+            }
+            kill(g, parent, USR1);
+            loop {
+                g.syscall(nr(__NR_pause), &[]);
+            }
+        });
+        g.syscall(nr(__NR_pause), &[]);
+        assert_eq!(notes(g), [USR1]);
+        assert_eq!(g.syscall(nr(__NR_wait4), &[child as u64, SCRATCH, 0, 0]), child);
+        assert_eq!(g.load_u64(SCRATCH) as u32 & 0x7f, 9);
     });
 }

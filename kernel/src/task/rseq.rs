@@ -5,6 +5,7 @@
 //! when the task has been switched out since the last time.
 
 use super::Cx;
+use super::user_loop::with_memory;
 use crate::error::{Result, err};
 use crate::signal::{self, SigInfo, sig};
 use crate::user::UserPtr;
@@ -84,8 +85,12 @@ pub(crate) fn update(cx: &Cx) {
     cx.rseq_stale.set(false);
     let registered = *cx.task.rseq.lock();
     let Some(rseq) = registered else { return };
-    let cpu = cx.cpu().0 as u32;
-    if leave_section(cx, &rseq).and_then(|()| write_ids(cx, &rseq, cpu, cpu)).is_err() {
+    let updated = with_memory(cx, || {
+        let cpu = cx.cpu().0 as u32;
+        leave_section(cx, &rseq)?;
+        write_ids(cx, &rseq, cpu, cpu)
+    });
+    if updated.is_err() {
         signal::force(cx, SigInfo::kernel(sig::SEGV));
     }
 }

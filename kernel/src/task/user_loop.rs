@@ -1,7 +1,7 @@
 //! The user loop: run guest code, serve why it stopped, look at signals, run again.
 
 use super::{Cx, ExitStatus, exit};
-use crate::error::{Error, Restart};
+use crate::error::{Error, Restart, Result};
 use crate::mm::FaultOutcome;
 use crate::signal::{self, Delivery, SigInfo, sig};
 use crate::syscall::{SysRet, dispatch};
@@ -119,6 +119,17 @@ fn serve_fault(cx: &Cx, fault: &Fault) {
     cx.last_fault.set((fault.vector, fault.error, fault.addr));
     let addr = if fault.code == signal::code::KERNEL { 0 } else { fault.addr };
     signal::force(cx, SigInfo::fault(fault.signo, fault.code, addr));
+}
+
+/// Does something to the task's own memory that it can't go on without. When RAM is full, somebody has to go first, as for a page fault;
+/// an error is what remains if that is the task itself.
+pub(crate) fn with_memory<T>(cx: &Cx, mut access: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match access() {
+            Err(error) if error.errno() == Errno::ENOMEM && !super::must_end(cx.task) => out_of_memory(cx),
+            result => return result,
+        }
+    }
 }
 
 /// RAM is full: somebody has to go, or this task can't go on.
