@@ -16,10 +16,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
-/// How long a kick may go unanswered before the address space counts as hostile.
-const KICK_PATIENCE_MS: u64 = 100;
+/// How much CPU time a runner may use with a kick unanswered before the address space counts as hostile, in nanoseconds. Time on the clock
+/// says nothing: on a busy host it may be long before a runner runs at all, or before the thread that drives it sees what it reported.
+const KICK_PATIENCE_NS: u64 = 100_000_000;
 
 /// Where a parked runner waits.
 #[derive(Clone, Copy, Debug)]
@@ -58,9 +58,10 @@ pub(crate) struct Runner {
     pub inner: Mutex<Inner>,
     pub in_guest: AtomicBool,
     pub kicked: AtomicBool,
-    /// When the first unanswered kick was sent, in milliseconds since `epoch`, plus one; 0 for none.
-    kicked_at: AtomicU64,
-    epoch: Instant,
+    /// How often guest code has stopped.
+    stops: AtomicU64,
+    /// A kick that has been sent: the number of stops before, and the CPU time after it. Once the number has changed it is answered.
+    sent: Mutex<(u64, u64)>,
     /// The virtual CPU that used it last.
     pub cpu: AtomicUsize,
 }
@@ -117,8 +118,8 @@ impl Runner {
             inner: Mutex::new(Inner { mode: Mode::Handler { id: first.id }, owner: None, bases: (0, 0) }),
             in_guest: AtomicBool::new(false),
             kicked: AtomicBool::new(false),
-            kicked_at: AtomicU64::new(0),
-            epoch: Instant::now(),
+            stops: AtomicU64::new(0),
+            sent: Mutex::new((u64::MAX, 0)),
             cpu: AtomicUsize::new(usize::MAX),
         })
     }
@@ -280,13 +281,16 @@ impl Runner {
     /// Has it stop running guest code soon. Any thread, any time.
     pub(crate) fn kick(&self) {
         self.kicked.store(true, Ordering::SeqCst);
+        let stops = self.stops.load(Ordering::SeqCst);
         if !self.in_guest.load(Ordering::SeqCst) {
             return;
         }
         sys::kill(self.pid, KICK);
-        let now = self.epoch.elapsed().as_millis() as u64 + 1;
-        let first = self.kicked_at.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
-        if first.is_err_and(|first| now > first + KICK_PATIENCE_MS) {
+        let now = sys::cpu_time_ns(self.pid);
+        let mut sent = lock(&self.sent);
+        if sent.0 != stops {
+            *sent = (stops, now);
+        } else if now > sent.1 + KICK_PATIENCE_NS && self.stops.load(Ordering::SeqCst) == stops {
             // Guest code can block the signal by forging a return frame. Then it has lost its right to run.
             sys::kill(self.pid, libc::SIGKILL);
         }
@@ -295,7 +299,7 @@ impl Runner {
     /// Guest code has stopped: kicks up to now are answered.
     pub(crate) fn left_guest(&self) {
         self.in_guest.store(false, Ordering::SeqCst);
-        self.kicked_at.store(0, Ordering::SeqCst);
+        self.stops.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -191,8 +191,17 @@ pub(super) fn kcmp(cx: &Cx, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: u6
             let fs = |task: &crate::task::Task| addr(&task.fs.lock());
             (fs(&a), fs(&b))
         }
-        // Signal handlers, I/O context and semaphore undo list belong to the process.
-        4..=6 => (addr(&a.process), addr(&b.process)),
+        // Signal handlers belong to the process.
+        4 => (addr(&a.process), addr(&b.process)),
+        // There are no I/O contexts, so all have the same.
+        5 => (0, 0),
+        // Who has nothing to undo has no list, and several without one have the same.
+        6 => {
+            let list = |task: &crate::task::Task| {
+                if cx.kernel.sysv.undo.of(task.process.pid) { addr(&task.process) } else { 0 }
+            };
+            (list(&a), list(&b))
+        }
         7 => return err(Errno::EOPNOTSUPP),
         _ => return err(Errno::EINVAL),
     };

@@ -159,7 +159,15 @@ pub(super) fn mbind(
     max_node: u64,
     flags: u32,
 ) -> Result<()> {
-    if !addr.is_multiple_of(PAGE_SIZE) || flags & !7 != 0 {
+    const MPOL_MF_MOVE_ALL: u32 = 4;
+    if flags & !7 != 0 || mode & !MPOL_MODE_FLAGS >= MPOL_MODES {
+        return err(Errno::EINVAL);
+    }
+    // Other processes' pages would be moved, too.
+    if flags & MPOL_MF_MOVE_ALL != 0 && !cx.task.creds().has(Cap::SysNice) {
+        return err(Errno::EPERM);
+    }
+    if !addr.is_multiple_of(PAGE_SIZE) {
         return err(Errno::EINVAL);
     }
     check_policy(cx, mode, mask, max_node)

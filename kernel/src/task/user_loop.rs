@@ -143,7 +143,10 @@ fn out_of_memory(cx: &Cx) {
         .unwrap_or_default();
     // One that is ending already was reported when it was chosen.
     if victim.family.lock().exiting.is_none() {
-        cx.kernel.log(LogLevel::Warn, &format!("out of memory: killed process {} ({name})", victim.pid));
+        // RAM that is free says that it is the host that has no room.
+        let free = cx.kernel.frames.available() * hal::PAGE_SIZE / 1024;
+        let text = format!("out of memory ({free} KiB of RAM free): killed process {} ({name})", victim.pid);
+        cx.kernel.log(LogLevel::Warn, &text);
     }
     exit::group_exit(&victim, ExitStatus::Signaled { signo: sig::KILL, core: false });
     if !alloc::sync::Arc::ptr_eq(&victim, cx.process()) {

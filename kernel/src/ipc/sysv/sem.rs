@@ -183,6 +183,13 @@ pub fn operate(cx: &Cx, id: i32, ops: &[Sembuf], deadline_ns: Option<u64>) -> Re
     Ok(())
 }
 
+impl UndoTable {
+    /// Whether a process has adjustments.
+    pub(crate) fn of(&self, pid: i32) -> bool {
+        self.0.lock().range((pid, i32::MIN)..=(pid, i32::MAX)).next().is_some()
+    }
+}
+
 /// Applies a process's adjustments when it ends.
 pub(super) fn undo(cx: &Cx) {
     let pid = cx.process().pid;

@@ -61,6 +61,24 @@ fn mmap_errors() -> R {
     Ok(())
 }
 
+fn moving_the_pages_of_others_needs_privilege() -> R {
+    const MOVE_ALL: i32 = 4;
+    let p = rw(2 * PAGE)?;
+    let mbind = |p: *mut u8, mode: i32, flags: i32| sc!(SYS_mbind, p, 2 * PAGE, mode, 0, 0, flags);
+    if mbind(p, 0, 0) == Err(E(ENOSYS)) {
+        skip!("a kernel without NUMA");
+    }
+    errno_is!(mbind(p, 99, MOVE_ALL), EINVAL);
+    errno_is!(mbind(p, 0, 0x10), EINVAL);
+    errno_is!(mbind(at(p, 1), 0, 0), EINVAL);
+    if root() {
+        mbind(p, 0, MOVE_ALL)?;
+        sc!(SYS_setresuid, 4321, 4321, 4321)?;
+    }
+    errno_is!(mbind(p, 0, MOVE_ALL), EPERM);
+    Ok(())
+}
+
 fn hints_are_taken_when_free() -> R {
     let p = rw(4 * PAGE)?;
     munmap(p, 4 * PAGE)?;
@@ -431,7 +449,7 @@ fn threads_see_each_others_mappings() -> R {
 }
 
 cases!("memory":
-    new_memory_is_zero_and_page_aligned, mmap_errors, hints_are_taken_when_free,
+    new_memory_is_zero_and_page_aligned, mmap_errors, hints_are_taken_when_free, moving_the_pages_of_others_needs_privilege,
     fixed_replaces_and_noreplace_refuses, munmap_of_the_middle_splits, mprotect_changes_parts,
     mprotect_errors, mremap_shrinks_and_grows_in_place, mremap_moves_when_there_is_no_room,
     mremap_fixed_replaces_the_target, mremap_dontunmap_leaves_an_empty_area,

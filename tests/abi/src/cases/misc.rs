@@ -239,6 +239,14 @@ fn kcmp_of_a_process_with_itself() -> R {
         eq!(sc!(SYS_kcmp, me, me, kind, 0, 0)?, 0);
     }
     that!(sc!(SYS_kcmp, me, me, 0, 0, 99).is_err());
+    let c = child(|| sc!(SYS_pause).map(drop).map_err(Into::into))?;
+    for kind in 1..5 {
+        that!(sc!(SYS_kcmp, me, c.pid, kind, 0, 0)? != 0);
+    }
+    // Neither has any.
+    eq!((sc!(SYS_kcmp, me, c.pid, 5, 0, 0)?, sc!(SYS_kcmp, me, c.pid, 6, 0, 0)?), (0, 0));
+    c.kill(SIGKILL)?;
+    c.wait()?;
     errno_is!(sc!(SYS_kcmp, me, me, 8, 0, 0), EINVAL);
     Ok(())
 }
