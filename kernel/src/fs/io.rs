@@ -234,7 +234,7 @@ impl Source for Limited<'_> {
 }
 
 /// Hands on at most `len` bytes of a source.
-pub(super) fn limited<T>(source: &mut dyn Source, len: usize, f: impl FnOnce(&mut dyn Source) -> T) -> T {
+fn limited<T>(source: &mut dyn Source, len: usize, f: impl FnOnce(&mut dyn Source) -> T) -> T {
     if source.left() <= len {
         return f(source);
     }

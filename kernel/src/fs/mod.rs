@@ -59,7 +59,7 @@ use crate::wait::WaitQueue;
 use abi::fs::DeviceId;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
-use io::{PathOnly, host_read, host_write, limited};
+use io::{PathOnly, host_read, host_write};
 
 /// Minor numbers of file systems without a device. Far from those that a host gives its own, which volumes and the root show.
 const FIRST_ANON_MINOR: u32 = 0x4000;

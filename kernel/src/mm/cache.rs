@@ -8,7 +8,7 @@ use super::frames::{Fill, Pfn};
 use super::space::Mm;
 use super::table::{Pte, Table};
 use super::{Frame, Frames};
-use crate::error::{Result, err};
+use crate::error::{Error, Result, err};
 use crate::sync::Mutex;
 use crate::task::Cx;
 use crate::user::{Sink, Source};
@@ -16,16 +16,67 @@ use abi::Errno;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 use hal::{Machine, PAGE_SIZE, PhysAddr};
 
 /// The most pages of an object: its size is at most what `off_t` holds.
 const MAX_PAGES: u64 = i64::MAX as u64 / PAGE_SIZE;
+
+/// How many pages the objects of one file system may have together, and how many they have.
+pub struct Quota {
+    max: u64,
+    used: AtomicU64,
+}
+
+impl Quota {
+    /// At most this many pages; `u64::MAX` for no limit but RAM.
+    pub fn new(max: u64) -> Arc<Quota> {
+        Arc::new(Quota { max, used: AtomicU64::new(0) })
+    }
+
+    /// The limit; `u64::MAX` for none.
+    pub fn max(&self) -> u64 {
+        self.max
+    }
+
+    /// Pages that exist now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Counts one page in, if there is room for it.
+    fn charge(&self) -> bool {
+        let more = |used: u64| if used < self.max { used.checked_add(1) } else { None };
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn release(&self, pages: u64) {
+        self.used.fetch_sub(pages, Ordering::Relaxed);
+    }
+}
+
+/// Why a page cannot be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Full {
+    /// The object's file system has reached its limit.
+    Quota,
+    /// RAM is full.
+    Ram,
+}
+
+impl From<Full> for Error {
+    /// Out of RAM is out of space, for a file.
+    fn from(_: Full) -> Error {
+        Errno::ENOSPC.into()
+    }
+}
 
 /// An object's pages, by page index; holes read as zeros.
 pub struct PageCache {
     machine: Arc<dyn Machine>,
     frames: Arc<Frames>,
     id: u64,
+    quota: Option<Arc<Quota>>,
     inner: Mutex<Inner>,
 }
 
@@ -38,6 +89,9 @@ struct Inner {
 impl Drop for PageCache {
     fn drop(&mut self) {
         let pages = &self.inner.get_mut().pages;
+        if let Some(quota) = &self.quota {
+            quota.release(pages.len());
+        }
         self.frames.put_all(pages.range(0..MAX_PAGES).filter_map(|(_, pte)| pte.pfn()));
     }
 }
@@ -45,14 +99,33 @@ impl Drop for PageCache {
 impl PageCache {
     /// An empty object of this size in bytes.
     pub fn new(machine: Arc<dyn Machine>, frames: Arc<Frames>, size: u64) -> Arc<PageCache> {
+        Self::build(machine, frames, size, None)
+    }
+
+    /// An empty file whose pages count against its file system's limit, whoever makes them.
+    pub fn limited(machine: Arc<dyn Machine>, frames: Arc<Frames>, quota: Arc<Quota>) -> Arc<PageCache> {
+        Self::build(machine, frames, 0, Some(quota))
+    }
+
+    fn build(
+        machine: Arc<dyn Machine>,
+        frames: Arc<Frames>,
+        size: u64,
+        quota: Option<Arc<Quota>>,
+    ) -> Arc<PageCache> {
         let id = frames.next_id();
         let inner = Inner { pages: Table::default(), size, mappers: Vec::new() };
-        Arc::new(PageCache { machine, frames, id, inner: Mutex::new(inner) })
+        Arc::new(PageCache { machine, frames, id, quota, inner: Mutex::new(inner) })
     }
 
     /// A number that no other object or address space of the kernel has.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whether the pages count against a file system's limit, so that none should be made ahead of need.
+    pub(super) fn is_limited(&self) -> bool {
+        self.quota.is_some()
     }
 
     /// Size in bytes.
@@ -95,7 +168,8 @@ impl PageCache {
         found.map(|page| (page * PAGE_SIZE).max(from))
     }
 
-    /// The page with this index, made if it does not exist. The caller has checked the size. `ENOSPC` when RAM is full.
+    /// The page with this index, made if it does not exist. The caller has checked the size. `ENOSPC` when RAM or the file system is
+    /// full.
     pub fn page(&self, index: u64) -> Result<Frame> {
         let mut inner = self.inner.lock();
         let pfn = self.make(&mut inner, index)?;
@@ -113,14 +187,27 @@ impl PageCache {
         !self.inner.lock().pages.get(index).is_none()
     }
 
-    fn make(&self, inner: &mut Inner, index: u64) -> Result<Pfn> {
+    fn make(&self, inner: &mut Inner, index: u64) -> Result<Pfn, Full> {
         if let Some(pfn) = inner.pages.get(index).pfn() {
             return Ok(pfn);
         }
+        if self.quota.as_ref().is_some_and(|quota| !quota.charge()) {
+            return Err(Full::Quota);
+        }
         let after = index.checked_sub(1).and_then(|before| inner.pages.get(before).pfn());
-        let Some((pfn, _)) = self.frames.alloc_run(1, after, Fill::Zero) else { return err(Errno::ENOSPC) };
+        let Some((pfn, _)) = self.frames.alloc_run(1, after, Fill::Zero) else {
+            self.uncharge(1);
+            return Err(Full::Ram);
+        };
         inner.pages.set(index, Pte::new(pfn));
         Ok(pfn)
+    }
+
+    /// Pages are gone from the object.
+    fn uncharge(&self, pages: usize) {
+        if let Some(quota) = &self.quota {
+            quota.release(pages as u64);
+        }
     }
 
     /// Calls `each` with the pages of a range, counted once more each: those that exist, and those that `wanted` has made.
@@ -129,7 +216,7 @@ impl PageCache {
         pages: Range<u64>,
         wanted: impl Fn(u64) -> bool,
         mut each: impl FnMut(u64, Pfn),
-    ) -> Result<()> {
+    ) -> Result<(), Full> {
         let mut inner = self.inner.lock();
         for index in pages {
             let pfn = match inner.pages.get(index).pfn() {
@@ -215,7 +302,8 @@ impl PageCache {
         Ok(done)
     }
 
-    /// Makes the pages of a byte range exist (`fallocate(2)`); `ENOSPC` when RAM is full. The size stays.
+    /// Makes the pages of a byte range exist (`fallocate(2)`); `ENOSPC` when RAM or the file system is full, and
+    /// then none is made. The size stays.
     pub fn allocate(&self, from: u64, len: u64) -> Result<()> {
         let end = from.checked_add(len).ok_or(Errno::EFBIG)?.div_ceil(PAGE_SIZE);
         let first = from / PAGE_SIZE;
@@ -231,9 +319,10 @@ impl PageCache {
                 Ok(_) => made.push(index),
                 Err(e) => {
                     // All or nothing, as shmem does it.
+                    self.uncharge(made.len());
                     let undo = made.into_iter().filter_map(|i| inner.pages.set(i, Pte::NONE).pfn());
                     self.frames.put_all(undo.collect::<Vec<_>>());
-                    return Err(e);
+                    return Err(e.into());
                 }
             }
         }
@@ -296,6 +385,7 @@ impl PageCache {
             inner.mappers.retain(|m| m.strong_count() > 0);
             inner.mappers.iter().filter_map(Weak::upgrade).collect()
         };
+        self.uncharge(gone.len());
         for mm in mappers {
             mm.forget_cache_pages(cx, self, &pages, if copies { None } else { Some(&gone) });
         }

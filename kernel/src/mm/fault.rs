@@ -5,6 +5,7 @@
 //! its neighbours (the segments of one library).
 
 use super::batch::{Batch, Commit, What};
+use super::cache::Full;
 use super::frames::{Fill, Pfn};
 use super::inner::Inner;
 use super::space::{FaultOutcome, MIN_ADDR, Mm};
@@ -372,7 +373,7 @@ impl Mm {
             return Err(FaultError::Bus);
         }
         let window = window.start..window.end.min(page + (count - index(page)));
-        let make_all = vma.file.is_none() && self.frames.available() > 64;
+        let make_all = vma.file.is_none() && !cache.is_limited() && self.frames.available() > 64;
         let first = index(window.start);
         let mut low = window.end;
         let mut high = window.start;
@@ -388,7 +389,10 @@ impl Mm {
                     high = high.max(at + 1);
                 },
             )
-            .map_err(|_| FaultError::NoMemory)?;
+            .map_err(|full| match full {
+                Full::Quota => FaultError::Bus,
+                Full::Ram => FaultError::NoMemory,
+            })?;
         Ok(Made { pages: low..high, stale: false })
     }
 

@@ -286,3 +286,35 @@ fn fork_flags_are_honoured() {
         assert_eq!(store(cx, &mm, wiped, b"x"), SEGV_ACCERR);
     });
 }
+
+#[test]
+fn a_file_systems_limit_counts_pages_whoever_makes_them() {
+    testing::run(|cx| {
+        let quota = Quota::new(3);
+        let new = || PageCache::limited(cx.kernel.machine.clone(), cx.kernel.frames.clone(), quota.clone());
+        let (cache, other) = (new(), new());
+        cache.truncate(cx, 8 * PAGE);
+        let mm = new_mm(cx);
+        let at = mm.map(cx, shared(&cache, 8 * PAGE)).unwrap().0;
+        for page in 0..3 {
+            assert_eq!(store(cx, &mm, at + page * PAGE, b"x"), FaultOutcome::Handled);
+        }
+        assert_eq!(quota.used(), 3);
+        assert_eq!(store(cx, &mm, at + 3 * PAGE, b"x"), BUS);
+        let mut bytes: &[u8] = b"y";
+        assert_eq!(other.write(0, &mut bytes).unwrap_err().errno(), Errno::ENOSPC);
+        cache.punch(cx, 0, PAGE);
+        assert_eq!(quota.used(), 2);
+        assert_eq!(other.allocate(0, 2 * PAGE).unwrap_err().errno(), Errno::ENOSPC);
+        assert_eq!(quota.used(), 2, "all or nothing");
+        let mut bytes: &[u8] = &[b'y'; 5000];
+        assert_eq!(other.write(0, &mut bytes).unwrap(), PAGE as usize);
+        drop(other);
+        assert_eq!(store(cx, &mm, at + 3 * PAGE, b"x"), FaultOutcome::Handled);
+        // A mapping holds the content as long as it stands.
+        drop(cache);
+        assert_eq!(quota.used(), 3);
+        mm.unmap(cx, at, 8 * PAGE).unwrap();
+        assert_eq!(quota.used(), 0);
+    });
+}

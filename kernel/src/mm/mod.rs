@@ -25,7 +25,7 @@ mod tests;
 mod vma;
 
 pub use advise::Advice;
-pub use cache::PageCache;
+pub use cache::{PageCache, Quota};
 pub use frames::{Frame, Frames};
 pub use lock::LockAll;
 pub use oom::{oom_score, oom_victim};

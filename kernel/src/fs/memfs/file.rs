@@ -1,9 +1,8 @@
 //! Open regular files.
 
 use super::node::{Body, Node};
-use super::set::as_no_space;
-use crate::error::{Error, Result, err};
-use crate::fs::{File, Mappable, OpenFile, OpenFlags, host_read, limited};
+use crate::error::{Result, err};
+use crate::fs::{File, Mappable, OpenFile, OpenFlags, host_read};
 use crate::mm::PageCache;
 use crate::sync::Mutex;
 use crate::task::Cx;
@@ -71,13 +70,7 @@ impl File for MemFile {
         if of.flags().contains(OpenFlags::APPEND) {
             *pos = cache.size();
         }
-        let len = source.left();
-        if len == 0 {
-            return Ok(0);
-        }
-        let len = self.node.admitted(&cache, *pos, len)?;
-        let n = self.node.accounted(&cache, || limited(source, len, |source| cache.write(*pos, source)));
-        let n = n.map_err(as_no_space)?;
+        let n = cache.write(*pos, source)?;
         *pos += n as u64;
         if n > 0 {
             self.node.content_changed();
@@ -135,25 +128,9 @@ impl File for MemFile {
         let cache = self.node.own_content(cx, None)?;
         let grow = mode & KEEP_SIZE == 0 && end > cache.size();
         match mode & !KEEP_SIZE {
-            0 => {
-                let bytes = usize::try_from(len).map_err(|_| Errno::ENOSPC)?;
-                if self.node.admitted(&cache, offset, bytes)? < bytes {
-                    return err(Errno::ENOSPC);
-                }
-                if len / PAGE_SIZE > self.node.shared.frames.available() {
-                    return err(Errno::ENOSPC);
-                }
-                self.node.accounted(&cache, || {
-                    for page in offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE) {
-                        cache.page(page).map_err(as_no_space)?;
-                    }
-                    Ok::<(), Error>(())
-                })?;
-            }
-            PUNCH_HOLE if mode & KEEP_SIZE != 0 => {
-                self.node.accounted(&cache, || cache.punch(cx, offset, len))
-            }
-            ZERO_RANGE => self.node.accounted(&cache, || cache.punch(cx, offset, len)),
+            0 => cache.allocate(offset, len)?,
+            PUNCH_HOLE if mode & KEEP_SIZE != 0 => cache.punch(cx, offset, len),
+            ZERO_RANGE => cache.punch(cx, offset, len),
             _ => return err(Errno::EOPNOTSUPP),
         }
         if grow {

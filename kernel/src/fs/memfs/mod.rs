@@ -26,7 +26,7 @@ pub use node::Node;
 use super::{FileSystem, Inode};
 use crate::Kernel;
 use crate::error::Result;
-use crate::mm::Frames;
+use crate::mm::{Frames, PageCache, Quota};
 use crate::sync::Mutex;
 use abi::fs::{DeviceId, Statfs};
 use abi::time::Timespec;
@@ -81,9 +81,8 @@ pub(super) struct Shared {
     frames: Arc<Frames>,
     next_ino: AtomicU64,
     index: Mutex<HashMap<(u64, u64), Indexed>>,
-    /// Pages that the content may take; `u64::MAX` for no limit.
-    max_pages: AtomicU64,
-    used_pages: AtomicU64,
+    /// Pages of the content.
+    quota: Arc<Quota>,
     max_inodes: u64,
     inodes: AtomicU64,
 }
@@ -91,6 +90,11 @@ pub(super) struct Shared {
 impl Shared {
     fn now(&self) -> Timespec {
         Timespec::from_ns(self.machine.clock_ns(ClockId::Realtime))
+    }
+
+    /// Content of a file, with no bytes yet.
+    fn new_content(&self) -> Arc<PageCache> {
+        PageCache::limited(self.machine.clone(), self.frames.clone(), self.quota.clone())
     }
 
     fn new_ino(&self) -> u64 {
@@ -167,8 +171,7 @@ impl MemFs {
             frames: kernel.frames.clone(),
             next_ino: AtomicU64::new(first_ino),
             index: Mutex::default(),
-            max_pages: AtomicU64::new(pages),
-            used_pages: AtomicU64::new(0),
+            quota: Quota::new(pages),
             max_inodes: if options.inodes == 0 { u64::MAX } else { options.inodes },
             inodes: AtomicU64::new(0),
         })
@@ -191,8 +194,7 @@ impl FileSystem for MemFs {
 
     fn statfs(&self) -> Result<Statfs> {
         let free = self.shared.frames.available();
-        let max = self.shared.max_pages.load(Ordering::Relaxed);
-        let used = self.shared.used_pages.load(Ordering::Relaxed);
+        let (max, used) = (self.shared.quota.max(), self.shared.quota.used());
         let (blocks, bfree) = match max {
             u64::MAX => (self.shared.frames.total(), free),
             max => (max, max.saturating_sub(used).min(free)),
@@ -218,7 +220,7 @@ impl FileSystem for MemFs {
             return String::from("lowerdir=/");
         }
         let mut text = String::new();
-        let pages = self.shared.max_pages.load(Ordering::Relaxed);
+        let pages = self.shared.quota.max();
         if pages != u64::MAX {
             text.push_str(&format!("size={}k", pages * (PAGE_SIZE / 1024)));
         }

@@ -116,10 +116,7 @@ impl Node {
     /// A new node in memory only.
     pub(super) fn fresh(shared: &Arc<Shared>, dev: DeviceId, new: &NewInode<'_>) -> Arc<Node> {
         let (file_type, rdev, size, body) = match new.kind {
-            NewKind::File => {
-                let cache = PageCache::new(shared.machine.clone(), shared.frames.clone(), 0);
-                (FileType::Regular, DeviceId::default(), 0, Body::Cache(cache))
-            }
+            NewKind::File => (FileType::Regular, DeviceId::default(), 0, Body::Cache(shared.new_content())),
             NewKind::Directory => {
                 let size = 2 * DIR_ENTRY_SIZE;
                 (FileType::Directory, DeviceId::default(), size, Body::Directory(Directory::default()))
@@ -309,9 +306,6 @@ impl Drop for Node {
         self.shared.inodes.fetch_sub(1, Ordering::Relaxed);
         if self.lower.is_some() {
             self.shared.gone(self.key);
-        }
-        if let Body::Cache(cache) = &self.state.get_mut().body {
-            self.shared.used_pages.fetch_sub(cache.resident_pages(), Ordering::Relaxed);
         }
         // A deep tree must not be dropped by recursion: kernel stacks are small.
         let mut todo = Vec::new();

@@ -1,7 +1,7 @@
 //! Attribute changes, copying up, and the space that content takes.
 
 use super::node::{Body, Node};
-use crate::error::{Error, Result, err};
+use crate::error::{Result, err};
 use crate::fs::{MountFlags, OpenFile, OpenFlags, transfer};
 use crate::mm::PageCache;
 use crate::task::Cx;
@@ -9,16 +9,10 @@ use abi::Errno;
 use abi::time::Timespec;
 use alloc::sync::Arc;
 use alloc::vec;
-use core::sync::atomic::Ordering;
 use hal::{PAGE_SIZE, SetAttr, TimeSet};
 
 /// Bytes that a copy moves before it lets others run.
 const CHUNK: usize = 256 << 10;
-
-/// Out of RAM is out of space, for a file.
-pub(super) fn as_no_space(error: Error) -> Error {
-    if error.errno() == Errno::ENOMEM { Errno::ENOSPC.into() } else { error }
-}
 
 impl Node {
     pub(super) fn set_attributes(&self, cx: &Cx, set: &SetAttr) -> Result<()> {
@@ -52,7 +46,7 @@ impl Node {
         }
         let _content = self.content.lock(cx);
         let cache = self.own_content(cx, Some(size))?;
-        self.accounted(&cache, || cache.truncate(cx, size));
+        cache.truncate(cx, size);
         self.content_changed();
         Ok(())
     }
@@ -93,11 +87,10 @@ impl Node {
         if let Body::Cache(cache) = &self.state.lock().body {
             return Ok(cache.clone());
         }
-        let cache = PageCache::new(self.shared.machine.clone(), self.shared.frames.clone(), 0);
+        let cache = self.shared.new_content();
         if limit != Some(0) {
             self.copy_lower(cx, &cache, limit)?;
         }
-        self.shared.used_pages.fetch_add(cache.resident_pages(), Ordering::Relaxed);
         self.state.lock().body = Body::Cache(cache.clone());
         self.change(|_| {});
         Ok(cache)
@@ -121,7 +114,7 @@ impl Node {
                 if page.iter().any(|&b| b != 0) {
                     let at = pos + i as u64 * PAGE_SIZE;
                     let mut source = page;
-                    let done = cache.write(at, &mut source).map_err(as_no_space)?;
+                    let done = cache.write(at, &mut source)?;
                     if done < page.len() {
                         return err(Errno::ENOSPC);
                     }
@@ -132,43 +125,5 @@ impl Node {
         }
         cache.truncate(cx, pos);
         Ok(())
-    }
-
-    /// Does something to the content and keeps count of its pages.
-    pub(super) fn accounted<T>(&self, cache: &PageCache, f: impl FnOnce() -> T) -> T {
-        let before = cache.resident_pages();
-        let result = f();
-        let after = cache.resident_pages();
-        if after >= before {
-            self.shared.used_pages.fetch_add(after - before, Ordering::Relaxed);
-        } else {
-            self.shared.used_pages.fetch_sub(before - after, Ordering::Relaxed);
-        }
-        result
-    }
-
-    /// How many bytes of a write at `pos` the size limit of the file system admits; `ENOSPC` when none.
-    pub(super) fn admitted(&self, cache: &PageCache, pos: u64, len: usize) -> Result<usize> {
-        let max = self.shared.max_pages.load(Ordering::Relaxed);
-        if max == u64::MAX || len == 0 {
-            return Ok(len);
-        }
-        let mut free = max.saturating_sub(self.shared.used_pages.load(Ordering::Relaxed));
-        let end = pos.saturating_add(len as u64);
-        let mut at = pos;
-        while at < end {
-            let page = at / PAGE_SIZE;
-            if cache.page_if_present(page).is_none() {
-                if free == 0 {
-                    break;
-                }
-                free -= 1;
-            }
-            at = (page + 1) * PAGE_SIZE;
-        }
-        match at.min(end) - pos {
-            0 => err(Errno::ENOSPC),
-            n => Ok(n as usize),
-        }
     }
 }
