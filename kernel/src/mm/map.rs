@@ -203,7 +203,8 @@ impl Mm {
             return Ok(());
         }
         let len = round_up(len)?;
-        let end = start.checked_add(len).filter(|&end| end <= self.user_limit).ok_or(Errno::ENOMEM)?;
+        // What lies before the first hole is changed, however far the range goes.
+        let end = start.checked_add(len).ok_or(Errno::ENOMEM)?;
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         if inner.sealed(start, end) {

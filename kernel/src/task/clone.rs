@@ -129,10 +129,14 @@ fn check(flags: CloneFlags, exit_signal: i32) -> Result<()> {
 pub fn clone(cx: &Cx, args: &CloneArgs) -> Result<i32> {
     let flags = args.flags;
     check(flags, args.exit_signal)?;
-    check_process_limit(cx)?;
+    let tid = new_id(cx)?;
+    make(cx, args, tid).inspect_err(|_| cx.kernel.pids.remove_task(tid))
+}
+
+fn make(cx: &Cx, args: &CloneArgs, tid: i32) -> Result<i32> {
+    let flags = args.flags;
     let kernel = cx.kernel;
     let (me, my_process) = (cx.task, cx.process());
-    let tid = kernel.pids.allocate().ok_or(Errno::EAGAIN)?;
     let thread = flags.contains(CloneFlags::THREAD);
 
     let mm = if flags.contains(CloneFlags::VM) { cx.mm() } else { cx.mm().fork(cx)? };
@@ -190,6 +194,7 @@ pub fn clone(cx: &Cx, args: &CloneArgs) -> Result<i32> {
         }
     };
     if let Err(error) = enter_tables(cx, &task, thread) {
+        withdraw(cx, &task, thread);
         close_pidfd();
         return Err(error);
     }
@@ -233,17 +238,12 @@ fn wait_vfork(cx: &Cx, done: &VforkDone) {
     cx.wait_killable(&done.queue, || done.done.load(Ordering::SeqCst).then_some(()));
 }
 
-/// `RLIMIT_NPROC` counts the tasks of a real user id (`getrlimit(2)`).
-fn check_process_limit(cx: &Cx) -> Result<()> {
+/// An id for a new task. `RLIMIT_NPROC` counts the tasks of a real user id (`getrlimit(2)`).
+fn new_id(cx: &Cx) -> Result<i32> {
     let creds = cx.task.creds();
-    let limit = cx.process().limit(Resource::Nproc);
     let privileged = creds.uid == 0 || creds.has(super::Cap::SysAdmin) || creds.has(super::Cap::SysResource);
-    if limit == u64::MAX || privileged {
-        let max = cx.kernel.max_tasks() as usize;
-        return if cx.kernel.pids.task_count() >= max { err(Errno::EAGAIN) } else { Ok(()) };
-    }
-    let used = cx.kernel.pids.count_tasks(|task| task.creds.lock().uid == creds.uid);
-    if used as u64 >= limit { err(Errno::EAGAIN) } else { Ok(()) }
+    let limit = if privileged { u64::MAX } else { cx.process().limit(Resource::Nproc) };
+    cx.kernel.pids.allocate(creds.uid, limit, cx.kernel.max_tasks())
 }
 
 fn child_process(cx: &Cx, pid: i32, args: &CloneArgs) -> Arc<super::Process> {
@@ -331,7 +331,6 @@ fn join_parent(cx: &Cx, process: &Arc<super::Process>) -> Result<()> {
 fn withdraw(cx: &Cx, task: &Arc<Task>, thread: bool) {
     let process = &task.process;
     process.family.lock().threads.retain(|t| !Arc::ptr_eq(t, task));
-    cx.kernel.pids.remove_task(task.tid());
     if !thread {
         let parent = process.family.lock().parent.upgrade();
         if let Some(parent) = parent {

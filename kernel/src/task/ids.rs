@@ -37,6 +37,9 @@ pub fn commit(cx: &Cx, new: Creds) {
         cx.process().dumpable.store(0, Ordering::Relaxed);
         cx.task.parent_death_signal.store(0, Ordering::Relaxed);
     }
+    if old.uid != new.uid {
+        cx.kernel.pids.change_owner(cx.task.tid(), new.uid);
+    }
     *cx.task.creds.lock() = Arc::new(new);
 }
 

@@ -1,7 +1,9 @@
 //! Process and thread ids.
 
 use super::{Process, Task};
+use crate::error::{Result, err};
 use crate::sync::Mutex;
+use abi::Errno;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -14,6 +16,42 @@ struct Inner {
     tasks: BTreeMap<i32, Arc<Task>>,
     processes: BTreeMap<i32, Arc<Process>>,
     last: i32,
+    /// The real user id that each task counts for, from before it is made until it is reaped.
+    owners: BTreeMap<i32, u32>,
+    /// How many tasks count for each user.
+    users: BTreeMap<u32, u64>,
+}
+
+impl Inner {
+    fn free_id(&mut self) -> Option<i32> {
+        for _ in 0..PID_MAX {
+            let next = if self.last + 1 >= PID_MAX { 300 } else { self.last + 1 };
+            self.last = next;
+            let used = self.tasks.contains_key(&next)
+                || self.processes.contains_key(&next)
+                || self.owners.contains_key(&next);
+            if !used {
+                return Some(next);
+            }
+        }
+        None
+    }
+
+    fn count_for(&mut self, tid: i32, uid: u32) {
+        self.discount(tid);
+        self.owners.insert(tid, uid);
+        *self.users.entry(uid).or_default() += 1;
+    }
+
+    fn discount(&mut self, tid: i32) {
+        let Some(uid) = self.owners.remove(&tid) else { return };
+        let left = self.users.get(&uid).map_or(0, |count| count.saturating_sub(1));
+        if left == 0 {
+            self.users.remove(&uid);
+        } else {
+            self.users.insert(uid, left);
+        }
+    }
 }
 
 /// All tasks and processes by id. An id is free again when the process is reaped and no group or session uses it.
@@ -23,18 +61,23 @@ pub struct Pids {
 }
 
 impl Pids {
-    /// A free id: the next one in turn, as Linux does. `None` when all are in use.
-    pub fn allocate(&self) -> Option<i32> {
+    /// A free id for a task of this user: the next one in turn, as Linux does. The task counts from now on, so that many that are made
+    /// at the same time do not pass the limits together; [`Pids::remove_task`] ends that. `EAGAIN` when the user has
+    /// `user_limit` tasks, all have `limit`, or all ids are in use.
+    pub fn allocate(&self, uid: u32, user_limit: u64, limit: u64) -> Result<i32> {
         let mut inner = self.inner.lock();
-        for _ in 0..PID_MAX {
-            let next = if inner.last + 1 >= PID_MAX { 300 } else { inner.last + 1 };
-            inner.last = next;
-            let used = inner.tasks.contains_key(&next) || inner.processes.contains_key(&next);
-            if !used {
-                return Some(next);
-            }
+        let used = inner.users.get(&uid).copied().unwrap_or(0);
+        if used >= user_limit || inner.owners.len() as u64 >= limit {
+            return err(Errno::EAGAIN);
         }
-        None
+        let tid = inner.free_id().ok_or(Errno::EAGAIN)?;
+        inner.count_for(tid, uid);
+        Ok(tid)
+    }
+
+    /// The task counts for another user from now on.
+    pub fn change_owner(&self, tid: i32, uid: u32) {
+        self.inner.lock().count_for(tid, uid);
     }
 
     /// Adds a task.
@@ -45,9 +88,13 @@ impl Pids {
     pub fn add_process(&self, process: &Arc<Process>) {
         self.inner.lock().processes.insert(process.pid, process.clone());
     }
-    /// Removes a task that has ended.
+    /// Removes a task that has ended, or was never made: its id is free, and it no longer counts for its user.
     pub fn remove_task(&self, tid: i32) {
-        let gone = self.inner.lock().tasks.remove(&tid);
+        let gone = {
+            let mut inner = self.inner.lock();
+            inner.discount(tid);
+            inner.tasks.remove(&tid)
+        };
         drop(gone);
     }
     /// Removes a process that was reaped.
@@ -80,10 +127,6 @@ impl Pids {
         }
         core::mem::take(&mut inner.tasks).into_values().collect()
     }
-    /// Number of tasks for which `pick` holds.
-    pub fn count_tasks(&self, pick: impl Fn(&Task) -> bool) -> usize {
-        self.inner.lock().tasks.values().filter(|t| pick(t)).count()
-    }
     /// Number of tasks.
     pub fn task_count(&self) -> usize {
         self.inner.lock().tasks.len()
@@ -91,5 +134,27 @@ impl Pids {
     /// The id that was given out last (`/proc/loadavg`).
     pub fn last(&self) -> i32 {
         self.inner.lock().last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_count_before_they_exist() {
+        let pids = Pids::default();
+        let first = pids.allocate(7, 2, 3).unwrap();
+        pids.allocate(7, 2, 3).unwrap();
+        let full = |uid, user_limit, limit| pids.allocate(uid, user_limit, limit).unwrap_err().errno();
+        assert_eq!(full(7, 2, 3), Errno::EAGAIN, "of the user");
+        let other = pids.allocate(8, 2, 3).unwrap();
+        assert_eq!(full(8, 2, 3), Errno::EAGAIN, "of all");
+        pids.change_owner(other, 7);
+        pids.remove_task(first);
+        pids.remove_task(first);
+        assert_eq!(full(7, 2, 9), Errno::EAGAIN);
+        pids.remove_task(other);
+        pids.allocate(7, 2, 3).unwrap();
     }
 }

@@ -70,7 +70,12 @@ fn run_command(cx: &Cx, command: Command) -> Result<(), StartError> {
     let shown = String::from_utf8_lossy(&command.program).into_owned();
     let failed = |error: Error| StartError::Exec { program: shown.clone(), errno: error.errno() };
     let (path, file) = find_program(cx, &command).map_err(failed)?;
-    exec(cx, Program { file, path, unreachable: false, args: command.args, env: command.env }).map_err(failed)
+    let program = Program { file, path, unreachable: false, args: command.args, env: command.env };
+    match exec(cx, program) {
+        // It has been killed already, which is its result.
+        Err(_) if cx.process().family.lock().exiting.is_some() => Ok(()),
+        result => result.map_err(failed),
+    }
 }
 
 /// A program with a slash is a path; another is looked up in `PATH`, where the first executable file counts and a lack of

@@ -1,7 +1,7 @@
 //! `execve(2)`: a new program in place of the old one.
 //!
-//! The new address space is built completely before the old one goes, so a file that can't be executed is an errno for the caller and
-//! never a half-replaced process.
+//! The new address space is built completely before the old one goes, so a file that can't be executed never makes a half-replaced
+//! process: it is an errno for the caller, or the end of the process where Linux finds the fault too late for an errno.
 
 mod image;
 mod script;
@@ -9,22 +9,24 @@ mod stack;
 #[cfg(test)]
 mod tests;
 
-use super::{Cx, Resource, exit};
+use super::{Creds, Cx, ExitStatus, Resource, exit};
 use crate::error::{Result, err};
-use crate::fs::{AT_FDCWD, Fd, Lookup, OpenFile, open_exec};
+use crate::fs::{AT_FDCWD, Fd, Lookup, MountFlags, OpenFile, open_exec};
 use crate::mm::Mm;
-use crate::signal::{SIG_IGN, SigSet};
+use crate::signal::{SIG_IGN, SigSet, sig};
 use crate::sync::Mutex;
 use crate::user::Sink;
 use crate::wait::PollEvents;
 use abi::Errno;
 use abi::signal::Sigaction;
 use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
-use hal::Regs;
+use hal::{LogLevel, Regs};
+use image::Failure;
 
 /// A program to execute, with everything copied out of user memory.
 pub struct Program {
@@ -86,14 +88,34 @@ pub(super) fn read_at(cx: &Cx, file: &OpenFile, offset: u64, len: usize) -> Resu
     Ok(bytes)
 }
 
-/// Replaces the current program. On success the registers are those of the new program's start.
-pub fn exec(cx: &Cx, mut program: Program) -> Result<()> {
+/// Replaces the current program. On success the registers are those of the new program's start. After an error the process may
+/// be about to end ([`Failure::Fatal`]).
+pub fn exec(cx: &Cx, program: Program) -> Result<()> {
+    let path = program.path.clone();
+    replace(cx, program).map_err(|failure| match failure {
+        Failure::Refused(error) => error,
+        Failure::Fatal(error) => {
+            // What the program started by is told in any case, others on demand.
+            let first = cx.process().image.lock().exe.is_none();
+            let level = if first { LogLevel::Warn } else { LogLevel::Info };
+            let path = String::from_utf8_lossy(&path);
+            cx.kernel.log(level, &format!("{path}: killed by SIGSEGV: cannot be loaded: {}", error.errno()));
+            let core = cx.process().limit(Resource::Core) > 0;
+            exit::group_exit(cx.process(), ExitStatus::Signaled { signo: sig::SEGV, core });
+            error
+        }
+    })
+}
+
+fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     let head = script::follow(cx, &mut program)?;
+    stack::check_sizes(cx, &program)?;
     let mm = Mm::new(cx.kernel)?;
     let personality = cx.process().personality.load(Ordering::Relaxed);
     mm.set_layout(cx.process().limit(Resource::Stack), personality & image::ADDR_NO_RANDOMIZE == 0);
     let image = image::load(cx, &mm, &program.file, &head)?;
-    let stack = stack::build(cx, &mm, &program, &image)?;
+    let creds = new_credentials(cx, &program.file);
+    let stack = stack::build(cx, &mm, &program, &image, &creds)?;
     mm.prepare(cx, stack.sp);
 
     // From here on there is no way back.
@@ -118,7 +140,11 @@ pub fn exec(cx: &Cx, mut program: Program) -> Result<()> {
         let _ = crate::fs::close(cx, file);
     }
     reset_signals(cx);
-    change_credentials(cx, &program.file);
+    let changes = (creds.euid, creds.egid) != (creds.uid, creds.gid);
+    *task.creds.lock() = Arc::new(creds);
+    if changes {
+        task.parent_death_signal.store(0, Ordering::Relaxed);
+    }
     *task.name.lock() = stack::comm(&program.path);
     {
         let mut current = process.image.lock();
@@ -132,9 +158,9 @@ pub fn exec(cx: &Cx, mut program: Program) -> Result<()> {
             data: image.data,
         };
     }
-    process.exit_signal.store(crate::signal::sig::CHLD, Ordering::Relaxed);
+    process.exit_signal.store(sig::CHLD, Ordering::Relaxed);
     process.did_exec.store(true, Ordering::Relaxed);
-    process.dumpable.store(1, Ordering::Relaxed);
+    process.dumpable.store(u32::from(!changes), Ordering::Relaxed);
     exit::release_vfork(task);
     let mut user = cx.user.borrow_mut();
     *user.regs() = Regs { rip: image.start, rsp: stack.sp, eflags: 0x202, ..Regs::default() };
@@ -194,11 +220,12 @@ fn reset_signals(cx: &Cx) {
     cx.process().changed.wake_all(PollEvents::empty());
 }
 
-/// Set-user-ID and set-group-ID, and the rules of `capabilities(7)` for `execve`.
-fn change_credentials(cx: &Cx, file: &OpenFile) {
+/// What the program runs as: set-user-ID and set-group-ID, and the rules of `capabilities(7)` for `execve`.
+fn new_credentials(cx: &Cx, file: &OpenFile) -> Creds {
     let mut creds = (*cx.task.creds()).clone();
+    let no_suid = file.path.as_ref().is_some_and(|p| p.mount.flags().contains(MountFlags::NOSUID));
     if let Ok(attr) = file.attr() {
-        if !cx.task.no_new_privs.load(Ordering::Relaxed) {
+        if !no_suid && !cx.task.no_new_privs.load(Ordering::Relaxed) {
             if attr.mode & 0o4000 != 0 {
                 creds.euid = attr.uid;
             }
@@ -212,5 +239,5 @@ fn change_credentials(cx: &Cx, file: &OpenFile) {
     creds.sgid = creds.egid;
     creds.fsgid = creds.egid;
     creds.after_exec();
-    *cx.task.creds.lock() = Arc::new(creds);
+    creds
 }

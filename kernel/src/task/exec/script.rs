@@ -15,11 +15,20 @@ pub(super) struct Line {
     argument: Option<Vec<u8>>,
 }
 
+fn blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+fn trim(line: &[u8]) -> &[u8] {
+    let Some(start) = line.iter().position(|b| !blank(b)) else { return &[] };
+    let end = line.iter().rposition(|b| !blank(b)).map_or(start, |last| last + 1);
+    line.get(start..end).unwrap_or_default()
+}
+
 /// The line of a script; `None` when the file is none.
 pub(super) fn parse(head: &[u8]) -> Result<Option<Line>> {
     let Some(rest) = head.strip_prefix(b"#!") else { return Ok(None) };
     let end = rest.iter().position(|&b| b == b'\n' || b == 0);
-    let blank = |b: &u8| *b == b' ' || *b == b'\t';
     let line = match end {
         Some(end) => rest.get(..end).unwrap_or_default(),
         // Cut off: fine as long as the interpreter's path is whole.
@@ -29,16 +38,18 @@ pub(super) fn parse(head: &[u8]) -> Result<Option<Line>> {
             if !rest.get(start..).unwrap_or_default().iter().any(blank) {
                 return err(Errno::ENOEXEC);
             }
-            rest
+            // Linux keeps the last byte for itself.
+            rest.get(..rest.len() - 1).unwrap_or_default()
         }
     };
-    let line = line.trim_ascii();
+    // Blanks are trimmed, other white space is part of a name: a carriage return at the end of the line, for one.
+    let line = trim(line);
     if line.is_empty() {
         return err(Errno::ENOEXEC);
     }
     let split = line.iter().position(blank).unwrap_or(line.len());
     let (interpreter, argument) = line.split_at(split);
-    let argument = argument.trim_ascii();
+    let argument = trim(argument);
     Ok(Some(Line {
         interpreter: interpreter.to_vec(),
         argument: (!argument.is_empty()).then(|| argument.to_vec()),
@@ -84,6 +95,7 @@ mod tests {
     fn the_rest_of_the_line_is_one_argument() {
         assert_eq!(parsed(b"#! /bin/sh -e -x \nfoo"), Some((b"/bin/sh".to_vec(), Some(b"-e -x".to_vec()))));
         assert_eq!(parsed(b"#!/bin/sh\n"), Some((b"/bin/sh".to_vec(), None)));
+        assert_eq!(parsed(b"#!/bin/sh\r\n"), Some((b"/bin/sh\r".to_vec(), None)));
         assert_eq!(parsed(b"\x7fELF"), None);
     }
 
@@ -91,6 +103,13 @@ mod tests {
     fn an_empty_line_is_no_program() {
         assert!(parse(b"#!\n").is_err());
         assert!(parse(b"#!   \n").is_err());
+    }
+
+    #[test]
+    fn a_long_line_is_cut() {
+        let mut head = b"#!/bin/echo ".to_vec();
+        head.resize(HEAD_LEN, b'7');
+        assert_eq!(parsed(&head).unwrap().1.unwrap().len(), HEAD_LEN - 13);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::Program;
 use super::image::Image;
 use crate::error::{Result, err};
 use crate::mm::{MapFlags, MapRequest, Mm};
-use crate::task::{Cx, Resource};
+use crate::task::{Creds, Cx, Resource};
 use abi::Errno;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -54,9 +54,8 @@ pub(super) fn comm(path: &[u8]) -> Vec<u8> {
     name.get(..name.len().min(15)).unwrap_or_default().to_vec()
 }
 
-/// Maps a stack into `mm` and fills it. `E2BIG` when arguments and environment are too large (`execve(2)`, "Limits").
-pub(super) fn build(cx: &Cx, mm: &Arc<Mm>, program: &Program, image: &Image) -> Result<Stack> {
-    check_sizes(cx, program)?;
+/// Maps a stack into `mm` and fills it. The sizes were checked.
+pub(super) fn build(cx: &Cx, mm: &Arc<Mm>, program: &Program, image: &Image, creds: &Creds) -> Result<Stack> {
     let top = stack_top(cx)?;
     let strings: usize = program.args.iter().chain(&program.env).map(|s| s.len() + 1).sum();
     let pointers = (program.args.len() + program.env.len() + 64) * 8;
@@ -98,7 +97,7 @@ pub(super) fn build(cx: &Cx, mm: &Arc<Mm>, program: &Program, image: &Image) -> 
     let mut random = [0u8; 16];
     cx.kernel.machine.entropy(&mut random);
 
-    let auxv = auxv(cx, image, random_at, path, platform);
+    let auxv = auxv(cx, image, creds, random_at, path, platform);
     let mut words: Vec<u64> = Vec::new();
     words.push(args.len() as u64);
     words.extend(&args);
@@ -122,7 +121,8 @@ pub(super) fn build(cx: &Cx, mm: &Arc<Mm>, program: &Program, image: &Image) -> 
 
 const PLATFORM: &[u8] = if cfg!(target_arch = "aarch64") { b"aarch64" } else { b"x86_64" };
 
-fn check_sizes(cx: &Cx, program: &Program) -> Result<()> {
+/// `E2BIG` when arguments and environment are too large (`execve(2)`, "Limits").
+pub(super) fn check_sizes(cx: &Cx, program: &Program) -> Result<()> {
     let all = || program.args.iter().chain(&program.env);
     if all().any(|s| s.len() >= MAX_ARG) {
         return err(Errno::E2BIG);
@@ -147,8 +147,7 @@ fn stack_top(cx: &Cx) -> Result<u64> {
     Ok(limit - PAGE_SIZE - pages * PAGE_SIZE)
 }
 
-fn auxv(cx: &Cx, image: &Image, random: u64, path: u64, platform: u64) -> Vec<u64> {
-    let creds = cx.task.creds();
+fn auxv(cx: &Cx, image: &Image, creds: &Creds, random: u64, path: u64, platform: u64) -> Vec<u64> {
     let machine = &cx.kernel.machine;
     let (hwcap, hwcap2) = machine.hwcap();
     let mut out = Vec::with_capacity(48);

@@ -1,6 +1,7 @@
 //! Hostile programs: whatever the file says, `exec` gives an errno or a program, never a panic.
 
-use super::{Program, exec, open_executable};
+use super::image::Failure;
+use super::{Program, open_executable, replace};
 use crate::fs::{Fd, OpenFlags, mount_root, open_path};
 use crate::task::Cx;
 use crate::testing;
@@ -50,7 +51,9 @@ fn run(cx: &Cx, bytes: &[u8]) -> Result<u64, Errno> {
     let file = open_executable(cx, PATH).map_err(|e| e.errno())?;
     let program =
         Program { file, path: PATH.to_vec(), unreachable: false, args: vec![PATH.to_vec()], env: Vec::new() };
-    exec(cx, program).map_err(|e| e.errno())?;
+    replace(cx, program).map_err(|failure| match failure {
+        Failure::Refused(error) | Failure::Fatal(error) => error.errno(),
+    })?;
     Ok(cx.user.borrow_mut().regs().rip)
 }
 
@@ -140,5 +143,58 @@ fn scripts_lead_to_their_interpreter_but_not_for_ever() {
     on_files(|cx| {
         assert_eq!(run(cx, b"#!/missing\n"), Err(Errno::ENOENT));
         assert_eq!(run(cx, b"#!/prog\n"), Err(Errno::ELOOP));
+    });
+}
+
+#[test]
+fn which_lies_are_told_and_which_are_fatal_is_linuxs_choice() {
+    on_files(|cx| {
+        let fate = |bytes: &[u8]| {
+            let flags = OpenFlags::RDWR | OpenFlags::CREAT | OpenFlags::TRUNC;
+            let file = open_path(cx, Fd::CWD, PATH, flags, 0o755).expect("a file in memory");
+            let mut source = bytes;
+            crate::fs::write(cx, &file, Some(0), &mut source).expect("room for a small file");
+            crate::fs::close(cx, file).expect("closed");
+            let file = open_executable(cx, PATH).expect("a program");
+            let args = vec![PATH.to_vec()];
+            let program = Program { file, path: PATH.to_vec(), unreachable: false, args, env: Vec::new() };
+            match replace(cx, program) {
+                Ok(()) => "runs",
+                Err(Failure::Refused(_)) => "refused",
+                Err(Failure::Fatal(_)) => "fatal",
+            }
+        };
+        let with = |at: usize, value: u64, len: usize| {
+            let mut elf = valid();
+            put(&mut elf, at, value, len);
+            fate(&elf)
+        };
+        assert_eq!(with(4, 0x0707_0701, 4), "runs", "class, byte order and version");
+        assert_eq!(with(16, 9, 2), "refused", "type");
+        assert_eq!(with(54, 57, 2), "refused", "size of a program header");
+        assert_eq!(with(32, 0x10_0000, 8), "refused", "headers behind the end");
+        assert_eq!(with(64 + 8, 1, 8), "fatal", "an offset that does not fit the address");
+        assert_eq!(with(64 + 16, 1 << 63, 8), "fatal", "an address of the kernel");
+        assert_eq!(with(120 + 40, 1, 8), "fatal", "more in the file than in memory");
+        assert_eq!(with(24, 1 << 63, 8), "fatal", "an entry of the kernel");
+        assert_eq!(fate(&valid()), "runs");
+    });
+}
+
+#[test]
+fn segments_that_want_an_alignment_get_it() {
+    on_files(|cx| {
+        let align = 1 << 21;
+        let mut elf = valid();
+        put(&mut elf, 16, 3, 2);
+        put(&mut elf, 24, 0x100, 8);
+        for at in [64, 120] {
+            let addr = if at == 64 { 0 } else { 0x1000 };
+            put(&mut elf, at + 16, addr, 8);
+            put(&mut elf, at + 48, align, 8);
+        }
+        for _ in 0..8 {
+            assert_eq!(run(cx, &elf).unwrap() % align, 0x100);
+        }
     });
 }

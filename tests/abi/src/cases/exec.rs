@@ -93,6 +93,32 @@ fn a_failed_exec_closes_nothing() -> R {
     Ok(())
 }
 
+/// This program with a field of it changed, executed by a child.
+fn executed_with(at: usize, value: &[u8]) -> R<Status> {
+    let mut elf = get(exe())?;
+    elf[at..at + value.len()].copy_from_slice(value);
+    put(c"changed", &elf)?;
+    sc!(SYS_chmod, c"changed", 0o755)?;
+    let run = || {
+        eq!(execve(c"changed", &["changed", "--helper", "exit", "42"], &[]), E(ENOEXEC));
+        Ok(())
+    };
+    Ok(child(run)?.wait()?)
+}
+
+fn a_malformed_program_is_enoexec_or_the_end() -> R {
+    let elf = get(exe())?;
+    let load = (64..).step_by(56).find(|&at| elf[at..at + 4] == [1, 0, 0, 0]).unwrap_or(64);
+    eq!(executed_with(16, &[9, 0])?, Status::Exited(0));
+    eq!(executed_with(54, &[57, 0])?, Status::Exited(0));
+    // Class, byte order and version are not looked at.
+    eq!(executed_with(4, &[9, 9, 9])?, Status::Exited(42));
+    // What is wrong in the segments comes out when the old program is gone.
+    eq!(executed_with(load + 8, &[1])?, Status::Killed(SIGSEGV));
+    eq!(executed_with(load + 40, &[0; 8])?, Status::Killed(SIGSEGV));
+    Ok(())
+}
+
 fn signal_state_across_exec() -> R {
     // Handlers become default; ignored stays ignored; mask and pending stay.
     let (out, _) = captured(|| {
@@ -315,7 +341,7 @@ cases!("exec":
     arguments_and_environment_arrive_exactly, exit_status_of_the_new_program, large_arguments,
     too_large_arguments_are_e2big, pid_and_parent_stay, cloexec_descriptors_close_and_others_stay,
     a_failed_exec_closes_nothing, signal_state_across_exec, name_cwd_and_umask, auxiliary_vector,
-    errors_of_paths_and_permissions, errors_of_contents, a_file_open_for_writing_is_etxtbsy,
+    errors_of_paths_and_permissions, errors_of_contents, a_malformed_program_is_enoexec_or_the_end, a_file_open_for_writing_is_etxtbsy,
     scripts_run_their_interpreter, a_script_argument_is_one_word, scripts_of_scripts_up_to_a_depth,
     a_script_with_a_missing_interpreter_is_enoent, execveat_of_a_descriptor, execveat_relative_and_nofollow,
     a_script_by_descriptor_names_dev_fd, an_empty_argument_list_becomes_one_empty_string,

@@ -145,6 +145,9 @@ fn mprotect_errors() -> R {
     that!(!writable(p));
     that!(writable(at(p, 2 * PAGE)));
     eq!(sc!(SYS_mprotect, p, 0, PROT_READ)?, 0);
+    // Also when the range goes beyond the end of the address space.
+    errno_is!(sc!(SYS_mprotect, p, 1usize << 61, PROT_NONE), ENOMEM);
+    that!(!readable(p));
     Ok(())
 }
 
