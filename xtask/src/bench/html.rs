@@ -3,7 +3,7 @@
 use super::compare::{self, Compared};
 use super::plot::{self, Axis, Dot, Line};
 use super::report::{Measured, OURS, Report};
-use super::scale::{self, Scale};
+use super::scale::{self, Crowd, Scale, SideBySide};
 use super::verdict::{self, Verdict};
 use super::{show, table};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -130,7 +130,20 @@ fn growth(found: &Scale) -> Markup {
                 (plot::chart(&lines, "independent processes", thousands))
             }
         }
-        pre { (scale::markdown(found)) }
+        @if let Some(text) = found.side_by_side.as_ref().and_then(SideBySide::text) {
+            h3 { "Many vkernels" }
+            p { (text) }
+        }
+        @if !found.crowds.is_empty() {
+            h3 { "Many tasks" }
+            div.wide {
+                table {
+                    tr { @for cell in Crowd::HEAD { th { (cell) } } }
+                    @for crowd in &found.crowds { tr { @for cell in crowd.cells() { td { (cell) } } } }
+                }
+            }
+        }
+        @if !found.failures.is_empty() { ul { @for failure in &found.failures { li.missed { (failure) } } } }
     }
 }
 
@@ -239,8 +252,8 @@ mod tests {
     fn tags_are_balanced() {
         let page = page(&full(), None);
         for tag in [
-            "html", "body", "svg", "div", "span", "ul", "li", "table", "tr", "td", "pre", "details", "line",
-            "circle", "text",
+            "html", "body", "svg", "div", "span", "ul", "li", "table", "tr", "td", "th", "p", "pre",
+            "details", "line", "circle", "text",
         ] {
             let opened =
                 page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();

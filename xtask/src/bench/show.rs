@@ -28,6 +28,7 @@ pub fn times(ratio: f64) -> String {
 /// Three digits, more before the point.
 pub fn three_digits(value: f64) -> String {
     match value.abs() {
+        0.0 => "0".into(),
         v if v >= 99.95 => format!("{value:.0}"),
         v if v >= 9.995 => format!("{value:.1}"),
         v if v.is_finite() => format!("{value:.2}"),
@@ -46,7 +47,7 @@ mod tests {
         assert_eq!([ns(45_678.0), ns(2.5e8), ns(3e9)], ["45.7 µs", "250 ms", "3.00 s"]);
         assert_eq!(figure(Unit::BytesPerSecond, 4.956e9), "4.96 GB/s");
         assert_eq!(figure(Unit::Bytes, 6.0 * 1048576.0), "6.00 MiB");
-        assert_eq!(figure(Unit::Bytes, 0.0), "0.00 B");
+        assert_eq!(figure(Unit::Bytes, 0.0), "0 B");
         assert_eq!(times(f64::NAN), "?×");
     }
 }

@@ -106,6 +106,34 @@ impl Scale {
     }
 }
 
+impl SideBySide {
+    /// One sentence.
+    pub fn text(&self) -> Option<String> {
+        let (count, s) = (self.start_s.len(), Summary::of(&self.start_s)?);
+        let each = show::figure(Unit::Bytes, self.pss_bytes as f64 / count as f64);
+        let [median, min, max] = [s.median, s.min, s.max].map(seconds);
+        Some(format!(
+            "{count} vkernels side by side: each started in {median} (median; {min} .. {max}) and takes {each} of memory."
+        ))
+    }
+}
+
+impl Crowd {
+    /// What [`Crowd::cells`] are.
+    pub const HEAD: [&str; 5] = ["tasks that wait", "under", "made in", "ended in", "memory"];
+
+    /// A line of the table.
+    pub fn cells(&self) -> [String; 5] {
+        let bytes = show::figure(Unit::Bytes, self.pss_bytes as f64);
+        let tasks = format!("{} {}", self.count, self.kind);
+        [tasks, self.launcher.clone(), seconds(self.make_s), seconds(self.end_s), bytes]
+    }
+}
+
+fn seconds(value: f64) -> String {
+    show::figure(Unit::Nanoseconds, value * 1e9)
+}
+
 impl Point {
     /// The median of its samples.
     pub fn median(&self) -> f64 {
@@ -136,18 +164,8 @@ pub fn markdown(scale: &Scale) -> String {
         }
         out.push('\n');
     }
-    if let Some(all) = &scale.side_by_side {
-        if let Some(s) = Summary::of(&all.start_s) {
-            let (count, ns) = (all.start_s.len(), |s: f64| show::figure(Unit::Nanoseconds, s * 1e9));
-            let each = show::figure(Unit::Bytes, all.pss_bytes as f64 / count as f64);
-            let _ = writeln!(
-                out,
-                "{count} vkernels side by side: each started in {} (median; {} .. {}) and takes {each} of memory.\n",
-                ns(s.median),
-                ns(s.min),
-                ns(s.max)
-            );
-        }
+    if let Some(text) = scale.side_by_side.as_ref().and_then(SideBySide::text) {
+        let _ = writeln!(out, "{text}\n");
     }
     if !scale.crowds.is_empty() {
         let _ = writeln!(
@@ -155,16 +173,7 @@ pub fn markdown(scale: &Scale) -> String {
             "| tasks that wait | under | made in | ended in | memory |\n|---|---|---:|---:|---:|"
         );
         for crowd in &scale.crowds {
-            let ns = |s: f64| show::figure(Unit::Nanoseconds, s * 1e9);
-            let bytes = show::figure(Unit::Bytes, crowd.pss_bytes as f64);
-            let (count, kind) = (crowd.count, &crowd.kind);
-            let _ = writeln!(
-                out,
-                "| {count} {kind} | {} | {} | {} | {bytes} |",
-                crowd.launcher,
-                ns(crowd.make_s),
-                ns(crowd.end_s)
-            );
+            let _ = writeln!(out, "| {} |", crowd.cells().join(" | "));
         }
         out.push('\n');
     }
