@@ -8,7 +8,8 @@ use std::process::Command;
 /// Runs the command as its only child and powers off, whatever happens.
 pub fn run(command: &[&str]) -> Result<()> {
     let result = mounts().and_then(|()| {
-        let (program, args) = command.split_first().ok_or_else(|| Error::other("init: no command"))?;
+        let (program, args) =
+            own_words(command).split_first().ok_or_else(|| Error::other("init: no command"))?;
         Command::new(program).args(args).status()
     });
     if let Err(error) = result {
@@ -16,6 +17,12 @@ pub fn run(command: &[&str]) -> Result<()> {
     }
     // SAFETY: ends this kernel; as the first process of one that is not the host's.
     check(unsafe { libc::reboot(libc::RB_POWER_OFF) }).map(drop)
+}
+
+/// The command without what user-mode Linux puts behind the last word of its own command line.
+fn own_words<'a, 'b>(words: &'a [&'b str]) -> &'a [&'b str] {
+    let added = |word: &&str| word.starts_with("root=") || word.starts_with("console=");
+    &words[..words.len() - words.iter().rev().take_while(|word| added(word)).count()]
 }
 
 fn mounts() -> Result<()> {
@@ -35,4 +42,16 @@ fn mount(kind: &CStr, at: &CStr) -> Result<()> {
     // SAFETY: C strings, no data.
     let answer = unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
     check(answer).map(drop).map_err(|e| Error::other(format!("mount {at:?}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_added_words_at_the_end_are_dropped() {
+        assert_eq!(own_words(&["a", "root=1", "b", "root=98:0", "console=tty0"]), ["a", "root=1", "b"]);
+        assert_eq!(own_words(&["a"]), ["a"]);
+        assert!(own_words(&["root=98:0"]).is_empty());
+    }
 }

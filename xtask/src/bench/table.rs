@@ -104,11 +104,13 @@ pub fn markdown(report: &Report) -> String {
 pub fn about(report: &Report) -> String {
     let host = &report.host;
     let memory = show::figure(super::rows::Unit::Bytes, host.memory_bytes as f64);
+    let done =
+        report.rows.iter().flat_map(|row| row.samples.values().map(Vec::len)).max().unwrap_or(report.rounds);
+    let rounds = if done < report.rounds { format!("{done} of {}", report.rounds) } else { done.to_string() };
     format!(
-        "{}, commit {}: medians of {} interleaved rounds on {} ({} CPUs, {memory}), Linux {}, load {} at the start.",
+        "{}, commit {}: medians of {rounds} interleaved rounds on {} ({} CPUs, {memory}), Linux {}, load {} at the start.",
         report.date,
         if report.commit.is_empty() { "unknown" } else { &report.commit },
-        report.rounds,
         host.cpu_model,
         host.cpus,
         host.kernel.split(' ').next().unwrap_or_default(),
@@ -179,6 +181,14 @@ mod tests {
         assert!(lines.iter().all(|line| count(line) == count(lines[0])), "{text}");
         assert!(lines[2].contains("a \\| b") && lines[2].contains("9.00×"), "{text}");
         assert!(text.starts_with("2030-01-02T03:04:05Z, commit abc: medians of 3"), "{text}");
+    }
+
+    #[test]
+    fn a_run_that_was_broken_off_says_so() {
+        let mut report = report("getppid", &[("native", &[1.0, 1.0, 1.0]), ("vkernel", &[1.0, 1.0])]);
+        assert!(about(&report).contains("medians of 3 interleaved"), "{}", about(&report));
+        report.rounds = 5;
+        assert!(about(&report).contains("medians of 3 of 5 interleaved"), "{}", about(&report));
     }
 
     #[test]
