@@ -180,7 +180,10 @@ mod tests {
         let count = |line: &str| line.replace("\\|", "").matches('|').count();
         assert!(lines.iter().all(|line| count(line) == count(lines[0])), "{text}");
         assert!(lines[2].contains("a \\| b") && lines[2].contains("9.00×"), "{text}");
-        assert!(text.starts_with("2030-01-02T03:04:05Z, commit abc: medians of 3"), "{text}");
+        assert!(
+            text.starts_with("2030-01-02T03:04:05Z, commit abc: medians of 1 of 3 interleaved"),
+            "{text}"
+        );
     }
 
     #[test]
