@@ -126,6 +126,10 @@ impl Mm {
                 self.show(inner, made.pages.clone(), false, &mut batch);
             }
             self.commit(cx.cpu(), inner, &mut batch)?;
+            if matches!(made, Err(FaultError::NoMemory)) {
+                // Nothing can be waited for here, so it is left to the user loop.
+                cx.ram_full.set(true);
+            }
             made?;
         }
     }

@@ -49,6 +49,8 @@ pub struct Cx<'a> {
     pub(crate) last_fault: Cell<(u32, u32, u64)>,
     /// The task was off its CPU since its `rseq(2)` area was brought up to date.
     pub(crate) rseq_stale: Cell<bool>,
+    /// A copy to or from user memory found RAM full: somebody has to go before guest code runs again.
+    pub(crate) ram_full: Cell<bool>,
     /// What `restart_syscall(2)` goes on with.
     pub(crate) restart: Cell<Option<RestartState>>,
 }
@@ -127,6 +129,7 @@ impl<'a> Cx<'a> {
             files: RefCell::new(files),
             last_fault: Cell::new((0, 0, 0)),
             rseq_stale: Cell::new(true),
+            ram_full: Cell::new(false),
             restart: Cell::new(None),
         }
     }

@@ -295,3 +295,37 @@ fn a_cpu_limit_sends_sigxcpu_to_a_lone_spinner_and_then_kills() {
         }
     });
 }
+
+#[test]
+fn a_copy_that_finds_ram_full_kills_the_largest_and_goes_on() {
+    const PAGE: u64 = 4096;
+    let map = |g: &mut Guest, len: u64| {
+        let (prot, flags) = (3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+        let at = g.syscall(nr(__NR_mmap), &[0, len, prot, u64::from(flags), u64::MAX, 0]);
+        assert!(at > 0, "{at}");
+        at as u64
+    };
+    let machine = MockMachine::builder().memory(4 << 20).build();
+    let status = guest_on(machine.clone(), 0, move |g| {
+        let hog = g.fork(nr(__NR_fork), &[], move |g| {
+            let at = map(g, 5 << 19);
+            for page in 0..(5 << 19) / PAGE {
+                g.store(at + page * PAGE, b"x");
+            }
+            g.syscall(nr(__NR_pause), &[]);
+        });
+        g.store(GUEST + 16, &[0u64, 1_000_000].map(u64::to_ne_bytes).concat());
+        g.syscall(nr(__NR_nanosleep), &[GUEST + 16, 0]);
+        // Every call copies to a page that does not exist yet.
+        let at = map(g, 2 << 20);
+        for page in 0..(2 << 20) / PAGE {
+            assert_eq!(g.syscall(nr(__NR_getrandom), &[at + page * PAGE, 64, 0]), 64);
+        }
+        assert_eq!(g.syscall(nr(__NR_wait4), &[hog as u64, GUEST, 0, 0]), hog);
+        assert_eq!(g.load_u64(GUEST) as u32, 9);
+        exit(g, 0);
+    });
+    assert_eq!(status, ExitStatus::Exited(0));
+    let log = machine.take_log();
+    assert!(log.iter().any(|(_, line)| line.contains("out of memory: killed process")), "{log:?}");
+}

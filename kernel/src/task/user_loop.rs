@@ -46,6 +46,10 @@ pub(crate) fn user_loop(cx: &Cx) {
                 Ok(SysRet::Value(value)) => cx.user.borrow_mut().set_syscall_result(value),
                 Ok(SysRet::Keep) => {}
                 Ok(SysRet::Exit) => return,
+                // As if the call had waited for memory: it is made again when there is some.
+                Err(Error::Errno { errno: Errno::ENOMEM, .. }) if cx.ram_full.get() => {
+                    restart_call(cx, InterruptedCall { nr, restart: Restart::IfAsked });
+                }
                 Err(Error::Errno { errno, .. }) => set_errno(cx, errno),
                 Err(Error::Interrupted(restart)) => {
                     // The signal decides; until then the call counts as failed.
@@ -73,6 +77,9 @@ fn set_errno(cx: &Cx, errno: Errno) {
 /// Everything that has to happen before guest code runs. False when the task has ended.
 fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> bool {
     cx.kernel.poll_machine();
+    if cx.ram_full.take() {
+        out_of_memory(cx);
+    }
     let cpu = cx.cpu();
     if cx.kernel.sched.should_yield(cpu, cx.task) {
         cx.task.sched.switches[1].fetch_add(1, Ordering::Relaxed);
