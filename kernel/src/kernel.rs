@@ -67,6 +67,10 @@ pub struct Kernel {
     ids: AtomicU64,
     status: Mutex<Option<Result<ExitStatus, StartError>>>,
     terminating: core::sync::atomic::AtomicBool,
+    /// Settings of `/proc/sys`.
+    pub settings: crate::settings::Settings,
+    /// Number of open file descriptions.
+    pub(crate) open_files: Arc<AtomicU64>,
     /// Numbers of unimplemented calls that were logged already.
     pub(crate) missing_logged: Mutex<alloc::collections::BTreeSet<u64>>,
 }
@@ -76,9 +80,14 @@ impl Kernel {
     pub fn new(machine: Arc<dyn Machine>, config: Config) -> Arc<Kernel> {
         let names = Mutex::new((config.hostname.clone(), String::from("(none)")));
         let now = Timespec::from_ns(machine.clock_ns(ClockId::Realtime));
+        let frames = Frames::new(machine.clone());
+        // The records and stacks of all tasks must fit beside the guests.
+        let max_tasks = (frames.total() / 4).clamp(512, 1 << 20);
         Arc::new(Kernel {
             sched: Scheduler::new(machine.clone()),
-            frames: Frames::new(machine.clone()),
+            frames,
+            settings: crate::settings::Settings::new(max_tasks),
+            open_files: Default::default(),
             pids: Pids::default(),
             vfs: crate::fs::Vfs::default(),
             config,
@@ -114,11 +123,6 @@ impl Kernel {
     /// Whether this is the process whose end is the kernel's.
     pub(crate) fn is_main(&self, process: &crate::task::Process) -> bool {
         process.pid == 2
-    }
-
-    /// Most tasks that there can be (`/proc/sys/kernel/threads-max`): the records and stacks of all of them must fit beside the guests.
-    pub fn max_tasks(&self) -> u64 {
-        (self.frames.total() / 4).clamp(512, 1 << 20)
     }
 
     /// Drops every task, suspended ones by unwinding their stacks. For the owner, after the CPUs' loops have returned.

@@ -17,6 +17,7 @@ mod kernel;
 pub mod mm;
 pub mod net;
 pub mod sched;
+pub mod settings;
 pub mod signal;
 pub mod sync;
 pub mod syscall;

@@ -63,7 +63,7 @@ fn a_sleep_takes_virtual_time() {
 /// Runs `body` as another thread of the caller's process; it shares descriptors and address space. It runs when the caller waits.
 pub(crate) fn thread(cx: &Cx, body: impl FnOnce(&Cx) + Send + 'static) -> Arc<crate::task::Task> {
     let caller = cx.task;
-    let tid = cx.kernel.pids.allocate(0, u64::MAX, u64::MAX).unwrap();
+    let tid = cx.kernel.pids.allocate(0, u64::MAX, &cx.kernel.settings).unwrap();
     let task = crate::task::NewTask {
         tid,
         process: caller.process.clone(),

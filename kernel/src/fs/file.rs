@@ -240,6 +240,16 @@ pub struct OpenFile {
     pub(super) locks: crate::sync::Mutex<Option<super::lock::LockToken>>,
     /// `F_SETOWN` and `F_SETSIG`.
     pub owner: crate::sync::Mutex<(i32, u32)>,
+    _counted: Counted,
+}
+
+/// Counts open file descriptions.
+struct Counted(Arc<AtomicU64>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl OpenFile {
@@ -253,6 +263,7 @@ impl OpenFile {
     ) -> Arc<OpenFile> {
         let drop =
             OpenFlags::CREAT | OpenFlags::EXCL | OpenFlags::NOCTTY | OpenFlags::TRUNC | OpenFlags::CLOEXEC;
+        kernel.open_files.fetch_add(1, Ordering::Relaxed);
         Arc::new(OpenFile {
             file,
             inode,
@@ -263,6 +274,7 @@ impl OpenFile {
             pos_latch: super::Latch::new(),
             locks: Default::default(),
             owner: crate::sync::Mutex::new((0, 0)),
+            _counted: Counted(kernel.open_files.clone()),
         })
     }
 

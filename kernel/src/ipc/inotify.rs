@@ -40,10 +40,6 @@ pub mod flag {
 
 /// Most events in a queue (`/proc/sys/fs/inotify/max_queued_events`).
 pub const MAX_QUEUED_EVENTS: usize = 16384;
-/// Most instances of a user (`max_user_instances`).
-pub const MAX_USER_INSTANCES: usize = 128;
-/// Most watches of an instance (`max_user_watches`).
-pub const MAX_WATCHES: usize = 65536;
 
 struct Watch {
     instance: Weak<Inotify>,
@@ -160,14 +156,14 @@ impl Watches {
 }
 
 impl Inotify {
-    /// A new instance for the current user; `EMFILE` beyond [`MAX_USER_INSTANCES`].
+    /// A new instance for the current user; `EMFILE` beyond `fs.inotify.max_user_instances`.
     pub(crate) fn new(cx: &Cx) -> Result<Arc<Inotify>> {
         let uid = cx.task.creds().uid;
         let table = cx.kernel.watches.clone();
         {
             let mut inner = table.inner.lock();
             let count = inner.instances.entry(uid).or_default();
-            if *count >= MAX_USER_INSTANCES {
+            if *count >= cx.kernel.settings.inotify_instances.size() {
                 return err(Errno::EMFILE);
             }
             *count += 1;
@@ -177,7 +173,7 @@ impl Inotify {
     }
 
     /// Watches an inode, or changes the watch on it: `EEXIST` with `IN_MASK_CREATE`, `ENOSPC` for too many.
-    pub(crate) fn add(self: &Arc<Inotify>, inode: Arc<dyn Inode>, mask: u32) -> Result<i32> {
+    pub(crate) fn add(self: &Arc<Inotify>, cx: &Cx, inode: Arc<dyn Inode>, mask: u32) -> Result<i32> {
         let kept = mask & (flag::ALL_EVENTS | flag::ONESHOT | flag::EXCL_UNLINK);
         let mut inner = self.table.inner.lock();
         let watches = inner.watches.entry(address(&inode)).or_default();
@@ -189,7 +185,7 @@ impl Inotify {
             return Ok(watch.wd);
         }
         let mut state = self.state.lock();
-        if state.watched.len() >= MAX_WATCHES {
+        if state.watched.len() >= cx.kernel.settings.inotify_watches.size() {
             return err(Errno::ENOSPC);
         }
         state.last_wd = state.last_wd.checked_add(1).ok_or(Errno::ENOSPC)?;
@@ -373,11 +369,11 @@ mod tests {
             let table = &cx.kernel.watches;
             let instance = Inotify::new(cx).unwrap();
             let (a, b) = (inode(cx), inode(cx));
-            let wd = instance.add(a.clone(), notify::MODIFY).unwrap();
-            assert_eq!(instance.add(a.clone(), notify::OPEN | flag::MASK_ADD).unwrap(), wd);
-            let refused = instance.add(a.clone(), notify::OPEN | flag::MASK_CREATE);
+            let wd = instance.add(cx, a.clone(), notify::MODIFY).unwrap();
+            assert_eq!(instance.add(cx, a.clone(), notify::OPEN | flag::MASK_ADD).unwrap(), wd);
+            let refused = instance.add(cx, a.clone(), notify::OPEN | flag::MASK_CREATE);
             assert_eq!(refused.unwrap_err().errno(), Errno::EEXIST);
-            let once = instance.add(b.clone(), notify::OPEN | flag::ONESHOT).unwrap();
+            let once = instance.add(cx, b.clone(), notify::OPEN | flag::ONESHOT).unwrap();
             for mask in [notify::MODIFY, notify::MODIFY, notify::ATTRIB, notify::OPEN] {
                 table.event(&a, mask, b"", 0);
             }
@@ -397,7 +393,7 @@ mod tests {
         run(|cx| {
             let instance = Inotify::new(cx).unwrap();
             let dir = inode(cx);
-            instance.add(dir.clone(), notify::CREATE).unwrap();
+            instance.add(cx, dir.clone(), notify::CREATE).unwrap();
             for i in 0..MAX_QUEUED_EVENTS + 5 {
                 cx.kernel.watches.event(&dir, notify::CREATE, format!("{i}").as_bytes(), 0);
             }

@@ -26,7 +26,7 @@ pub(crate) use inotify::InotifyFile;
 pub use inotify::{Inotify, Watches, flag as inotify_flag};
 pub use pidfd::{PidFd, PidTarget, pidfd_for, pidfd_new};
 pub(crate) use pipe::raise_sigpipe;
-pub use pipe::{PIPE_MAX_SIZE, Pipe, PipeEnd, pipe_install, pipe_new};
+pub use pipe::{Pipe, PipeEnd, pipe_install, pipe_new};
 pub use signalfd::SignalFd;
 
 use crate::sync::Mutex;

@@ -22,11 +22,11 @@ use alloc::vec::Vec;
 use core::any::Any;
 
 /// Limits for those without `CAP_SYS_RESOURCE` and for everybody (`/proc/sys/fs/mqueue`).
-const MSG_MAX: i64 = 10;
-const MSGSIZE_MAX: i64 = 8192;
+/// What a queue has whose maker does not say (`fs.mqueue.msg_default`, `msgsize_default`).
+const MSG_DEFAULT: i64 = 10;
+const MSGSIZE_DEFAULT: i64 = 8192;
 const HARD_MSG_MAX: i64 = 65_536;
 const HARD_MSGSIZE_MAX: i64 = 16 << 20;
-const QUEUES_MAX: usize = 256;
 /// One more than the highest priority (`MQ_PRIO_MAX`).
 pub const PRIO_MAX: u32 = 32768;
 /// `si_code` of a notification.
@@ -88,7 +88,10 @@ pub(crate) fn open(
                 queue.clone()
             }
             (None, None) => return err(Errno::ENOENT),
-            (None, Some(_)) if table.len() >= QUEUES_MAX && !creds.has(Cap::SysResource) => {
+            (None, Some(_))
+                if table.len() >= cx.kernel.settings.mqueue_queues_max.size()
+                    && !creds.has(Cap::SysResource) =>
+            {
                 return err(Errno::ENOSPC);
             }
             (None, Some(queue)) => {
@@ -114,9 +117,10 @@ fn check_name(name: &[u8]) -> Result<()> {
 
 fn make(cx: &Cx, mode: u32, attr: Option<MqAttr>) -> Result<Arc<MessageQueue>> {
     let creds = cx.task.creds();
-    let (messages, size) = attr.map_or((MSG_MAX, MSGSIZE_MAX), |a| (a.maxmsg, a.msgsize));
-    let (most, largest) =
-        if creds.has(Cap::SysResource) { (HARD_MSG_MAX, HARD_MSGSIZE_MAX) } else { (MSG_MAX, MSGSIZE_MAX) };
+    let (messages, size) = attr.map_or((MSG_DEFAULT, MSGSIZE_DEFAULT), |a| (a.maxmsg, a.msgsize));
+    let settings = &cx.kernel.settings;
+    let usual = (settings.mqueue_msg_max.get(), settings.mqueue_msgsize_max.get());
+    let (most, largest) = if creds.has(Cap::SysResource) { (HARD_MSG_MAX, HARD_MSGSIZE_MAX) } else { usual };
     if !(1..=most).contains(&messages) || !(1..=largest).contains(&size) {
         return err(Errno::EINVAL);
     }

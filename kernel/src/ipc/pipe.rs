@@ -26,8 +26,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
 
-/// Largest capacity that a user without `CAP_SYS_RESOURCE` may set (`/proc/sys/fs/pipe-max-size`).
-pub const PIPE_MAX_SIZE: usize = 1 << 20;
 const PAGE: usize = super::pipe_buf::PIPE_BUF;
 const F_SETPIPE_SZ: u32 = 1031;
 const F_GETPIPE_SZ: u32 = 1032;
@@ -293,7 +291,8 @@ impl Pipe {
         let pages = size.max(PAGE).next_power_of_two() / PAGE;
         let mut state = self.state.lock();
         let grows = pages * PAGE > state.buf.capacity();
-        if grows && pages * PAGE > PIPE_MAX_SIZE && !cx.task.creds().has(Cap::SysResource) {
+        let most = cx.kernel.settings.pipe_max_size.size();
+        if grows && pages * PAGE > most && !cx.task.creds().has(Cap::SysResource) {
             return err(Errno::EPERM);
         }
         state.buf.set_pages(pages)?;

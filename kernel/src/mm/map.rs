@@ -17,9 +17,6 @@ use hal::{PAGE_SIZE, Prot, VirtAddr};
 
 /// The end of the space for `MAP_32BIT` mappings.
 const LOW_LIMIT: u64 = 1 << 31;
-/// Most areas of an address space (`vm.max_map_count`).
-pub(super) const MAX_AREAS: usize = 65_530;
-
 /// `len` rounded up to pages; `ENOMEM` when that overflows.
 pub(super) fn round_up(len: u64) -> Result<u64> {
     len.checked_next_multiple_of(PAGE_SIZE).ok_or(Error::from(Errno::ENOMEM))
@@ -83,7 +80,7 @@ impl Mm {
             vma.offset = 0;
         }
         self.check_room(cx, inner, &vma, len - replaced)?;
-        if inner.areas.count() >= MAX_AREAS {
+        if inner.areas.count() >= cx.kernel.settings.max_map_count.size() {
             return err(Errno::ENOMEM);
         }
         if inner.sealed(at, at + len) {
@@ -157,7 +154,9 @@ impl Mm {
             Object::Cache(_) => vma.file.is_none(),
             Object::Host(_) => vma.can_write() && !vma.is_shared(),
         };
-        if counted && !vma.flags.contains(VmaFlags::NORESERVE) && pages > self.frames.total() {
+        let unchecked =
+            vma.flags.contains(VmaFlags::NORESERVE) || cx.kernel.settings.overcommit_memory.get() == 1;
+        if counted && !unchecked && pages > self.frames.total() {
             return Err(Error::new(Errno::ENOMEM, "larger than all of RAM"));
         }
         Ok(())
@@ -173,7 +172,7 @@ impl Mm {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let splits = inner.areas.find(start).is_some_and(|v| v.start < start && v.end > end);
-        if splits && inner.areas.count() >= MAX_AREAS {
+        if splits && inner.areas.count() >= cx.kernel.settings.max_map_count.size() {
             return err(Errno::ENOMEM);
         }
         if inner.sealed(start, end) {

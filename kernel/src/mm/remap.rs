@@ -2,7 +2,7 @@
 
 use super::batch::Batch;
 use super::inner::Inner;
-use super::map::{MAX_AREAS, may_lock, round_up};
+use super::map::{may_lock, round_up};
 use super::space::{MIN_ADDR, Mm};
 use super::table::Pte;
 use super::vma::{Object, Vma, VmaFlags};
@@ -115,7 +115,7 @@ impl Mm {
         if !flags.contains(F::MAYMOVE) {
             return err(Errno::ENOMEM);
         }
-        if inner.areas.count() + 3 > MAX_AREAS {
+        if inner.areas.count() + 3 > cx.kernel.settings.max_map_count.size() {
             return err(Errno::ENOMEM);
         }
         let to = if flags.contains(F::FIXED) {

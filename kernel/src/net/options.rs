@@ -15,7 +15,6 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 /// Default size of both buffers in bytes (`net.core.wmem_default`), and the largest that may be asked for.
 const BUFFER_DEFAULT: usize = 212_992;
-const BUFFER_MAX: usize = 212_992;
 const SNDBUF_MIN: usize = 4608;
 const RCVBUF_MIN: usize = 2304;
 
@@ -241,10 +240,14 @@ impl Options {
             so::DEBUG | so::BSDCOMPAT => {}
             so::SNDBUFFORCE | so::RCVBUFFORCE if !admin() => return Some(err(Errno::EPERM)),
             so::SNDBUF | so::SNDBUFFORCE => {
-                self.sndbuf.store(buffer_size(value, SNDBUF_MIN), Ordering::Relaxed);
+                let most = cx.kernel.settings.wmem_max.size();
+                let most = if name == so::SNDBUFFORCE { i32::MAX as usize / 2 } else { most };
+                self.sndbuf.store(buffer_size(value, SNDBUF_MIN, most), Ordering::Relaxed);
             }
             so::RCVBUF | so::RCVBUFFORCE => {
-                self.rcvbuf.store(buffer_size(value, RCVBUF_MIN), Ordering::Relaxed);
+                let most = cx.kernel.settings.rmem_max.size();
+                let most = if name == so::RCVBUFFORCE { i32::MAX as usize / 2 } else { most };
+                self.rcvbuf.store(buffer_size(value, RCVBUF_MIN, most), Ordering::Relaxed);
             }
             so::PRIORITY if !(0..=6).contains(&value) && !admin() => return Some(err(Errno::EPERM)),
             so::PRIORITY => self.priority.store(value, Ordering::Relaxed),
@@ -309,9 +312,9 @@ fn int_at(bytes: &[u8], at: usize) -> Option<i32> {
 }
 
 /// What a request for a buffer size gives: bounded, and doubled for the overhead.
-fn buffer_size(asked: i32, least: usize) -> usize {
+fn buffer_size(asked: i32, least: usize, most: usize) -> usize {
     // A negative size is a huge unsigned one.
-    let asked = usize::try_from(asked).unwrap_or(BUFFER_MAX).min(BUFFER_MAX);
+    let asked = usize::try_from(asked).unwrap_or(most).min(most);
     (asked * 2).max(least)
 }
 

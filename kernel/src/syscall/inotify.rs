@@ -42,7 +42,7 @@ pub(super) fn inotify_add_watch(cx: &Cx, fd: Fd, path: UserCStr, mask: u32) -> R
     }
     let at = walk::resolve(cx, Fd::CWD, &path.read_path(cx)?, lookup)?;
     perm::check(&cx.task.creds(), &at.dentry.inode.attr()?, Access::READ)?;
-    instance.add(at.dentry.inode.clone(), mask)
+    instance.add(cx, at.dentry.inode.clone(), mask)
 }
 
 pub(super) fn inotify_rm_watch(cx: &Cx, fd: Fd, wd: i32) -> Result<()> {

@@ -8,9 +8,6 @@ use abi::system::Rusage;
 use abi::time::Timeval;
 use alloc::sync::Arc;
 
-/// The ceiling of `RLIMIT_NOFILE` (`/proc/sys/fs/nr_open`).
-const NR_OPEN: u64 = 1 << 20;
-
 pub(super) fn getrlimit(cx: &Cx, resource: u32, rlim: UserPtr<Rlimit>) -> Result<()> {
     let value = get(cx.process(), resource)?;
     rlim.write(cx, &value)
@@ -66,7 +63,7 @@ fn swap(cx: &Cx, process: &Process, resource: u32, new: Option<Rlimit>) -> Resul
         if new.cur > new.max {
             return err(Errno::EINVAL);
         }
-        if resource == Resource::Nofile as u32 && new.max > NR_OPEN {
+        if resource == Resource::Nofile as u32 && new.max > cx.kernel.settings.nr_open.size() as u64 {
             return err(Errno::EPERM);
         }
         if new.max > before.max && !may_raise {

@@ -243,7 +243,7 @@ fn new_id(cx: &Cx) -> Result<i32> {
     let creds = cx.task.creds();
     let privileged = creds.uid == 0 || creds.has(super::Cap::SysAdmin) || creds.has(super::Cap::SysResource);
     let limit = if privileged { u64::MAX } else { cx.process().limit(Resource::Nproc) };
-    cx.kernel.pids.allocate(creds.uid, limit, cx.kernel.max_tasks())
+    cx.kernel.pids.allocate(creds.uid, limit, &cx.kernel.settings)
 }
 
 fn child_process(cx: &Cx, pid: i32, args: &CloneArgs) -> Arc<super::Process> {

@@ -174,8 +174,13 @@ impl<'a> Cx<'a> {
     pub fn file(&self, fd: Fd) -> Result<Arc<OpenFile>> {
         self.files.borrow().get(fd)
     }
-    /// Opens a descriptor for a file: the lowest free one; `EMFILE`.
+    /// Opens a descriptor for a file: the lowest free one; `EMFILE`, and `ENFILE` beyond `fs.file-max`.
     pub fn install(&self, file: Arc<OpenFile>, cloexec: bool) -> Result<Fd> {
+        let open = self.kernel.open_files.load(core::sync::atomic::Ordering::Relaxed);
+        let most = self.kernel.settings.file_max.size() as u64;
+        if open > most && !self.task.creds().has(super::Cap::SysAdmin) {
+            return Err(abi::Errno::ENFILE.into());
+        }
         let limit = self.process().limit(super::Resource::Nofile);
         self.files.borrow().insert(0, limit, file, cloexec)
     }

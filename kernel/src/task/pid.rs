@@ -2,13 +2,14 @@
 
 use super::{Process, Task};
 use crate::error::{Result, err};
+use crate::settings::Settings;
 use crate::sync::Mutex;
 use abi::Errno;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-/// Highest id plus one (`/proc/sys/kernel/pid_max`).
+/// Highest id plus one that there can be.
 pub const PID_MAX: i32 = 1 << 22;
 
 #[derive(Default)]
@@ -23,9 +24,9 @@ struct Inner {
 }
 
 impl Inner {
-    fn free_id(&mut self) -> Option<i32> {
-        for _ in 0..PID_MAX {
-            let next = if self.last + 1 >= PID_MAX { 300 } else { self.last + 1 };
+    fn free_id(&mut self, max: i32) -> Option<i32> {
+        for _ in 0..max {
+            let next = if self.last + 1 >= max { 300 } else { self.last + 1 };
             self.last = next;
             let used = self.tasks.contains_key(&next)
                 || self.processes.contains_key(&next)
@@ -63,14 +64,15 @@ pub struct Pids {
 impl Pids {
     /// A free id for a task of this user: the next one in turn, as Linux does. The task counts from now on, so that many that are made
     /// at the same time do not pass the limits together; [`Pids::remove_task`] ends that. `EAGAIN` when the user has
-    /// `user_limit` tasks, all have `limit`, or all ids are in use.
-    pub fn allocate(&self, uid: u32, user_limit: u64, limit: u64) -> Result<i32> {
+    /// `user_limit` tasks, all have `kernel.threads-max`, or all ids below `kernel.pid_max` are in use.
+    pub fn allocate(&self, uid: u32, user_limit: u64, settings: &Settings) -> Result<i32> {
         let mut inner = self.inner.lock();
         let used = inner.users.get(&uid).copied().unwrap_or(0);
-        if used >= user_limit || inner.owners.len() as u64 >= limit {
+        if used >= user_limit || inner.owners.len() >= settings.threads_max.size() {
             return err(Errno::EAGAIN);
         }
-        let tid = inner.free_id().ok_or(Errno::EAGAIN)?;
+        let max = i32::try_from(settings.pid_max.get()).unwrap_or(PID_MAX).min(PID_MAX);
+        let tid = inner.free_id(max).ok_or(Errno::EAGAIN)?;
         inner.count_for(tid, uid);
         Ok(tid)
     }
@@ -144,17 +146,19 @@ mod tests {
     #[test]
     fn tasks_count_before_they_exist() {
         let pids = Pids::default();
-        let first = pids.allocate(7, 2, 3).unwrap();
-        pids.allocate(7, 2, 3).unwrap();
-        let full = |uid, user_limit, limit| pids.allocate(uid, user_limit, limit).unwrap_err().errno();
+        let first = pids.allocate(7, 2, &Settings::new(3)).unwrap();
+        pids.allocate(7, 2, &Settings::new(3)).unwrap();
+        let full = |uid, user_limit, limit| {
+            pids.allocate(uid, user_limit, &Settings::new(limit)).unwrap_err().errno()
+        };
         assert_eq!(full(7, 2, 3), Errno::EAGAIN, "of the user");
-        let other = pids.allocate(8, 2, 3).unwrap();
+        let other = pids.allocate(8, 2, &Settings::new(3)).unwrap();
         assert_eq!(full(8, 2, 3), Errno::EAGAIN, "of all");
         pids.change_owner(other, 7);
         pids.remove_task(first);
         pids.remove_task(first);
         assert_eq!(full(7, 2, 9), Errno::EAGAIN);
         pids.remove_task(other);
-        pids.allocate(7, 2, 3).unwrap();
+        pids.allocate(7, 2, &Settings::new(3)).unwrap();
     }
 }

@@ -146,7 +146,7 @@ pub(crate) fn spawn_first(
     let mut parent: Option<Arc<Process>> = None;
     let mut last = None;
     for first in [true, false] {
-        let pid = kernel.pids.allocate(if first { 0 } else { uid }, u64::MAX, u64::MAX)?;
+        let pid = kernel.pids.allocate(if first { 0 } else { uid }, u64::MAX, &kernel.settings)?;
         let session = Arc::new(Session { id: pid, tty: Mutex::new(None) });
         let process = new_process(kernel, pid, parent.as_ref(), session, pid, limits);
         let mm = if first { None } else { Some(Mm::new(kernel)?) };

@@ -1,11 +1,12 @@
 //! `/proc/sys`: settings.
 //!
-//! A setting that the kernel does not have is shown with the value that describes what it does, and where programs write it at
-//! start it takes and keeps what is written, within Linux's bounds.
+//! What the kernel heeds is in [`Settings`]. Other settings have the value that describes what the kernel does, and refuse to be
+//! set to another with `EINVAL`, unless the other makes no difference that a program could see: those keep what is written, within Linux's bounds.
 
 use super::texts::number;
 use crate::error::{Result, err};
 use crate::fs::pseudo::{Node, Out, Tree, put};
+use crate::settings::{Setting, Settings};
 use crate::task::{CAP_LAST, Cx, PID_MAX};
 use abi::Errno;
 use alloc::format;
@@ -27,6 +28,43 @@ fn setting(default: i64, min: i64, max: i64) -> Node {
                 return err(Errno::EINVAL);
             }
             value.store(new, Ordering::Relaxed);
+            Ok(())
+        },
+    )
+}
+
+/// A number that the kernel heeds.
+fn heeded(pick: impl Fn(&Settings) -> &Setting + Send + Sync + Clone + 'static, min: i64, max: i64) -> Node {
+    let shown = pick.clone();
+    Node::value(
+        move |cx: &Cx, out: &mut Out| {
+            put!(out, "{}\n", shown(&cx.kernel.settings).get());
+            Ok(())
+        },
+        move |cx: &Cx, bytes: &[u8]| {
+            let new = number(bytes)?;
+            if !(min..=max).contains(&new) {
+                return err(Errno::EINVAL);
+            }
+            pick(&cx.kernel.settings).set(new);
+            Ok(())
+        },
+    )
+}
+
+/// `fs.pipe-max-size`: rounded up to what a pipe can have.
+fn pipe_max_size() -> Node {
+    Node::value(
+        |cx: &Cx, out: &mut Out| {
+            put!(out, "{}\n", cx.kernel.settings.pipe_max_size.get());
+            Ok(())
+        },
+        |cx: &Cx, bytes: &[u8]| {
+            let new = u64::try_from(number(bytes)?).map_err(|_| Errno::EINVAL)?;
+            if new == 0 || new > 1 << 31 {
+                return err(Errno::EINVAL);
+            }
+            cx.kernel.settings.pipe_max_size.set(new.max(4096).next_power_of_two() as i64);
             Ok(())
         },
     )
@@ -127,15 +165,8 @@ fn kernel(tree: &Tree) -> Result<()> {
     put("osrelease", read_only(crate::version::RELEASE))?;
     put("version", read_only(crate::version::VERSION))?;
     put("arch", read_only(crate::version::MACHINE))?;
-    put("pid_max", fixed(i64::from(PID_MAX)))?;
-    put(
-        "threads-max",
-        Node::text(|cx: &Cx, out: &mut Out| {
-            put!(out, "{}\n", cx.kernel.max_tasks());
-            Ok(())
-        })
-        .mode(0o644),
-    )?;
+    put("pid_max", heeded(|s| &s.pid_max, 301, i64::from(PID_MAX)))?;
+    put("threads-max", heeded(|s| &s.threads_max, 1, 1 << 20))?;
     put(
         "ns_last_pid",
         Node::text(|cx: &Cx, out: &mut Out| {
@@ -153,36 +184,36 @@ fn kernel(tree: &Tree) -> Result<()> {
     put("ngroups_max", read_only(65536))?;
     put("cap_last_cap", read_only(CAP_LAST))?;
     put("core_pattern", Node::constant("core\n").mode(0o644))?;
-    put("core_uses_pid", setting(0, 0, 1))?;
+    put("core_uses_pid", fixed(0))?;
     put("core_pipe_limit", setting(0, 0, i64::from(i32::MAX)))?;
-    put("overflowuid", setting(65534, 0, 65535))?;
-    put("overflowgid", setting(65534, 0, 65535))?;
-    put("randomize_va_space", setting(2, 0, 2))?;
+    put("overflowuid", fixed(65534))?;
+    put("overflowgid", fixed(65534))?;
+    put("randomize_va_space", heeded(|s| &s.randomize_va_space, 0, 2))?;
     put("printk", Node::constant("4\t4\t1\t7\n").mode(0o644))?;
     put("printk_ratelimit", setting(5, 0, i64::from(i32::MAX)))?;
     put("tainted", fixed(0))?;
     put("panic", setting(0, -1, i64::from(i32::MAX)))?;
-    put("panic_on_oops", setting(0, 0, 1))?;
+    put("panic_on_oops", fixed(0))?;
     put("kptr_restrict", setting(0, 0, 2))?;
     put("dmesg_restrict", setting(1, 0, 1))?;
     put("perf_event_paranoid", setting(4, -1, 4))?;
     put("unprivileged_bpf_disabled", fixed(2))?;
     put("io_uring_disabled", fixed(2))?;
     put("sched_autogroup_enabled", fixed(0))?;
-    put("sched_rr_timeslice_ms", setting(100, 0, 10000))?;
+    put("sched_rr_timeslice_ms", fixed(100))?;
     put("sched_rt_period_us", setting(1_000_000, 1, i64::from(i32::MAX)))?;
     put("sched_rt_runtime_us", setting(950_000, -1, i64::from(i32::MAX)))?;
     put("sem", Node::constant("32000\t1024000000\t500\t32000\n").mode(0o644))?;
-    put("msgmax", setting(8192, 0, i64::from(i32::MAX)))?;
-    put("msgmnb", setting(16384, 0, i64::from(i32::MAX)))?;
-    put("msgmni", setting(32000, 0, 32768))?;
+    put("msgmax", fixed(8192))?;
+    put("msgmnb", fixed(16384))?;
+    put("msgmni", fixed(32000))?;
     put("shmmax", read_only(18_446_744_073_692_774_399u64).mode(0o644))?;
     put("shmall", read_only(18_446_744_073_692_774_399u64).mode(0o644))?;
-    put("shmmni", setting(4096, 0, 32768))?;
-    put("shm_rmid_forced", setting(0, 0, 1))?;
+    put("shmmni", fixed(4096))?;
+    put("shm_rmid_forced", fixed(0))?;
     put("seccomp/actions_avail", Node::constant("\n"))?;
-    put("pty/max", setting(4096, 0, 1 << 20))?;
-    put("pty/reserve", setting(1024, 0, 1 << 20))?;
+    put("pty/max", fixed(4096))?;
+    put("pty/reserve", fixed(1024))?;
     put(
         "pty/nr",
         Node::text(|cx: &Cx, out: &mut Out| {
@@ -190,22 +221,22 @@ fn kernel(tree: &Tree) -> Result<()> {
             Ok(())
         }),
     )?;
-    put("keys/maxkeys", setting(200, 1, i64::from(i32::MAX)))?;
+    put("keys/maxkeys", fixed(200))?;
     put("ctrl-alt-del", setting(0, 0, 1))?;
     put("modprobe", Node::constant("\n").mode(0o644))?;
     put("modules_disabled", fixed(1))?;
     put("hung_task_timeout_secs", setting(0, 0, i64::from(i32::MAX)))?;
     put("sysctl_writes_strict", setting(1, -1, 1))?;
-    put("yama/ptrace_scope", setting(0, 0, 3))
+    put("yama/ptrace_scope", fixed(0))
 }
 
 fn vm(tree: &Tree) -> Result<()> {
     let put = |name: &str, node: Node| tree.register(&format!("sys/vm/{name}"), node);
-    put("overcommit_memory", setting(0, 0, 2))?;
-    put("overcommit_ratio", setting(50, 0, i64::from(i32::MAX)))?;
-    put("overcommit_kbytes", setting(0, 0, i64::MAX))?;
-    put("max_map_count", setting(65530, 0, i64::from(i32::MAX)))?;
-    put("mmap_min_addr", setting(65536, 0, i64::MAX))?;
+    put("overcommit_memory", heeded(|s| &s.overcommit_memory, 0, 1))?;
+    put("overcommit_ratio", fixed(50))?;
+    put("overcommit_kbytes", fixed(0))?;
+    put("max_map_count", heeded(|s| &s.max_map_count, 0, i64::from(i32::MAX)))?;
+    put("mmap_min_addr", fixed(65536))?;
     put("swappiness", setting(60, 0, 200))?;
     put("vfs_cache_pressure", setting(100, 0, i64::from(i32::MAX)))?;
     put("dirty_ratio", setting(20, 0, 100))?;
@@ -220,14 +251,14 @@ fn vm(tree: &Tree) -> Result<()> {
     put("nr_hugepages", fixed(0))?;
     put("nr_overcommit_hugepages", fixed(0))?;
     put("oom_dump_tasks", setting(1, 0, 1))?;
-    put("oom_kill_allocating_task", setting(0, 0, 1))?;
+    put("oom_kill_allocating_task", fixed(0))?;
     put("panic_on_oom", fixed(0))?;
     put("page-cluster", setting(3, 0, 31))?;
     put("admin_reserve_kbytes", setting(0, 0, i64::MAX))?;
     put("user_reserve_kbytes", setting(0, 0, i64::MAX))?;
     put("zone_reclaim_mode", setting(0, 0, 7))?;
     put("laptop_mode", setting(0, 0, i64::from(i32::MAX)))?;
-    put("legacy_va_layout", setting(0, 0, 1))?;
+    put("legacy_va_layout", fixed(0))?;
     put("stat_interval", setting(1, 1, i64::from(i32::MAX)))?;
     put("memfd_noexec", fixed(0))?;
     put("unprivileged_userfaultfd", fixed(0))
@@ -235,46 +266,41 @@ fn vm(tree: &Tree) -> Result<()> {
 
 fn fs(tree: &Tree) -> Result<()> {
     let put = |name: &str, node: Node| tree.register(&format!("sys/fs/{name}"), node);
-    put("file-max", setting(i64::MAX, 0, i64::MAX))?;
+    put("file-max", heeded(|s| &s.file_max, 0, i64::MAX))?;
     put(
         "file-nr",
         Node::text(|cx: &Cx, out: &mut Out| {
-            let mut open = 0;
-            for process in cx.kernel.pids.processes() {
-                if let Some(task) = process.threads().first() {
-                    let files = task.files.lock().clone();
-                    open += files.list().len();
-                }
-            }
-            put!(out, "{open}\t0\t{}\n", i64::MAX);
+            let open = cx.kernel.open_files.load(Ordering::Relaxed);
+            let max = cx.kernel.settings.file_max.get();
+            put!(out, "{open}\t0\t{max}\n");
             Ok(())
         }),
     )?;
-    put("nr_open", setting(1 << 20, 64, 1 << 30))?;
-    put("pipe-max-size", setting(1 << 20, 4096, 1 << 30))?;
-    put("pipe-user-pages-hard", setting(0, 0, i64::MAX))?;
-    put("pipe-user-pages-soft", setting(16384, 0, i64::MAX))?;
-    put("inotify/max_queued_events", setting(16384, 0, i64::from(i32::MAX)))?;
-    put("inotify/max_user_instances", setting(128, 0, i64::from(i32::MAX)))?;
-    put("inotify/max_user_watches", setting(65536, 0, i64::from(i32::MAX)))?;
-    put("epoll/max_user_watches", setting(1 << 20, 0, i64::MAX))?;
-    put("mqueue/msg_default", setting(10, 1, 65536))?;
-    put("mqueue/msg_max", setting(10, 1, 65536))?;
-    put("mqueue/msgsize_default", setting(8192, 128, 16 << 20))?;
-    put("mqueue/msgsize_max", setting(8192, 128, 16 << 20))?;
-    put("mqueue/queues_max", setting(256, 0, i64::from(i32::MAX)))?;
+    put("nr_open", heeded(|s| &s.nr_open, 64, 1 << 30))?;
+    put("pipe-max-size", pipe_max_size())?;
+    put("pipe-user-pages-hard", fixed(0))?;
+    put("pipe-user-pages-soft", fixed(0))?;
+    put("inotify/max_queued_events", fixed(16384))?;
+    put("inotify/max_user_instances", heeded(|s| &s.inotify_instances, 0, i64::from(i32::MAX)))?;
+    put("inotify/max_user_watches", heeded(|s| &s.inotify_watches, 0, i64::from(i32::MAX)))?;
+    put("epoll/max_user_watches", fixed(1 << 20))?;
+    put("mqueue/msg_default", fixed(10))?;
+    put("mqueue/msg_max", heeded(|s| &s.mqueue_msg_max, 1, 65536))?;
+    put("mqueue/msgsize_default", fixed(8192))?;
+    put("mqueue/msgsize_max", heeded(|s| &s.mqueue_msgsize_max, 128, 16 << 20))?;
+    put("mqueue/queues_max", heeded(|s| &s.mqueue_queues_max, 0, i64::from(i32::MAX)))?;
     put("aio-max-nr", setting(65536, 0, i64::MAX))?;
     put("aio-nr", read_only(0))?;
-    put("overflowuid", setting(65534, 0, 65535))?;
-    put("overflowgid", setting(65534, 0, 65535))?;
-    put("protected_fifos", setting(0, 0, 2))?;
-    put("protected_hardlinks", setting(0, 0, 1))?;
-    put("protected_regular", setting(0, 0, 2))?;
-    put("protected_symlinks", setting(0, 0, 1))?;
-    put("suid_dumpable", setting(0, 0, 2))?;
+    put("overflowuid", fixed(65534))?;
+    put("overflowgid", fixed(65534))?;
+    put("protected_fifos", fixed(0))?;
+    put("protected_hardlinks", fixed(0))?;
+    put("protected_regular", fixed(0))?;
+    put("protected_symlinks", fixed(0))?;
+    put("suid_dumpable", fixed(0))?;
     put("lease-break-time", setting(45, 0, i64::from(i32::MAX)))?;
-    put("leases-enable", setting(0, 0, 1))?;
-    put("dir-notify-enable", setting(0, 0, 1))?;
+    put("leases-enable", fixed(0))?;
+    put("dir-notify-enable", fixed(0))?;
     put("mount-max", setting(100_000, 1, i64::from(i32::MAX)))?;
     put("dentry-state", Node::constant("0\t0\t45\t0\t0\t0\n"))?;
     put("inode-nr", Node::constant("0\t0\n"))?;
@@ -283,13 +309,13 @@ fn fs(tree: &Tree) -> Result<()> {
 
 fn net(tree: &Tree) -> Result<()> {
     let put = |name: &str, node: Node| tree.register(&format!("sys/net/{name}"), node);
-    put("core/somaxconn", setting(4096, 0, 65535))?;
-    put("core/rmem_default", setting(212_992, 2304, i64::from(i32::MAX)))?;
-    put("core/rmem_max", setting(212_992, 2304, i64::from(i32::MAX)))?;
-    put("core/wmem_default", setting(212_992, 4608, i64::from(i32::MAX)))?;
-    put("core/wmem_max", setting(212_992, 4608, i64::from(i32::MAX)))?;
+    put("core/somaxconn", heeded(|s| &s.somaxconn, 0, i64::from(i32::MAX)))?;
+    put("core/rmem_default", fixed(212_992))?;
+    put("core/rmem_max", heeded(|s| &s.rmem_max, 2304, i64::from(i32::MAX)))?;
+    put("core/wmem_default", fixed(212_992))?;
+    put("core/wmem_max", heeded(|s| &s.wmem_max, 4608, i64::from(i32::MAX)))?;
     put("core/optmem_max", setting(131_072, 0, i64::from(i32::MAX)))?;
-    put("unix/max_dgram_qlen", setting(512, 0, i64::from(i32::MAX)))
+    put("unix/max_dgram_qlen", fixed(10))
 }
 
 #[cfg(test)]

@@ -179,3 +179,46 @@ fn what_nobody_may_write_says_so() {
         assert_eq!(refused(cx, "/proc/new", OpenFlags::CREAT | OpenFlags::WRONLY), Errno::ENOENT);
     });
 }
+
+#[test]
+fn settings_act_or_refuse() {
+    run(|cx| {
+        store(cx, "/proc/sys/fs/pipe-max-size", b"5000\n").unwrap();
+        assert_eq!(text(cx, "/proc/sys/fs/pipe-max-size").unwrap(), "8192\n");
+        let (read, _write) = crate::ipc::pipe_new(cx, OpenFlags::empty());
+        const SET_SIZE: u32 = 1031;
+        *cx.task.creds.lock() = Arc::new(crate::task::Creds::new(1, 1, Vec::new()));
+        let resized = |size| read.file.fcntl(cx, &read, SET_SIZE, size).map_err(|e| e.errno());
+        assert_eq!((resized(8192), resized(131_072)), (Ok(8192), Err(Errno::EPERM)));
+        *cx.task.creds.lock() = Arc::new(crate::task::Creds::new(0, 0, Vec::new()));
+
+        store(cx, "/proc/sys/vm/max_map_count", b"0").unwrap();
+        let request = |len| crate::mm::MapRequest {
+            addr: 0,
+            len,
+            prot: hal::Prot::READ | hal::Prot::WRITE,
+            flags: crate::mm::MapFlags::empty(),
+            object: None,
+            file: None,
+            offset: 0,
+            name: "",
+        };
+        let map = |len| cx.mm().map(cx, request(len)).map(|_| ()).map_err(|e| e.errno());
+        assert_eq!(map(4096), Err(Errno::ENOMEM));
+        store(cx, "/proc/sys/vm/max_map_count", b"65530").unwrap();
+        // More than all of RAM.
+        assert_eq!((map(4096), map(1 << 30)), (Ok(()), Err(Errno::ENOMEM)));
+        store(cx, "/proc/sys/vm/overcommit_memory", b"1").unwrap();
+        assert_eq!(map(1 << 30), Ok(()));
+        assert_eq!(store(cx, "/proc/sys/vm/overcommit_memory", b"2").unwrap_err().errno(), Errno::EINVAL);
+
+        store(cx, "/proc/sys/kernel/pid_max", b"301").unwrap();
+        let pids: Vec<i32> =
+            (0..400).filter_map(|_| cx.kernel.pids.allocate(0, 400, &cx.kernel.settings).ok()).collect();
+        assert!(pids.iter().all(|pid| *pid <= 301), "{pids:?}");
+
+        let nr = text(cx, "/proc/sys/fs/file-nr").unwrap();
+        assert!(nr.split('\t').next().unwrap().parse::<u64>().unwrap() >= 2, "{nr}");
+        assert_eq!(store(cx, "/proc/sys/fs/protected_symlinks", b"1").unwrap_err().errno(), Errno::EINVAL);
+    });
+}

@@ -12,7 +12,6 @@ use alloc::format;
 use alloc::sync::Arc;
 
 /// The longest queue of connections (`net.core.somaxconn`).
-const SOMAXCONN: usize = 4096;
 /// Number of names that `autobind` chooses from: five hexadecimal digits.
 const AUTO_NAMES: u32 = 1 << 20;
 
@@ -71,7 +70,8 @@ impl UnixSocket {
             return err(Errno::EOPNOTSUPP);
         }
         // A negative backlog is a huge unsigned one.
-        let backlog = usize::try_from(backlog).unwrap_or(SOMAXCONN).min(SOMAXCONN);
+        let most = cx.kernel.settings.somaxconn.size();
+        let backlog = usize::try_from(backlog).unwrap_or(most).min(most);
         let mut state = self.state.lock();
         if state.address.is_none() || !matches!(state.phase, Phase::Idle | Phase::Listening) {
             return err(Errno::EINVAL);

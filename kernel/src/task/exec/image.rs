@@ -230,7 +230,7 @@ struct Mapped {
 
 fn random_pages(cx: &Cx, bits: u32) -> Result<u64> {
     let personality = cx.process().personality.load(core::sync::atomic::Ordering::Relaxed);
-    if personality & ADDR_NO_RANDOMIZE != 0 {
+    if personality & ADDR_NO_RANDOMIZE != 0 || cx.kernel.settings.randomize_va_space.get() == 0 {
         return Ok(0);
     }
     let mut bytes = [0u8; 8];

@@ -112,7 +112,9 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     stack::check_sizes(cx, &program)?;
     let mm = Mm::new(cx.kernel)?;
     let personality = cx.process().personality.load(Ordering::Relaxed);
-    mm.set_layout(cx.process().limit(Resource::Stack), personality & image::ADDR_NO_RANDOMIZE == 0);
+    let randomize =
+        personality & image::ADDR_NO_RANDOMIZE == 0 && cx.kernel.settings.randomize_va_space.get() > 0;
+    mm.set_layout(cx.process().limit(Resource::Stack), randomize);
     let image = image::load(cx, &mm, &program.file, &head)?;
     let creds = new_credentials(cx, &program.file);
     let stack = stack::build(cx, &mm, &program, &image, &creds)?;
