@@ -1,10 +1,11 @@
-//! Futexes (`futex(2)`), robust lists (`get_robust_list(2)`) and the simple part of PI futexes.
+//! Futexes (`futex(2)`) and robust lists (`get_robust_list(2)`); PI futexes are in `futex_pi`.
 //!
 //! Waiters stand in buckets by hash of their key. A waiter is woken by being taken out of its bucket and marked; so a wake-up can't be
-//! lost and none is taken twice. PI operations keep ownership exact but do not lend priority.
+//! lost and none is taken twice.
 //!
 //! Lock order: a bucket (two of them in order of their index), then the address space.
 
+use super::futex_pi::hand_over_pi;
 use crate::error::{Error, Restart, Result, err};
 use crate::mm::FutexKey;
 use crate::sync::Mutex;
@@ -20,23 +21,42 @@ const BUCKETS: usize = 256;
 /// `FUTEX_BITSET_MATCH_ANY`.
 pub const MATCH_ANY: u32 = !0;
 /// `FUTEX_WAITERS`, `FUTEX_OWNER_DIED`, `FUTEX_TID_MASK`.
-const WAITERS: u32 = 0x8000_0000;
-const OWNER_DIED: u32 = 0x4000_0000;
-const TID_MASK: u32 = 0x3fff_ffff;
+pub(super) const WAITERS: u32 = 0x8000_0000;
+pub(super) const OWNER_DIED: u32 = 0x4000_0000;
+pub(super) const TID_MASK: u32 = 0x3fff_ffff;
 
 /// Someone who waits.
-struct Waiter {
-    task: Arc<Task>,
+pub(super) struct Waiter {
+    pub(super) task: Arc<Task>,
     bitset: u32,
     /// Waits for a PI lock.
-    pi: bool,
-    key: Mutex<FutexKey>,
-    woken: AtomicBool,
+    pub(super) pi: AtomicBool,
+    /// The PI lock that it will be moved to (`FUTEX_WAIT_REQUEUE_PI`).
+    pub(super) target: Option<FutexKey>,
+    pub(super) key: Mutex<FutexKey>,
+    pub(super) woken: AtomicBool,
+}
+
+/// What somebody waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A wake-up of the word.
+    Word,
+    /// The ownership of a PI lock.
+    PiLock,
+    /// To be moved to this PI lock, and then its ownership.
+    Requeue(FutexKey),
+}
+
+impl Waiter {
+    pub(super) fn is_pi(&self) -> bool {
+        self.pi.load(Ordering::SeqCst)
+    }
 }
 
 /// All waiters of a kernel.
 pub struct Futexes {
-    buckets: Vec<Mutex<Vec<Arc<Waiter>>>>,
+    pub(super) buckets: Vec<Mutex<Vec<Arc<Waiter>>>>,
 }
 
 impl Default for Futexes {
@@ -45,13 +65,13 @@ impl Default for Futexes {
     }
 }
 
-fn hash(key: &FutexKey) -> usize {
+pub(super) fn hash(key: &FutexKey) -> usize {
     let mixed = (key.object ^ (key.offset >> 2).rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 56) as usize % BUCKETS
 }
 
 impl Futexes {
-    fn bucket(&self, key: &FutexKey) -> &Mutex<Vec<Arc<Waiter>>> {
+    pub(super) fn bucket(&self, key: &FutexKey) -> &Mutex<Vec<Arc<Waiter>>> {
         &self.buckets[hash(key)]
     }
 
@@ -91,7 +111,7 @@ impl Futexes {
     }
 }
 
-fn key(cx: &Cx, at: VirtAddr, shared: bool) -> Result<FutexKey> {
+pub(super) fn key(cx: &Cx, at: VirtAddr, shared: bool) -> Result<FutexKey> {
     if at.0 % 4 != 0 {
         return err(Errno::EINVAL);
     }
@@ -99,7 +119,7 @@ fn key(cx: &Cx, at: VirtAddr, shared: bool) -> Result<FutexKey> {
 }
 
 /// Sleeps until `waiter` is woken.
-fn sleep(cx: &Cx, waiter: &Arc<Waiter>, deadline_ns: Option<u64>) -> Result<(), WaitEnd> {
+pub(super) fn sleep(cx: &Cx, waiter: &Arc<Waiter>, deadline_ns: Option<u64>) -> Result<(), WaitEnd> {
     let end = cx.wait_deadline(&[], deadline_ns, || waiter.woken.load(Ordering::SeqCst).then_some(()));
     if end.is_err() && !cx.kernel.futexes.cancel(waiter) {
         // Woken in the last moment: the wake-up was spent on this waiter, so it counts.
@@ -121,7 +141,7 @@ pub fn wait(
         return err(Errno::EINVAL);
     }
     let key = key(cx, at, shared)?;
-    let waiter = enqueue_if(cx, key, at, expected, bitset, false)?;
+    let waiter = enqueue_if(cx, key, at, expected, bitset, Purpose::Word)?;
     match sleep(cx, &waiter, deadline_ns) {
         Ok(()) => Ok(()),
         Err(WaitEnd::TimedOut) => err(Errno::ETIMEDOUT),
@@ -138,18 +158,19 @@ pub fn wait(
 }
 
 /// Queues the task if the word has the expected value, as one step against wakers.
-fn enqueue_if(
+pub(super) fn enqueue_if(
     cx: &Cx,
     key: FutexKey,
     at: VirtAddr,
     expected: u32,
     bitset: u32,
-    pi: bool,
+    purpose: Purpose,
 ) -> Result<Arc<Waiter>> {
     let waiter = Arc::new(Waiter {
         task: cx.task.clone(),
         bitset,
-        pi,
+        pi: AtomicBool::new(purpose == Purpose::PiLock),
+        target: if let Purpose::Requeue(target) = purpose { Some(target) } else { None },
         key: Mutex::new(key),
         woken: AtomicBool::new(false),
     });
@@ -281,85 +302,13 @@ pub fn wake_op(
     Ok(woken)
 }
 
-/// `FUTEX_LOCK_PI` and, with `try_only`, `FUTEX_TRYLOCK_PI`.
-pub fn lock_pi(cx: &Cx, at: VirtAddr, shared: bool, deadline_ns: Option<u64>, try_only: bool) -> Result<()> {
-    let key = key(cx, at, shared)?;
-    let me = cx.task.tid() as u32;
-    loop {
-        let word = cx.mm().load_u32(cx, at)?;
-        let owner = word & TID_MASK;
-        if owner == me {
-            return err(Errno::EDEADLK);
-        }
-        if owner == 0 {
-            // A free word; waiters that are still queued keep their bit.
-            let new = me | (word & (WAITERS | OWNER_DIED));
-            if cx.mm().compare_exchange_u32(cx, at, word, new)?.is_ok() {
-                return Ok(());
-            }
-            continue;
-        }
-        if cx.kernel.pids.task(owner as i32).is_none() {
-            return err(Errno::ESRCH);
-        }
-        if try_only {
-            return err(Errno::EAGAIN);
-        }
-        if word & WAITERS == 0 && cx.mm().compare_exchange_u32(cx, at, word, word | WAITERS)?.is_err() {
-            continue;
-        }
-        let waiter = match enqueue_if(cx, key, at, word | WAITERS, MATCH_ANY, true) {
-            Ok(waiter) => waiter,
-            Err(error) if error.errno() == Errno::EAGAIN => continue,
-            Err(error) => return Err(error),
-        };
-        match sleep(cx, &waiter, deadline_ns) {
-            // The unlocker made this task the owner.
-            Ok(()) if cx.mm().load_u32(cx, at)? & TID_MASK == me => return Ok(()),
-            Ok(()) => continue,
-            Err(WaitEnd::TimedOut) => return err(Errno::ETIMEDOUT),
-            Err(WaitEnd::Interrupted) => return Err(Error::Interrupted(Restart::IfAsked)),
-        }
-    }
-}
-
-/// `FUTEX_UNLOCK_PI`: hands the lock to the first waiter.
-pub fn unlock_pi(cx: &Cx, at: VirtAddr, shared: bool) -> Result<()> {
-    let key = key(cx, at, shared)?;
-    if cx.mm().load_u32(cx, at)? & TID_MASK != cx.task.tid() as u32 {
-        return err(Errno::EPERM);
-    }
-    hand_over_pi(cx, at, &key, 0)
-}
-
-fn hand_over_pi(cx: &Cx, at: VirtAddr, key: &FutexKey, extra: u32) -> Result<()> {
-    let mut bucket = cx.kernel.futexes.bucket(key).lock();
-    let next = bucket.iter().position(|w| w.pi && *w.key.lock() == *key);
-    let more = bucket.iter().filter(|w| w.pi && *w.key.lock() == *key).count() > 1;
-    let new = match next.and_then(|i| bucket.get(i)) {
-        Some(waiter) => waiter.task.tid() as u32 | if more { WAITERS } else { 0 } | extra,
-        None => extra,
-    };
-    loop {
-        let word = cx.mm().load_u32(cx, at)?;
-        if cx.mm().compare_exchange_u32(cx, at, word, new)?.is_ok() {
-            break;
-        }
-    }
-    if let Some(waiter) = next.map(|i| bucket.remove(i)) {
-        waiter.woken.store(true, Ordering::SeqCst);
-        drop(bucket);
-        waiter.task.wake();
-    }
-    Ok(())
-}
-
 /// `futex_waitv(2)`: waits on several words; the index of the one that was woken.
 pub fn wait_many(cx: &Cx, words: &[(VirtAddr, u32, bool)], deadline_ns: Option<u64>) -> Result<usize> {
     let mut waiters = Vec::new();
     let mut failed = None;
     for &(at, expected, shared) in words {
-        let queued = key(cx, at, shared).and_then(|key| enqueue_if(cx, key, at, expected, MATCH_ANY, false));
+        let queued =
+            key(cx, at, shared).and_then(|key| enqueue_if(cx, key, at, expected, MATCH_ANY, Purpose::Word));
         match queued {
             Ok(waiter) => waiters.push(waiter),
             Err(error) => {
@@ -422,8 +371,13 @@ fn release_robust(cx: &Cx, at: u64, pi: bool) {
         if pi && word & WAITERS != 0 {
             for shared in [false, true] {
                 if let Ok(key) = key(cx, at, shared) {
-                    let waits =
-                        cx.kernel.futexes.bucket(&key).lock().iter().any(|w| w.pi && *w.key.lock() == key);
+                    let waits = cx
+                        .kernel
+                        .futexes
+                        .bucket(&key)
+                        .lock()
+                        .iter()
+                        .any(|w| w.is_pi() && *w.key.lock() == key);
                     if waits {
                         let _ = hand_over_pi(cx, at, &key, OWNER_DIED);
                         return;

@@ -5,6 +5,7 @@ mod epoll;
 mod eventfd;
 mod fifo;
 pub mod futex;
+pub mod futex_pi;
 mod host_stream;
 mod inotify;
 pub mod memfd;

@@ -1,7 +1,7 @@
 //! `futex(2)`, `futex_waitv(2)` and the `futex_wake`/`futex_wait`/`futex_requeue` calls of Linux 6.7.
 
 use crate::error::{Result, err};
-use crate::ipc::futex;
+use crate::ipc::{futex, futex_pi};
 use crate::task::Cx;
 use crate::user::UserPtr;
 use abi::Errno;
@@ -23,6 +23,8 @@ const UNLOCK_PI: u32 = 7;
 const TRYLOCK_PI: u32 = 8;
 const WAIT_BITSET: u32 = 9;
 const WAKE_BITSET: u32 = 10;
+const WAIT_REQUEUE_PI: u32 = 11;
+const CMP_REQUEUE_PI: u32 = 12;
 const LOCK_PI2: u32 = 13;
 
 /// `futex(2)`. The fourth argument is a time-out or a second count, as the operation says.
@@ -37,7 +39,7 @@ pub(super) fn futex(
 ) -> Result<usize> {
     let command = op & !(PRIVATE | CLOCK_REALTIME);
     let realtime = op & CLOCK_REALTIME != 0;
-    if realtime && !matches!(command, WAIT | WAIT_BITSET | LOCK_PI2) {
+    if realtime && !matches!(command, WAIT | WAIT_BITSET | WAIT_REQUEUE_PI | LOCK_PI2) {
         return err(Errno::ENOSYS);
     }
     let shared = op & PRIVATE == 0;
@@ -64,14 +66,21 @@ pub(super) fn futex(
         WAKE_OP => futex::wake_op(cx, at, at2, shared, wake_count(value), wake_count(value2), value3),
         LOCK_PI => {
             let deadline = absolute(cx, fourth, true)?;
-            futex::lock_pi(cx, at, shared, deadline, false).map(|()| 0)
+            futex_pi::lock_pi(cx, at, shared, deadline, false).map(|()| 0)
         }
         LOCK_PI2 => {
             let deadline = absolute(cx, fourth, realtime)?;
-            futex::lock_pi(cx, at, shared, deadline, false).map(|()| 0)
+            futex_pi::lock_pi(cx, at, shared, deadline, false).map(|()| 0)
         }
-        TRYLOCK_PI => futex::lock_pi(cx, at, shared, None, true).map(|()| 0),
-        UNLOCK_PI => futex::unlock_pi(cx, at, shared).map(|()| 0),
+        TRYLOCK_PI => futex_pi::lock_pi(cx, at, shared, None, true).map(|()| 0),
+        WAIT_REQUEUE_PI => {
+            let deadline = absolute(cx, fourth, realtime)?;
+            futex_pi::wait_requeue_pi(cx, at, at2, shared, value, deadline).map(|()| 0)
+        }
+        // It wakes one, never more.
+        CMP_REQUEUE_PI if value != 1 => err(Errno::EINVAL),
+        CMP_REQUEUE_PI => futex_pi::requeue_pi(cx, at, at2, shared, count(value2)?, value3),
+        UNLOCK_PI => futex_pi::unlock_pi(cx, at, shared).map(|()| 0),
         _ => err(Errno::ENOSYS),
     }
 }

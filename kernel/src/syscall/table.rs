@@ -225,7 +225,7 @@ system_calls! {
     199 fremovexattr(fd: Fd, name: UserCStr) => xattr::fremovexattr, Full;
     200 tkill(tid: i32, signo: i32) => kill::tkill, Full;
     201 time(out: UserPtr<i64>) => time::time, Full;
-    202 futex(word: UserPtr<u32>, op: u32, value: u32, timeout: u64, word2: UserPtr<u32>, value3: u32) => futex::futex, Partial, "no PI requeue; PI locks lend no priority";
+    202 futex(word: UserPtr<u32>, op: u32, value: u32, timeout: u64, word2: UserPtr<u32>, value3: u32) => futex::futex, Partial, "PI locks lend no priority";
     203 sched_setaffinity(pid: i32, len: u32, mask: UserPtr<u8>) => sched::sched_setaffinity, Full;
     204 sched_getaffinity(pid: i32, len: u32, mask: UserPtr<u8>) => sched::sched_getaffinity, Full;
     205 set_thread_area() => none;

@@ -357,10 +357,65 @@ fn a_condition_variable_passes_turns() -> R {
     Ok(())
 }
 
+fn requeue_to_a_free_pi_lock_gives_it() -> R {
+    let (cond, lock) = (leak(0), leak(0));
+    let to = lock.as_ptr() as usize;
+    let waiter = move || {
+        futex(cond, FUTEX_WAIT_REQUEUE_PI | FUTEX_PRIVATE_FLAG, 0, 0, to, 0)?;
+        assert_eq!(lock.load(SeqCst) & FUTEX_TID_MASK, gettid() as u32);
+        futex(lock, FUTEX_UNLOCK_PI | FUTEX_PRIVATE_FLAG, 0, 0, 0, 0)
+    };
+    let sleepers = [sleeper(waiter)?, sleeper(waiter)?, sleeper(waiter)?];
+    let op = FUTEX_CMP_REQUEUE_PI | FUTEX_PRIVATE_FLAG;
+    errno_is!(futex(cond, op, 1, 9, to, 1), EAGAIN);
+    errno_is!(futex(cond, op, 2, 9, to, 0), EINVAL);
+    eq!(futex(cond, op, 1, 9, to, 0)?, 3);
+    for t in sleepers {
+        eq!(join(t)??, 0);
+    }
+    eq!(lock.load(SeqCst), 0);
+    Ok(())
+}
+
+fn requeue_to_a_held_pi_lock_waits_for_it() -> R {
+    let (cond, lock) = (leak(7), leak(0));
+    let to = lock.as_ptr() as usize;
+    futex(lock, FUTEX_LOCK_PI | FUTEX_PRIVATE_FLAG, 0, 0, 0, 0)?;
+    let t = sleeper(move || futex(cond, FUTEX_WAIT_REQUEUE_PI | FUTEX_PRIVATE_FLAG, 7, 0, to, 0))?;
+    eq!(futex(cond, FUTEX_CMP_REQUEUE_PI | FUTEX_PRIVATE_FLAG, 1, 0, to, 7)?, 1);
+    eq!(lock.load(SeqCst), gettid() as u32 | FUTEX_WAITERS);
+    that!(!t.is_finished());
+    futex(lock, FUTEX_UNLOCK_PI | FUTEX_PRIVATE_FLAG, 0, 0, 0, 0)?;
+    eq!(join(t)??, 0);
+    Ok(())
+}
+
+fn requeue_pi_wants_waiters_of_its_kind() -> R {
+    let (cond, lock, other) = (leak(0), leak(0), leak(0));
+    let (to, wrong) = (lock.as_ptr() as usize, other.as_ptr() as usize);
+    let op = FUTEX_CMP_REQUEUE_PI | FUTEX_PRIVATE_FLAG;
+    let until = ts(now(CLOCK_MONOTONIC)? + 20 * MS);
+    let wait_op = FUTEX_WAIT_REQUEUE_PI | FUTEX_PRIVATE_FLAG;
+    errno_is!(futex(cond, wait_op, 0, &raw const until as usize, to, 0), ETIMEDOUT);
+    errno_is!(futex(cond, wait_op, 1, 0, to, 0), EAGAIN);
+    errno_is!(futex(cond, wait_op, 0, 0, cond.as_ptr() as usize, 0), EINVAL);
+    eq!(futex(cond, op, 1, 0, to, 0)?, 0);
+    let plain = sleeper(|| wait(cond, 0))?;
+    errno_is!(futex(cond, op, 1, 0, to, 0), EINVAL);
+    eq!(wake(cond, 1)?, 1);
+    join(plain)??;
+    let aimed = sleeper(move || futex(cond, wait_op, 0, 0, to, 0))?;
+    errno_is!(futex(cond, op, 1, 0, wrong, 0), EINVAL);
+    eq!(futex(cond, op, 1, 0, to, 0)?, 1);
+    eq!(join(aimed)??, 0);
+    Ok(())
+}
+
 cases!("futex":
     wait_checks_the_value, wake_counts_whom_it_woke, relative_timeout, absolute_timeouts_of_wait_bitset,
     bitset_wakes_only_matching_waiters, requeue_moves_waiters, cmp_requeue_checks_the_value,
     wake_op_changes_and_wakes_both, shared_futex_between_processes,
+    requeue_to_a_free_pi_lock_gives_it, requeue_to_a_held_pi_lock_waits_for_it, requeue_pi_wants_waiters_of_its_kind,
     shared_futex_through_two_mappings_of_a_file, private_memory_after_fork_is_not_shared, errors,
     priority_inheritance_lock, priority_inheritance_trylock_and_timeout, waitv_waits_for_any,
     thread_exit_clears_and_wakes, a_dead_owner_of_a_robust_lock_is_marked, robust_list_calls,
