@@ -77,7 +77,7 @@ fn set_errno(cx: &Cx, errno: Errno) {
 /// Everything that has to happen before guest code runs. False when the task has ended.
 fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> bool {
     cx.kernel.poll_machine();
-    if cx.ram_full.take() {
+    if cx.ram_full.get() {
         out_of_memory(cx);
     }
     let cpu = cx.cpu();
@@ -141,6 +141,7 @@ pub(crate) fn with_memory<T>(cx: &Cx, mut access: impl FnMut() -> Result<T>) -> 
 
 /// RAM is full: somebody has to go, or this task can't go on.
 fn out_of_memory(cx: &Cx) {
+    cx.ram_full.set(false);
     let victim = crate::mm::oom_victim(cx.kernel).unwrap_or_else(|| cx.process().clone());
     let name = victim
         .leader
