@@ -308,6 +308,51 @@ fn mlock_and_its_limit() -> R {
     Ok(())
 }
 
+fn pages_that_faults_make_count_as_the_file_systems() -> R {
+    sc!(SYS_mkdir, c"small", 0o755)?;
+    if sc!(SYS_mount, c"none", c"small", c"tmpfs", 0, c"size=64k") == Err(E(EPERM)) {
+        skip!("needs the right to mount");
+    }
+    let free = || -> R<u64> {
+        let mut s = zeroed::<statfs>();
+        sc!(SYS_statfs, c"small", &mut s)?;
+        Ok(s.f_bfree)
+    };
+    let all = free()?;
+    eq!(all, 16);
+    let fd = open(c"small/f", O_RDWR | O_CREAT, 0o644)?;
+    sc!(SYS_ftruncate, fd, 1 << 20)?;
+    let p = mmap(0, 1 << 20, RW, MAP_SHARED, fd, 0)?;
+    eq!(free()?, all);
+    for page in 0..10 {
+        poke(at(p, page * PAGE), 1);
+    }
+    eq!(free()?, all - 10);
+    // Nothing is left for the seventeenth.
+    let c = child(|| {
+        (10..17).for_each(|page| poke(at(p, page * PAGE), 1));
+        Ok(())
+    })?;
+    eq!(c.wait()?, Status::Killed(SIGBUS));
+    eq!(free()?, 0);
+    errno_is!(sc!(SYS_pwrite64, fd, c"x", 1, 900 << 10), ENOSPC);
+    errno_is!(sc!(SYS_fallocate, fd, 0, 0, 80 << 10), ENOSPC);
+    sc!(SYS_ftruncate, fd, 3 * PAGE)?;
+    eq!(free()?, all - 3);
+    sc!(SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE)?;
+    eq!(free()?, all - 2);
+    sc!(SYS_fallocate, fd, 0, 0, 16 * PAGE)?;
+    eq!(free()?, 0);
+    // A file without a name lives as long as it is mapped.
+    sc!(SYS_unlink, c"small/f")?;
+    close(fd)?;
+    eq!(free()?, 0);
+    munmap(p, 1 << 20)?;
+    eq!(free()?, all);
+    sc!(SYS_umount2, c"small", 0)?;
+    Ok(())
+}
+
 fn a_memfd_in_two_processes() -> R {
     let fd = sc!(SYS_memfd_create, c"m", 0)? as i32;
     sc!(SYS_ftruncate, fd, 1 << 20)?;
@@ -374,6 +419,7 @@ cases!("mapping":
     truncation_takes_pages_away, reading_into_a_mapping_of_the_same_file, msync_and_errors,
     dontneed_zeroes_anonymous_memory, dontneed_of_a_private_file_shows_the_file_again,
     free_keeps_or_zeroes_and_a_write_keeps, dontfork_and_dofork, wipeonfork, harmless_advice_and_errors,
-    populate_advice, mincore_tells_what_is_there, mlock_and_its_limit, a_memfd_in_two_processes,
+    populate_advice, mincore_tells_what_is_there, mlock_and_its_limit, pages_that_faults_make_count_as_the_file_systems,
+    a_memfd_in_two_processes,
     shm_files_are_shared_memory, process_vm_readv_and_writev,
 );
