@@ -259,7 +259,7 @@ impl Mm {
     }
 
     /// Replaces shared frames of pages by copies, from the first page on as long as there are such.
-    fn copy_frames(
+    pub(super) fn copy_frames(
         &self,
         inner: &mut Inner,
         pages: Range<u64>,
@@ -271,7 +271,9 @@ impl Mm {
         let mut after = None;
         while at < pages.end {
             let pte = inner.table.get(at);
-            let Some(old) = pte.pfn().filter(|&pfn| self.frames.count(pfn) > 1) else { break };
+            // The first one was shared when the caller looked; that the last other owner has gone since then is no reason to fail.
+            let shared = |pfn: &Pfn| at == first || self.frames.count(*pfn) > 1;
+            let Some(old) = pte.pfn().filter(shared) else { break };
             let Some((new, _)) = self.frames.alloc_run(1, after, Fill::Anything) else { break };
             self.machine.ram().copy(old.phys(), new.phys(), PAGE_SIZE);
             inner.table.set(at, Pte::new(new));

@@ -232,3 +232,21 @@ fn words_are_swapped_and_futex_keys_differ() {
         assert_eq!(mm.load_u32(cx, word).unwrap(), 4);
     });
 }
+
+#[test]
+fn a_frame_whose_other_owner_has_just_gone_is_no_lack_of_memory() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(PAGE_SIZE)).unwrap().0;
+        assert_eq!(store(cx, &mm, at, b"x"), FaultOutcome::Handled);
+        // As if it had been shared when it was looked at first, and another CPU had let go of it.
+        let page = at / PAGE_SIZE;
+        let mut batch = batch::Batch::default();
+        let mut inner = mm.inner.lock();
+        let made = mm.copy_frames(&mut inner, page..page + 1, &mut batch);
+        assert_eq!(made.map(|made| made.pages), Ok(page..page + 1));
+        mm.commit(cx.cpu(), &mut inner, &mut batch).unwrap();
+        drop(inner);
+        assert_eq!(load(cx, &mm, at, 1).unwrap(), b"x");
+    });
+}
