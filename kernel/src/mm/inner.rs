@@ -72,6 +72,13 @@ impl Inner {
 
     /// Takes areas out; their pages stay.
     pub(super) fn take(&mut self, start: u64, end: u64) -> Vec<Vma> {
+        let taken = self.lift(start, end);
+        self.areas.freed(end);
+        taken
+    }
+
+    /// Takes areas out that come back to where they were.
+    fn lift(&mut self, start: u64, end: u64) -> Vec<Vma> {
         let taken = self.areas.take(start, end);
         for vma in &taken {
             self.account(vma, -1);
@@ -81,7 +88,7 @@ impl Inner {
 
     /// Changes areas of a range, cut at its ends.
     pub(super) fn change(&mut self, start: u64, end: u64, mut f: impl FnMut(&mut Vma)) {
-        for mut vma in self.take(start, end) {
+        for mut vma in self.lift(start, end) {
             f(&mut vma);
             self.add(vma);
         }

@@ -8,6 +8,7 @@ mod fault;
 mod fork;
 mod frames;
 mod free_map;
+mod gaps;
 mod inner;
 mod lock;
 mod map;

@@ -1,6 +1,7 @@
 //! Areas (VMAs): what an address space has where, split and merged as rights and attributes change.
 
 use super::cache::PageCache;
+use super::gaps::Gaps;
 use crate::fs::OpenFile;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -88,6 +89,11 @@ impl Vma {
     pub(super) fn len(&self) -> u64 {
         self.end - self.start
     }
+    /// Where the free space below it ends: a growing stack keeps a gap.
+    fn floor(&self) -> u64 {
+        let gap = if self.flags.contains(VmaFlags::GROWSDOWN) { GUARD_GAP } else { 0 };
+        self.start.saturating_sub(gap)
+    }
     /// Its page numbers.
     pub(super) fn pages(&self) -> Range<u64> {
         self.start / PAGE_SIZE..self.end / PAGE_SIZE
@@ -146,6 +152,7 @@ impl Vma {
 #[derive(Default)]
 pub(super) struct Areas {
     map: BTreeMap<u64, Vma>,
+    gaps: Gaps,
 }
 
 impl Areas {
@@ -222,6 +229,11 @@ impl Areas {
 
     /// Puts an area into free space, joined with its neighbours where they fit.
     pub(super) fn insert(&mut self, mut vma: Vma) {
+        // In the guard gap of a stack it ends that gap, so that there is more room below.
+        let above = self.map.range(vma.end..).next();
+        if above.is_some_and(|(_, above)| above.floor() < vma.end) {
+            self.gaps.freed(vma.start);
+        }
         let joined =
             self.map.get(&vma.end).filter(|next| vma.continues(next)).map(|next| (next.start, next.end));
         if let Some((start, end)) = joined {
@@ -235,19 +247,27 @@ impl Areas {
         self.map.insert(vma.start, vma);
     }
 
-    /// Free space of `len` bytes in `low..high`, as high as possible. Below a growing stack the guard gap stays free.
-    pub(super) fn find_gap_below(&self, len: u64, low: u64, high: u64) -> Option<u64> {
-        let mut top = high;
-        for vma in self.map.range(..high).rev().map(|(_, v)| v) {
-            if vma.end <= top && top - vma.end >= len {
-                return top.checked_sub(len).filter(|&at| at >= low);
-            }
-            let gap = if vma.flags.contains(VmaFlags::GROWSDOWN) { GUARD_GAP } else { 0 };
-            top = top.min(vma.start.saturating_sub(gap));
-            if top < low.saturating_add(len) {
-                return None;
-            }
+    /// Tells that a range has become free.
+    pub(super) fn freed(&mut self, end: u64) {
+        let next = self.map.range(end..).next().map_or(u64::MAX, |(&start, _)| start);
+        self.gaps.freed(next);
+    }
+
+    /// Free space of `len` bytes in `low..high`, as high as possible. The guard gap of a growing stack stays free, if nothing is in it yet.
+    pub(super) fn find_gap_below(&mut self, len: u64, low: u64, high: u64) -> Option<u64> {
+        let from = self.gaps.top(len, high);
+        let mut top = from;
+        // What ends the gap may have grown or come since then.
+        if let Some(above) = self.map.range(from..high).next().map(|(_, v)| v) {
+            top = above.floor();
         }
+        for vma in self.map.range(..from).rev().map(|(_, v)| v) {
+            if vma.end <= top && top - vma.end >= len {
+                break;
+            }
+            top = vma.floor();
+        }
+        self.gaps.found(len, top);
         // A stack just above the window keeps its gap, too.
         top.checked_sub(len).filter(|&at| at >= low)
     }
