@@ -1,8 +1,10 @@
 //! A run beside a saved one.
 //!
-//! What is compared is how many times the host a row takes, round by round, because then a slower machine or a busy round is in both
-//! parts; where there is no native figure, the figures themselves. A row has changed when its median has moved by more than
-//! [`TOLERANCE`] and the middle halves of the two sets of samples do not touch: with a few samples, anything finer is noise.
+//! What is compared is how many times the host a row takes, because then a slower machine is in both parts; where the mark is a figure
+//! or there is none natively, the figures themselves. A row has changed when the median has moved by more than [`TOLERANCE`] and the
+//! middle halves of the two sets of samples do not touch: with a few samples, anything finer is noise. For a ratio the sets are the
+//! ratios round by round, in which what disturbs a round cancels out, or our own samples, which the host's noise does not widen; one
+//! of the two is enough.
 
 use super::report::{Measured, OURS, Report};
 use super::rows::AtMost;
@@ -49,49 +51,68 @@ pub fn compare(old: &Report, new: &Report) -> Vec<Compared> {
 }
 
 fn row(before: &Measured, now: &Measured, launcher: &str) -> Option<Compared> {
-    let absolute = now.row().is_some_and(|row| matches!(row.at_most, AtMost::Absolute(_)));
-    let (old_pairs, new_pairs) = (before.paired(launcher), now.paired(launcher));
-    let is_ratio =
-        !absolute && !old_pairs.is_empty() && (!new_pairs.is_empty() || now.summary(launcher).is_none());
-    let (a, b) =
-        if is_ratio { (old_pairs, new_pairs) } else { (before.costs(launcher), now.costs(launcher)) };
-    let (old, new) = (Place::of(&a)?, Place::of(&b));
+    let old = Set::of(&before.costs(launcher))?;
+    let new = Set::of(&now.costs(launcher));
     // A launcher that this run was not asked for is no loss.
     if new.is_none() && !now.failures.contains_key(launcher) {
         return None;
     }
-    Some(Compared {
-        title: now.title.clone(),
-        launcher: launcher.into(),
-        before: old.median,
-        now: new.map_or(f64::NAN, |place| place.median),
-        is_ratio,
-        change: new.map_or(Change::Lost, |new| change(old, new)),
-    })
+    let absolute = now.row().is_some_and(|row| matches!(row.at_most, AtMost::Absolute(_)));
+    let ratios = before.ratio(launcher).zip(now.ratio(launcher)).filter(|_| !absolute);
+    let figures = (old.median, new.map_or(f64::NAN, |new| new.median));
+    let change = match (new, ratios) {
+        (None, _) => Change::Lost,
+        (Some(new), None) => {
+            moved(figures).filter(|change| apart(old, new) == Some(*change)).unwrap_or(Change::Same)
+        }
+        (Some(new), Some(ratios)) => {
+            let pairs = Set::of(&before.paired(launcher)).zip(Set::of(&now.paired(launcher)));
+            let by_round = pairs.and_then(|(old, new)| apart(old, new));
+            let by_ourselves = moved(figures).filter(|change| apart(old, new) == Some(*change));
+            let shown = |change: &Change| by_round == Some(*change) || by_ourselves == Some(*change);
+            moved(ratios).filter(shown).unwrap_or(Change::Same)
+        }
+    };
+    let (title, launcher) = (now.title.clone(), launcher.into());
+    let (before, now) = ratios.unwrap_or(figures);
+    Some(Compared { title, launcher, before, now, is_ratio: ratios.is_some(), change })
 }
 
 /// Where samples lie.
 #[derive(Clone, Copy)]
-struct Place {
+struct Set {
     low: f64,
     median: f64,
     high: f64,
 }
 
-impl Place {
-    fn of(samples: &[f64]) -> Option<Place> {
+impl Set {
+    fn of(samples: &[f64]) -> Option<Set> {
         let (low, high) = stats::middle(samples)?;
-        Some(Place { low, median: Summary::of(samples)?.median, high })
+        Some(Set { low, median: Summary::of(samples)?.median, high })
     }
 }
 
-fn change(old: Place, new: Place) -> Change {
-    if new.median > old.median * (1.0 + TOLERANCE) && new.low > old.high {
-        Change::Worse
-    } else if new.median * (1.0 + TOLERANCE) < old.median && new.high < old.low {
-        Change::Better
+/// Which way a median has moved, if it has.
+fn moved((old, new): (f64, f64)) -> Option<Change> {
+    let limit = 1.0 + TOLERANCE;
+    if new > old * limit {
+        Some(Change::Worse)
+    } else if new * limit < old {
+        Some(Change::Better)
     } else {
-        Change::Same
+        None
+    }
+}
+
+/// Which way the middle halves lie apart, if they do.
+fn apart(old: Set, new: Set) -> Option<Change> {
+    if new.low > old.high {
+        Some(Change::Worse)
+    } else if new.high < old.low {
+        Some(Change::Better)
+    } else {
+        None
     }
 }
 
@@ -151,6 +172,23 @@ mod tests {
         let old = run(&[10.0; 3], &[100.0, 101.0, 102.0]);
         assert_eq!(changes(&old, &run(&[10.0; 3], &[105.0, 106.0, 107.0])), [Change::Same]);
         assert_eq!(changes(&old, &run(&[10.0; 3], &[90.0, 150.0, 220.0])), [Change::Same]);
+    }
+
+    #[test]
+    fn noise_of_the_host_hides_no_regression_of_ours() {
+        let old = run(&[10.0, 18.0, 12.0], &[100.0, 101.0, 102.0]);
+        let new = run(&[11.0, 10.0, 19.0], &[200.0, 202.0, 204.0]);
+        assert_eq!(changes(&old, &new), [Change::Worse]);
+        let wide = run(&[11.0, 10.0, 19.0], &[110.0, 100.0, 190.0]);
+        assert_eq!(changes(&old, &wide), [Change::Same]);
+    }
+
+    #[test]
+    fn what_grows_with_a_busy_host_is_seen_round_by_round() {
+        // Ours spreads as the host does, but is always twice what it was.
+        let old = run(&[10.0, 20.0, 40.0], &[100.0, 200.0, 400.0]);
+        let new = run(&[10.0, 20.0, 40.0], &[200.0, 400.0, 800.0]);
+        assert_eq!(changes(&old, &new), [Change::Worse]);
     }
 
     #[test]

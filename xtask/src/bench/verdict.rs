@@ -68,12 +68,30 @@ pub fn below_floor(report: &Report) -> Vec<String> {
     for row in &report.rows {
         for launcher in report.columns().into_iter().filter(|name| ours(name)) {
             if of(report, row, launcher) == Verdict::BelowFloor {
-                let figure = row.ratio(launcher).map(show::times).unwrap_or_default();
-                lines.push(format!("{} ({launcher}) is beyond its floor: {figure}", row.title));
+                lines.push(format!(
+                    "{} ({launcher}) is beyond its floor{}",
+                    row.title,
+                    distance(row, launcher)
+                ));
             }
         }
     }
     lines
+}
+
+/// The figure and the floor.
+fn distance(measured: &Measured, launcher: &str) -> String {
+    let Some((row, floor)) = measured.row().and_then(|row| Some((row, row.floor?))) else {
+        return String::new();
+    };
+    let (value, floor) = match row.at_most {
+        AtMost::Absolute(_) => (
+            measured.summary(launcher).map(|summary| show::figure(row.unit, summary.median)),
+            show::figure(row.unit, floor),
+        ),
+        _ => (measured.ratio(launcher).map(show::times), show::times(floor)),
+    };
+    format!(": {}, not {floor}", value.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -99,6 +117,7 @@ mod tests {
         let start = report("cold_start", &[("native", &[1e6]), ("vkernel", &[11e6])]);
         assert_eq!(of(&start, &start.rows[0], "vkernel"), Verdict::Reached);
         let slow = report("cold_start", &[("native", &[1e6]), ("vkernel", &[61e6])]);
-        assert_eq!(below_floor(&slow).len(), 1);
+        let said = ["cold start of /bin/true (vkernel) is beyond its floor: 61.0 ms, not 60.0 ms"];
+        assert_eq!(below_floor(&slow), said);
     }
 }
