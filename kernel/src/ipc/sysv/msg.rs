@@ -39,6 +39,9 @@ struct State {
     times: [i64; 3],
     last_pids: [i32; 2],
     removed: bool,
+    /// In the order in which they came.
+    receivers: Vec<Receiver>,
+    last_ticket: u64,
 }
 
 /// A queue.
@@ -46,6 +49,16 @@ pub struct Queue {
     state: Mutex<State>,
     readable: WaitQueue,
     writable: WaitQueue,
+}
+
+/// Who waits for a message. A sender hands it over, so that it arrives even if the queue is removed before the receiver runs.
+struct Receiver {
+    ticket: u64,
+    pid: i32,
+    max: usize,
+    kind: i64,
+    flags: u32,
+    result: Option<Result<Message, Errno>>,
 }
 
 /// `msgget(2)`.
@@ -65,6 +78,8 @@ pub fn get(cx: &Cx, key: i32, flags: GetFlags) -> Result<i32> {
                 times: [0, 0, now(cx)],
                 last_pids: [0; 2],
                 removed: false,
+                receivers: Vec::new(),
+                last_ticket: 0,
             };
             let (readable, writable) = (WaitQueue::new(), WaitQueue::new());
             Ok(Arc::new(Queue { state: Mutex::new(state), readable, writable }))
@@ -92,8 +107,10 @@ pub fn send(cx: &Cx, id: i32, message: Message, flags: u32) -> Result<()> {
         if !room {
             return (flags & IPC_NOWAIT != 0).then_some(err(Errno::EAGAIN));
         }
-        state.messages.extend(message.take());
-        state.bytes += len;
+        if let Some(rest) = message.take().and_then(|message| state.hand_over(message, now(cx))) {
+            state.messages.push_back(rest);
+            state.bytes += len;
+        }
         state.times[0] = now(cx);
         state.last_pids[0] = cx.process().pid;
         Some(Ok(()))
@@ -109,34 +126,97 @@ pub fn receive(cx: &Cx, id: i32, max: usize, kind: i64, flags: u32) -> Result<Me
         return err(Errno::EINVAL);
     }
     let queue = cx.kernel.sysv.msg.find(id)?;
-    let look = || {
+    let ticket = {
         let mut state = queue.state.lock();
         if state.removed {
-            return Some(err(Errno::EIDRM));
+            return err(Errno::EIDRM);
         }
-        if let Err(e) = state.perm.check(cx, 4) {
-            return Some(Err(e));
+        state.perm.check(cx, 4)?;
+        if let Some(mut message) = state.take(cx, max, kind, flags)? {
+            drop(state);
+            queue.writable.wake_all(PollEvents::WRITABLE);
+            message.text.truncate(max);
+            return Ok(message);
         }
-        let Some(at) = choose(&state.messages, kind, flags) else {
-            return (flags & IPC_NOWAIT != 0).then_some(err(Errno::ENOMSG));
-        };
-        let too_long = state.messages.get(at).is_some_and(|m| m.text.len() > max);
+        if flags & IPC_NOWAIT != 0 {
+            return err(Errno::ENOMSG);
+        }
+        state.last_ticket += 1;
+        let ticket = state.last_ticket;
+        state.receivers.push(Receiver { ticket, pid: cx.process().pid, max, kind, flags, result: None });
+        ticket
+    };
+    let look = || queue.state.lock().take_receiver(ticket, false);
+    let result = match cx.wait_deadline(&[&queue.readable], None, look) {
+        Ok(result) => Some(result),
+        // It may have come at the last moment.
+        Err(_) => queue.state.lock().take_receiver(ticket, true),
+    };
+    match result {
+        Some(result) => {
+            let mut message = result?;
+            message.text.truncate(max);
+            Ok(message)
+        }
+        // Never restarted (`signal(7)`).
+        None => err(Errno::EINTR),
+    }
+}
+
+/// Whether a message is one that `msgtyp` means.
+fn wanted(message: &Message, kind: i64, flags: u32) -> bool {
+    match kind {
+        0 => true,
+        1.. if flags & MSG_EXCEPT != 0 => message.kind != kind,
+        1.. => message.kind == kind,
+        _ => message.kind <= kind.checked_neg().unwrap_or(i64::MAX),
+    }
+}
+
+impl State {
+    /// Takes out the message that `msgtyp` means, or copies it (`MSG_COPY`); `E2BIG`.
+    fn take(&mut self, cx: &Cx, max: usize, kind: i64, flags: u32) -> Result<Option<Message>> {
+        let Some(at) = choose(&self.messages, kind, flags) else { return Ok(None) };
+        let too_long = self.messages.get(at).is_some_and(|m| m.text.len() > max);
         if too_long && flags & MSG_NOERROR == 0 {
-            return Some(err(Errno::E2BIG));
+            return err(Errno::E2BIG);
         }
         if flags & MSG_COPY != 0 {
-            return state.messages.get(at).cloned().map(Ok);
+            return Ok(self.messages.get(at).cloned());
         }
-        let message = state.messages.remove(at)?;
-        state.bytes -= message.text.len() as u64;
-        state.times[1] = now(cx);
-        state.last_pids[1] = cx.process().pid;
-        Some(Ok(message))
-    };
-    let mut message = cx.wait(&queue.readable, look).map_err(crate::error::Error::no_restart)?;
-    queue.writable.wake_all(PollEvents::WRITABLE);
-    message.text.truncate(max);
-    Ok(message)
+        let Some(message) = self.messages.remove(at) else { return Ok(None) };
+        self.bytes -= message.text.len() as u64;
+        self.times[1] = now(cx);
+        self.last_pids[1] = cx.process().pid;
+        Ok(Some(message))
+    }
+
+    /// Gives a message to the first who waits for it; back when nobody does.
+    fn hand_over(&mut self, message: Message, now: i64) -> Option<Message> {
+        for receiver in self.receivers.iter_mut().filter(|r| r.result.is_none()) {
+            if !wanted(&message, receiver.kind, receiver.flags) {
+                continue;
+            }
+            if message.text.len() > receiver.max && receiver.flags & MSG_NOERROR == 0 {
+                receiver.result = Some(Err(Errno::E2BIG));
+                continue;
+            }
+            self.times[1] = now;
+            self.last_pids[1] = receiver.pid;
+            receiver.result = Some(Ok(message));
+            return None;
+        }
+        Some(message)
+    }
+
+    /// Takes out who waited, with the result; with `anyway` also one who has none.
+    fn take_receiver(&mut self, ticket: u64, anyway: bool) -> Option<Result<Message, Errno>> {
+        let at = self.receivers.iter().position(|r| r.ticket == ticket)?;
+        if self.receivers.get(at)?.result.is_none() && !anyway {
+            return None;
+        }
+        self.receivers.remove(at).result
+    }
 }
 
 /// The message that `msgtyp` means: the first, the first of a type or not of it, or the first of the lowest type up to a bound.
@@ -144,16 +224,9 @@ fn choose(messages: &VecDeque<Message>, kind: i64, flags: u32) -> Option<usize> 
     if flags & MSG_COPY != 0 {
         return usize::try_from(kind).ok().filter(|&at| at < messages.len());
     }
-    match kind {
-        0 => (!messages.is_empty()).then_some(0),
-        1.. if flags & MSG_EXCEPT != 0 => messages.iter().position(|m| m.kind != kind),
-        1.. => messages.iter().position(|m| m.kind == kind),
-        _ => {
-            let bound = kind.checked_neg().unwrap_or(i64::MAX);
-            let lowest = messages.iter().map(|m| m.kind).filter(|&k| k <= bound).min()?;
-            messages.iter().position(|m| m.kind == lowest)
-        }
-    }
+    let mut fits = messages.iter().enumerate().filter(|(_, message)| wanted(message, kind, flags));
+    // The first of several that are equal.
+    if kind < 0 { fits.min_by_key(|(_, message)| message.kind) } else { fits.next() }.map(|(at, _)| at)
 }
 
 impl Queue {
@@ -186,6 +259,9 @@ pub fn remove(cx: &Cx, id: i32) -> Result<()> {
         let mut state = queue.state.lock();
         state.perm.check_owner(cx)?;
         state.removed = true;
+        for receiver in state.receivers.iter_mut().filter(|r| r.result.is_none()) {
+            receiver.result = Some(Err(Errno::EIDRM));
+        }
     }
     cx.kernel.sysv.msg.remove(id);
     queue.readable.wake_all(PollEvents::empty());

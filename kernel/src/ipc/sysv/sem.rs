@@ -1,8 +1,13 @@
 //! Semaphore sets (`semop(2)`): all operations of a call happen, or none.
+//!
+//! A call that has to wait leaves its operations in the set. Whoever changes a value does those that have become possible, in the order
+//! in which they came, so that they have happened even if the set is removed before the waiting task runs.
+//!
+//! Lock order: a set's state, then the table of adjustments.
 
 use super::{GetFlags, Perm, now};
 use crate::error::{Result, err};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 use crate::task::{Cx, WaitEnd};
 use crate::wait::{PollEvents, WaitQueue};
 use abi::Errno;
@@ -26,8 +31,24 @@ const SEM_UNDO: i16 = 0x1000;
 struct Sem {
     value: i32,
     pid: i32,
-    /// Tasks that wait for a higher value, and for zero.
-    waiting: [u32; 2],
+}
+
+/// Operations that wait.
+struct Pending {
+    ticket: u64,
+    pid: i32,
+    ops: Vec<Sembuf>,
+    /// The semaphore that keeps them waiting, and what for.
+    at: (usize, Kind),
+    /// What became of them.
+    result: Option<Result<(), Errno>>,
+}
+
+/// What operations wait for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    More,
+    Zero,
 }
 
 struct State {
@@ -36,6 +57,9 @@ struct State {
     otime: i64,
     ctime: i64,
     removed: bool,
+    /// In the order in which they came.
+    pending: Vec<Pending>,
+    last_ticket: u64,
 }
 
 /// A set.
@@ -50,49 +74,90 @@ pub(crate) struct UndoTable(Mutex<BTreeMap<(i32, i32), Vec<i32>>>);
 
 /// Why a list of operations can't be done now.
 enum Blocked {
-    /// The semaphore with this index keeps it waiting: 0 for more, 1 for zero; and whether it may wait.
-    At(usize, usize, bool),
+    /// Something keeps it waiting.
+    At(usize, Kind),
     Error(Errno),
 }
 
 impl State {
-    /// Changes the number of tasks that wait at a semaphore: its index, and 0 for more or 1 for zero.
-    fn count_waiter(&mut self, at: (usize, usize), change: impl FnOnce(u32) -> u32) {
-        if let Some(count) = self.sems.get_mut(at.0).and_then(|s| s.waiting.get_mut(at.1)) {
-            *count = change(*count);
-        }
-    }
-
-    /// Applies the operations to a copy of the values and keeps it only if all succeed.
+    /// Does the operations, or none of them.
     fn apply(&mut self, ops: &[Sembuf], pid: i32) -> Result<(), Blocked> {
         let before = self.sems.clone();
         for op in ops {
-            let index = usize::from(op.num);
-            let Some(sem) = self.sems.get_mut(index) else {
+            let result = self.apply_one(op, pid);
+            if result.is_err() {
                 self.sems = before;
-                return Err(Blocked::Error(Errno::EFBIG));
-            };
-            let value = sem.value + i32::from(op.op);
-            let may_wait = op.flags & IPC_NOWAIT == 0;
-            let blocked = if op.op == 0 && sem.value != 0 {
-                Some(Blocked::At(index, 1, may_wait))
-            } else if value < 0 {
-                Some(Blocked::At(index, 0, may_wait))
-            } else if value > SEMVMX {
-                Some(Blocked::Error(Errno::ERANGE))
-            } else {
-                None
-            };
-            if let Some(blocked) = blocked {
-                // The counts of waiters are not part of the copy.
-                for (sem, old) in self.sems.iter_mut().zip(before) {
-                    (sem.value, sem.pid) = (old.value, old.pid);
-                }
-                return Err(blocked);
+                return result;
             }
-            (sem.value, sem.pid) = (value, pid);
         }
         Ok(())
+    }
+
+    fn apply_one(&mut self, op: &Sembuf, pid: i32) -> Result<(), Blocked> {
+        let index = usize::from(op.num);
+        let Some(sem) = self.sems.get_mut(index) else { return Err(Blocked::Error(Errno::EFBIG)) };
+        let value = sem.value + i32::from(op.op);
+        let kind = if op.op == 0 && sem.value != 0 {
+            Kind::Zero
+        } else if value < 0 {
+            Kind::More
+        } else if value > SEMVMX {
+            return Err(Blocked::Error(Errno::ERANGE));
+        } else {
+            (sem.value, sem.pid) = (value, pid);
+            return Ok(());
+        };
+        Err(if op.flags & IPC_NOWAIT != 0 { Blocked::Error(Errno::EAGAIN) } else { Blocked::At(index, kind) })
+    }
+
+    /// Does what has become possible; whether there was anything. `done` is called with the operations that happened.
+    fn settle(&mut self, now: i64, mut done: impl FnMut(i32, &[Sembuf])) -> bool {
+        let mut any = false;
+        let mut pending = core::mem::take(&mut self.pending);
+        let mut again = true;
+        while again {
+            again = false;
+            for call in pending.iter_mut().filter(|call| call.result.is_none()) {
+                match self.apply(&call.ops, call.pid) {
+                    Ok(()) => {
+                        call.result = Some(Ok(()));
+                        self.otime = now;
+                        done(call.pid, &call.ops);
+                        // What it changed may be what an earlier one waits for.
+                        again |= call.ops.iter().any(|op| op.op != 0);
+                        any = true;
+                    }
+                    Err(Blocked::Error(errno)) => {
+                        call.result = Some(Err(errno));
+                        any = true;
+                    }
+                    Err(Blocked::At(sem, kind)) => call.at = (sem, kind),
+                }
+            }
+        }
+        self.pending = pending;
+        any
+    }
+
+    /// Takes out a call that is done, with its result; with `anyway` also one that is not.
+    fn take_pending(&mut self, ticket: u64, anyway: bool) -> Option<Result<(), Errno>> {
+        let at = self.pending.iter().position(|call| call.ticket == ticket)?;
+        let result = self.pending.get(at)?.result;
+        if result.is_some() || anyway {
+            self.pending.remove(at);
+        }
+        result
+    }
+}
+
+impl SemSet {
+    /// Values have changed: does what that made possible, and lets go of the state.
+    fn settle(&self, cx: &Cx, id: i32, mut state: MutexGuard<'_, State>) {
+        let any = state.settle(now(cx), |pid, ops| record_undo(cx, id, pid, ops));
+        drop(state);
+        if any {
+            self.changed.wake_all(PollEvents::empty());
+        }
     }
 }
 
@@ -116,7 +181,15 @@ pub fn get(cx: &Cx, key: i32, count: i32, flags: GetFlags) -> Result<i32> {
                 return err(Errno::EINVAL);
             }
             let sems = vec![Sem::default(); count];
-            let state = State { perm, sems, otime: 0, ctime: now(cx), removed: false };
+            let state = State {
+                perm,
+                sems,
+                otime: 0,
+                ctime: now(cx),
+                removed: false,
+                pending: Vec::new(),
+                last_ticket: 0,
+            };
             Ok(Arc::new(SemSet { state: Mutex::new(state), changed: WaitQueue::new() }))
         },
     )
@@ -134,43 +207,46 @@ pub fn operate(cx: &Cx, id: i32, ops: &[Sembuf], deadline_ns: Option<u64>) -> Re
         let alters = ops.iter().any(|op| op.op != 0);
         state.perm.check(cx, if alters { 2 } else { 4 })?;
     }
-    // Whom the wait is counted at, while there is one.
-    let mut counted: Option<(usize, usize)> = None;
-    let look = || {
+    let ticket = {
         let mut state = set.state.lock();
-        if let Some(at) = counted.take() {
-            state.count_waiter(at, |n| n.saturating_sub(1));
-        }
         if state.removed {
-            return Some(err(Errno::EIDRM));
+            return err(Errno::EIDRM);
         }
         match state.apply(ops, pid) {
             Ok(()) => {
                 state.otime = now(cx);
-                Some(Ok(()))
+                record_undo(cx, id, pid, ops);
+                set.settle(cx, id, state);
+                return Ok(());
             }
-            Err(Blocked::Error(errno)) => Some(err(errno)),
-            Err(Blocked::At(_, _, false)) => Some(err(Errno::EAGAIN)),
-            Err(Blocked::At(sem, kind, true)) => {
-                state.count_waiter((sem, kind), |n| n.saturating_add(1));
-                counted = Some((sem, kind));
-                None
+            Err(Blocked::Error(errno)) => return err(errno),
+            Err(Blocked::At(sem, kind)) => {
+                state.last_ticket += 1;
+                let ticket = state.last_ticket;
+                let call = Pending { ticket, pid, ops: ops.to_vec(), at: (sem, kind), result: None };
+                state.pending.push(call);
+                ticket
             }
         }
     };
-    let result = cx.wait_deadline(&[&set.changed], deadline_ns, look);
-    if let Some(at) = counted {
-        set.state.lock().count_waiter(at, |n| n.saturating_sub(1));
-    }
-    match result {
-        Ok(result) => result?,
-        Err(WaitEnd::TimedOut) => return err(Errno::EAGAIN),
+    let waited =
+        cx.wait_deadline(&[&set.changed], deadline_ns, || set.state.lock().take_pending(ticket, false));
+    let result = match waited {
+        Ok(result) => Some(result),
+        // It may have happened at the last moment.
+        Err(_) => set.state.lock().take_pending(ticket, true),
+    };
+    match (result, waited) {
+        (Some(result), _) => Ok(result?),
+        (None, Err(WaitEnd::TimedOut)) => err(Errno::EAGAIN),
         // Never restarted (`signal(7)`).
-        Err(WaitEnd::Interrupted) => return err(Errno::EINTR),
+        (None, _) => err(Errno::EINTR),
     }
-    set.changed.wake_all(PollEvents::empty());
-    let undone = ops.iter().filter(|op| op.flags & SEM_UNDO != 0 && op.op != 0);
-    for op in undone {
+}
+
+/// Remembers what is to be undone of operations that have happened.
+fn record_undo(cx: &Cx, id: i32, pid: i32, ops: &[Sembuf]) {
+    for op in ops.iter().filter(|op| op.flags & SEM_UNDO != 0 && op.op != 0) {
         let mut table = cx.kernel.sysv.undo.0.lock();
         let list = table.entry((pid, id)).or_default();
         if list.len() <= usize::from(op.num) {
@@ -180,7 +256,6 @@ pub fn operate(cx: &Cx, id: i32, ops: &[Sembuf], deadline_ns: Option<u64>) -> Re
             *adjust -= i32::from(op.op);
         }
     }
-    Ok(())
 }
 
 impl UndoTable {
@@ -200,16 +275,14 @@ pub(super) fn undo(cx: &Cx) {
     };
     for (id, list) in mine {
         let Ok(set) = cx.kernel.sysv.sem.find(id) else { continue };
-        {
-            let mut state = set.state.lock();
-            for (sem, adjust) in state.sems.iter_mut().zip(list) {
-                if adjust != 0 {
-                    sem.value = (sem.value + adjust).clamp(0, SEMVMX);
-                    sem.pid = pid;
-                }
+        let mut state = set.state.lock();
+        for (sem, adjust) in state.sems.iter_mut().zip(list) {
+            if adjust != 0 {
+                sem.value = (sem.value + adjust).clamp(0, SEMVMX);
+                sem.pid = pid;
             }
         }
-        set.changed.wake_all(PollEvents::empty());
+        set.settle(cx, id, state);
     }
 }
 
@@ -241,12 +314,16 @@ pub fn query(cx: &Cx, id: i32, num: i32, what: Query) -> Result<i32> {
     let set = cx.kernel.sysv.sem.find(id)?;
     let state = set.state.lock();
     state.perm.check(cx, 4)?;
-    let sem = usize::try_from(num).ok().and_then(|n| state.sems.get(n)).ok_or(Errno::EINVAL)?;
+    let index = usize::try_from(num).map_err(|_| Errno::EINVAL)?;
+    let sem = state.sems.get(index).ok_or(Errno::EINVAL)?;
+    let waiting = |kind| {
+        state.pending.iter().filter(|call| call.result.is_none() && call.at == (index, kind)).count() as i32
+    };
     Ok(match what {
         Query::Value => sem.value,
         Query::Pid => sem.pid,
-        Query::WaitingForMore => sem.waiting[0] as i32,
-        Query::WaitingForZero => sem.waiting[1] as i32,
+        Query::WaitingForMore => waiting(Kind::More),
+        Query::WaitingForZero => waiting(Kind::Zero),
     })
 }
 
@@ -265,15 +342,13 @@ pub fn set_value(cx: &Cx, id: i32, num: i32, value: i32) -> Result<()> {
     if !(0..=SEMVMX).contains(&value) {
         return err(Errno::ERANGE);
     }
-    {
-        let mut state = set.state.lock();
-        state.perm.check(cx, 2)?;
-        let sem = state.sems.get_mut(index).ok_or(Errno::EINVAL)?;
-        (sem.value, sem.pid) = (value, cx.process().pid);
-        state.ctime = now(cx);
-    }
+    let mut state = set.state.lock();
+    state.perm.check(cx, 2)?;
+    let sem = state.sems.get_mut(index).ok_or(Errno::EINVAL)?;
+    (sem.value, sem.pid) = (value, cx.process().pid);
+    state.ctime = now(cx);
     clear_undo(cx, id, Some(index));
-    set.changed.wake_all(PollEvents::empty());
+    set.settle(cx, id, state);
     Ok(())
 }
 
@@ -288,16 +363,14 @@ pub fn set_values(cx: &Cx, id: i32, values: &[u16]) -> Result<()> {
     if values.iter().any(|&v| i32::from(v) > SEMVMX) {
         return err(Errno::ERANGE);
     }
-    {
-        let mut state = set.state.lock();
-        state.perm.check(cx, 2)?;
-        for (sem, &value) in state.sems.iter_mut().zip(values) {
-            (sem.value, sem.pid) = (i32::from(value), cx.process().pid);
-        }
-        state.ctime = now(cx);
+    let mut state = set.state.lock();
+    state.perm.check(cx, 2)?;
+    for (sem, &value) in state.sems.iter_mut().zip(values) {
+        (sem.value, sem.pid) = (i32::from(value), cx.process().pid);
     }
+    state.ctime = now(cx);
     clear_undo(cx, id, None);
-    set.changed.wake_all(PollEvents::empty());
+    set.settle(cx, id, state);
     Ok(())
 }
 
@@ -326,6 +399,9 @@ pub fn remove(cx: &Cx, id: i32) -> Result<()> {
         let mut state = set.state.lock();
         state.perm.check_owner(cx)?;
         state.removed = true;
+        for call in state.pending.iter_mut().filter(|call| call.result.is_none()) {
+            call.result = Some(Err(Errno::EIDRM));
+        }
     }
     cx.kernel.sysv.sem.remove(id);
     cx.kernel.sysv.undo.0.lock().retain(|(_, set), _| *set != id);

@@ -233,6 +233,84 @@ fn a_fresh_process_has_the_three_descriptors() -> R {
     Ok(())
 }
 
+/// One operation of `semop(2)`.
+fn semop(id: i64, op: i16, flags: i32) -> Result<i64, E> {
+    let op = sembuf { sem_num: 0, sem_op: op, sem_flg: flags as i16 };
+    sc!(SYS_semop, id, &op, 1)
+}
+
+fn semaphore_operations_happen_before_the_set_goes() -> R {
+    const GETZCNT: i32 = 15;
+    const GETNCNT: i32 = 14;
+    let id = sc!(SYS_semget, IPC_PRIVATE, 1, 0o600)?;
+    sc!(SYS_semctl, id, 0, SETVAL, 1)?;
+    let waits = |op: i16| child(move || semop(id, op, 0).map(|_| ()).map_err(Into::into));
+    let zero = [waits(0)?, waits(0)?, waits(0)?];
+    while sc!(SYS_semctl, id, 0, GETZCNT, 0)? < 3 {
+        sc!(SYS_sched_yield)?;
+    }
+    errno_is!(semop(id, 0, IPC_NOWAIT), EAGAIN);
+    // All three have what they wait for from here on, though the set is gone before they run.
+    semop(id, -1, 0)?;
+    eq!(sc!(SYS_semctl, id, 0, GETZCNT, 0)?, 0);
+    sc!(SYS_semctl, id, 0, IPC_RMID, 0)?;
+    for c in zero {
+        c.ok()?;
+    }
+    let id = sc!(SYS_semget, IPC_PRIVATE, 1, 0o600)?;
+    let more = child(move || {
+        errno_is!(semop(id, -2, 0), EIDRM);
+        Ok(())
+    })?;
+    while sc!(SYS_semctl, id, 0, GETNCNT, 0)? < 1 {
+        sc!(SYS_sched_yield)?;
+    }
+    semop(id, 1, 0)?;
+    sc!(SYS_semctl, id, 0, IPC_RMID, 0)?;
+    more.ok()
+}
+
+fn a_sent_message_arrives_though_the_queue_goes() -> R {
+    #[derive(Clone, Copy)]
+    #[repr(C)]
+    struct Text {
+        kind: i64,
+        text: [u8; 8],
+    }
+    let receive = |id: i64, kind: i64, max: usize| {
+        let mut text = Text { kind: 0, text: [0; 8] };
+        sc!(SYS_msgrcv, id, &mut text, max, kind, 0).map(|n| (n, text.kind, text.text))
+    };
+    let send = |id: i64, kind: i64| sc!(SYS_msgsnd, id, &Text { kind, text: *b"12345678" }, 8, 0);
+    let id = sc!(SYS_msgget, IPC_PRIVATE, 0o600)?;
+    let waits = |kind: i64, max: usize, wanted: Result<i64, E>| {
+        child(move || {
+            let got = receive(id, kind, max).map(|(n, kind, _)| n * 100 + kind);
+            that!(got == wanted, "{got:?}, wanted {wanted:?}");
+            Ok(())
+        })
+    };
+    let all = [
+        waits(7, 8, Ok(807))?,
+        waits(-4, 8, Ok(803))?,
+        waits(5, 2, Err(E(E2BIG)))?,
+        waits(6, 8, Err(E(EIDRM)))?,
+    ];
+    for c in &all {
+        while proc::state(c.pid, c.pid)? != 'S' {
+            sc!(SYS_sched_yield)?;
+        }
+    }
+    for kind in [7, 3, 5] {
+        send(id, kind)?;
+    }
+    sc!(SYS_msgctl, id, IPC_RMID, 0)?;
+    for c in all {
+        c.ok()?;
+    }
+    Ok(())
+}
+
 fn kcmp_of_a_process_with_itself() -> R {
     let me = getpid();
     for kind in 0..7 {
@@ -376,7 +454,8 @@ cases!("misc":
     numbers_without_a_call_are_enosys, calls_on_closed_descriptors_are_ebadf,
     pointers_to_nowhere_are_efault, wait_with_a_bad_pointer_still_reaps, registers_of_a_system_call,
     flags_survive_a_system_call, high_bits_of_int_arguments_are_ignored,
-    a_fresh_process_has_the_three_descriptors, kcmp_of_a_process_with_itself,
+    a_fresh_process_has_the_three_descriptors, semaphore_operations_happen_before_the_set_goes,
+    a_sent_message_arrives_though_the_queue_goes, kcmp_of_a_process_with_itself,
     reboot_looks_at_its_magic_numbers, kcmp_and_bpf_and_friends_answer_something,
     random_arguments_break_nothing,
 );
