@@ -39,6 +39,8 @@ pub struct Config {
     pub volumes: Vec<VolumeConfig>,
     /// User and group ids of the first process, and its supplementary groups.
     pub user: (u32, u32, Vec<u32>),
+    /// Resource limits of the first process that differ from the usual ones: resource as in `getrlimit(2)`, soft limit, hard limit.
+    pub limits: Vec<(u32, u64, u64)>,
     /// Host name.
     pub hostname: String,
     /// Log every system call.

@@ -14,6 +14,7 @@ pub(crate) fn config() -> Config {
         read_only: false,
         volumes: Default::default(),
         user: (0, 0, Default::default()),
+        limits: Default::default(),
         hostname: String::from("mock"),
         strace: false,
         command: Default::default(),

@@ -90,3 +90,34 @@ pub fn read_in_root(root: &str, path: &str) -> io::Result<Vec<u8>> {
     file.take(4 << 20).read_to_end(&mut content)?;
     Ok(content)
 }
+
+/// The process's resource limits that guests should have, too: resource, soft limit, hard limit. Those on what guests share with
+/// nobody outside, as the number of processes, are not among them. To be called before the machine is started, which changes its own.
+pub fn guest_limits() -> Vec<(u32, u64, u64)> {
+    const INHERITED: [libc::__rlimit_resource_t; 12] = [
+        libc::RLIMIT_CPU,
+        libc::RLIMIT_FSIZE,
+        libc::RLIMIT_DATA,
+        libc::RLIMIT_STACK,
+        libc::RLIMIT_CORE,
+        libc::RLIMIT_NOFILE,
+        libc::RLIMIT_MEMLOCK,
+        libc::RLIMIT_AS,
+        libc::RLIMIT_MSGQUEUE,
+        libc::RLIMIT_NICE,
+        libc::RLIMIT_RTPRIO,
+        libc::RLIMIT_RTTIME,
+    ];
+    /// What Linux allows at most for descriptors (`/proc/sys/fs/nr_open`).
+    const MOST_FILES: u64 = 1 << 20;
+    let mut limits = Vec::new();
+    for resource in INHERITED {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: writes one structure.
+        if unsafe { libc::getrlimit(resource, &mut limit) } == 0 {
+            let most = if resource == libc::RLIMIT_NOFILE { MOST_FILES } else { u64::MAX };
+            limits.push((resource, limit.rlim_cur.min(most), limit.rlim_max.min(most)));
+        }
+    }
+    limits
+}

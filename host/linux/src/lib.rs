@@ -21,5 +21,5 @@ mod transfer;
 
 pub use cpu::host_cpus;
 pub use hostfile::LinuxFile;
-pub use info::{caller_ids, read_in_root, usable_memory};
+pub use info::{caller_ids, guest_limits, read_in_root, usable_memory};
 pub use machine::{Config, LinuxMachine, StartError};

@@ -139,7 +139,12 @@ pub(crate) fn spawn_first(
     entry: impl FnOnce(&Cx) + Send + 'static,
 ) -> Result<Arc<Task>> {
     let max_tasks = (kernel.frames.total() / 8).clamp(256, 1 << 20);
-    let limits = Limits::initial(max_tasks);
+    let mut limits = Limits::initial(max_tasks);
+    for (resource, cur, max) in &kernel.config.limits {
+        if let Some(limit) = limits.0.get_mut(*resource as usize) {
+            *limit = super::Rlimit { cur: (*cur).min(*max), max: *max };
+        }
+    }
     let root = Arc::new(Creds::new(0, 0, Vec::new()));
     let (uid, gid, groups) = kernel.config.user.clone();
     let creds = Arc::new(Creds::new(uid, gid, groups));

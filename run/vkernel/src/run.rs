@@ -114,16 +114,20 @@ fn configure(args: &RunArgs) -> Result<(host_linux::Config, Config)> {
         volumes,
         user: (user.uid, user.gid, user.groups.clone()),
         hostname: args.hostname.clone(),
+        limits: host_linux::guest_limits(),
         strace: args.strace,
         command: command(args, &user, own_root)?,
     };
     Ok((machine, kernel))
 }
 
-/// Half of the host's memory, in whole MiB: the kernel takes it only as it is touched.
+/// Half of the host's memory, in whole MiB: the kernel takes it only as it is touched. RAM is a file, so it is not larger than a file may
+/// be (`RLIMIT_FSIZE`), unless that is too little for anything.
 fn default_memory(host: u64) -> u64 {
-    let half = host / 2;
-    (half & !0xf_ffff).clamp(256 << 20, 1 << 40).max(size::MINIMUM)
+    const FSIZE: u32 = 1;
+    let usual = (host / 2 & !0xf_ffff).clamp(256 << 20, 1 << 40).max(size::MINIMUM);
+    let largest = host_linux::guest_limits().iter().find(|(resource, ..)| *resource == FSIZE).map(|l| l.2);
+    largest.filter(|most| *most >= size::MINIMUM).map_or(usual, |most| usual.min(most & !0xfff))
 }
 
 fn canonical_root(text: &str) -> Result<String> {
