@@ -37,6 +37,9 @@ pub enum Advice {
     Free,
     /// `MADV_REMOVE`.
     Remove,
+    /// `MADV_GUARD_INSTALL`: like `MADV_DONTNEED`, and an access is `SIGSEGV` from then on. Differs from Linux: guarded parts are
+    /// areas of their own, and not for mappings of host files.
+    Guard,
     /// `MADV_WIPEONFORK`.
     WipeOnFork,
     /// `MADV_POPULATE_READ`, `MADV_POPULATE_WRITE`.
@@ -161,6 +164,11 @@ fn advise_areas(
             Advice::WipeOnFork if !private_anonymous => return err(Errno::EINVAL),
             Advice::WipeOnFork => inner.change(from, to, |v| v.flags |= VmaFlags::WIPEONFORK),
             Advice::Hint => {}
+            Advice::Guard if locked || matches!(vma.object, Object::Host(_)) => return err(Errno::EINVAL),
+            Advice::Guard => {
+                discard(inner, from, to, batch);
+                inner.change(from, to, |v| v.flags |= VmaFlags::GUARD);
+            }
             Advice::Reclaim if locked => return err(Errno::EINVAL),
             Advice::Reclaim => {}
             Advice::DontNeed { locked: false } if locked => return err(Errno::EINVAL),

@@ -79,6 +79,9 @@ impl From<SpaceError> for FaultError {
 impl Vma {
     /// Checks the right to an access. What may be written or executed may be read, as on x86 without protection keys.
     pub(super) fn allows(&self, access: Access) -> Result<(), FaultError> {
+        if self.flags.contains(VmaFlags::GUARD) {
+            return Err(FaultError::NoArea);
+        }
         let right = match access {
             Access::Read => !self.prot.is_empty(),
             Access::Write => self.can_write(),

@@ -43,6 +43,8 @@ bitflags! {
         const MERGEABLE = 2048;
         /// `mseal(2)`.
         const SEALED = 4096;
+        /// `MADV_GUARD_INSTALL`: no page is there or can be made.
+        const GUARD = 8192;
     }
 }
 

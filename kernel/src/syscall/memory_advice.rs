@@ -178,6 +178,10 @@ impl Arg for RemapFlags {
     }
 }
 
+/// Of Linux 6.13.
+const MADV_GUARD_INSTALL: u32 = 102;
+const MADV_GUARD_REMOVE: u32 = 103;
+
 /// `MADV_*` (`uapi/asm-generic/mman-common.h`).
 #[derive(Clone, Copy, Debug)]
 pub struct AdviceArg(u32);
@@ -199,6 +203,8 @@ const ADVICE: &[(u32, &str, Advice)] = &[
     (raw::MADV_NOHUGEPAGE, "MADV_NOHUGEPAGE", flags(VmaFlags::NOHUGEPAGE, VmaFlags::HUGEPAGE)),
     (raw::MADV_DONTDUMP, "MADV_DONTDUMP", flags(VmaFlags::DONTDUMP, VmaFlags::empty())),
     (raw::MADV_DODUMP, "MADV_DODUMP", flags(VmaFlags::empty(), VmaFlags::DONTDUMP)),
+    (MADV_GUARD_INSTALL, "MADV_GUARD_INSTALL", Advice::Guard),
+    (MADV_GUARD_REMOVE, "MADV_GUARD_REMOVE", flags(VmaFlags::empty(), VmaFlags::GUARD)),
     (raw::MADV_WIPEONFORK, "MADV_WIPEONFORK", Advice::WipeOnFork),
     (raw::MADV_KEEPONFORK, "MADV_KEEPONFORK", flags(VmaFlags::empty(), VmaFlags::WIPEONFORK)),
     (raw::MADV_COLD, "MADV_COLD", Advice::Reclaim),

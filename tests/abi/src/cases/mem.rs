@@ -451,7 +451,38 @@ fn threads_see_each_others_mappings() -> R {
     Ok(())
 }
 
+fn guards_refuse_access_and_go_without_the_rest() -> R {
+    const INSTALL: i32 = 102;
+    const REMOVE: i32 = 103;
+    let p = rw(4 * PAGE)?;
+    for page in 0..4 {
+        poke(at(p, page * PAGE), 5);
+    }
+    match sc!(SYS_madvise, at(p, PAGE), 2 * PAGE, INSTALL) {
+        // Older than Linux 6.13.
+        Err(e) if e == E(EINVAL) => return Ok(()),
+        result => result?,
+    };
+    that!(readable(p) && !readable(at(p, PAGE)) && !readable(at(p, 2 * PAGE)) && readable(at(p, 3 * PAGE)));
+    that!(!writable(at(p, PAGE)));
+    let c = child(|| {
+        poke(at(p, PAGE), 1);
+        Ok(())
+    })?;
+    eq!(c.wait()?, Status::Killed(SIGSEGV));
+    // Rights and contents may change, the guard stays.
+    sc!(SYS_mprotect, p, 4 * PAGE, RW)?;
+    sc!(SYS_madvise, p, 4 * PAGE, MADV_DONTNEED)?;
+    that!(!readable(at(p, PAGE)));
+    sc!(SYS_madvise, p, 4 * PAGE, REMOVE)?;
+    eq!((peek(p), peek(at(p, PAGE))), (0, 0));
+    poke(at(p, PAGE), 7);
+    eq!(peek(at(p, PAGE)), 7);
+    Ok(())
+}
+
 cases!("memory":
+    guards_refuse_access_and_go_without_the_rest,
     new_memory_is_zero_and_page_aligned, mmap_errors, hints_are_taken_when_free, moving_the_pages_of_others_needs_privilege,
     fixed_replaces_and_noreplace_refuses, munmap_of_the_middle_splits, mprotect_changes_parts,
     mprotect_errors, mremap_shrinks_and_grows_in_place, mremap_moves_when_there_is_no_room,
