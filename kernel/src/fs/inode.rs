@@ -130,6 +130,10 @@ pub trait Inode: Send + Sync {
     fn get_xattr(&self, _cx: &Cx, _name: &[u8]) -> Result<Vec<u8>> {
         err(Errno::EOPNOTSUPP)
     }
+    /// Whether the file system keeps POSIX access control lists (`acl(5)`) under their names.
+    fn has_acl(&self) -> bool {
+        false
+    }
     /// Sets one; flags as in `setxattr(2)`.
     fn set_xattr(&self, _cx: &Cx, _name: &[u8], _value: &[u8], _flags: u32) -> Result<()> {
         err(Errno::EOPNOTSUPP)

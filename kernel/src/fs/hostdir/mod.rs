@@ -156,6 +156,9 @@ impl Inode for HostInode {
         Ok(Arc::new(file::HostRegular::new(self.node.open(mode)?)))
     }
 
+    fn has_acl(&self) -> bool {
+        true
+    }
     fn get_xattr(&self, _cx: &Cx, name: &[u8]) -> Result<Vec<u8>> {
         Ok(self.node.get_xattr(name)?)
     }
