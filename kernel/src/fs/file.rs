@@ -240,6 +240,10 @@ pub struct OpenFile {
     pub(super) locks: crate::sync::Mutex<Option<super::lock::LockToken>>,
     /// `F_SETOWN` and `F_SETSIG`.
     pub owner: crate::sync::Mutex<(i32, u32)>,
+    /// Keeps the file from being executed while it is open for writing.
+    pub(super) writer: crate::sync::Mutex<Option<super::busy::FileUse>>,
+    /// What sends signals for `O_ASYNC`.
+    pub(super) async_io: crate::sync::Mutex<Option<super::async_io::AsyncIo>>,
     _counted: Counted,
 }
 
@@ -274,6 +278,8 @@ impl OpenFile {
             pos_latch: super::Latch::new(),
             locks: Default::default(),
             owner: crate::sync::Mutex::new((0, 0)),
+            writer: Default::default(),
+            async_io: Default::default(),
             _counted: Counted(kernel.open_files.clone()),
         })
     }

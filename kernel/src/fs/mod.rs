@@ -10,6 +10,8 @@
 //! them.
 
 mod anon;
+mod async_io;
+pub mod busy;
 mod dentry;
 pub(crate) mod devfs;
 pub mod device;
@@ -40,6 +42,7 @@ pub mod xattr;
 mod tests;
 
 pub use anon::AnonInode;
+pub use async_io::set_async;
 pub use dentry::{Dentry, DentryCache, same_inode};
 pub use device::{Device, Devices};
 pub use fd_table::{Fd, FdTable};
@@ -81,6 +84,8 @@ pub struct Vfs {
     pub(crate) latches: WaitQueue,
     /// Transfers that have not ended.
     transfers: transfer::Transfers,
+    /// What is open for writing or executed.
+    pub busy: busy::Busy,
     /// Held by renames that may change the shape of the tree.
     rename: Latch,
     anon: Arc<Mount>,
@@ -96,6 +101,7 @@ impl Default for Vfs {
             types: FsTypes::default(),
             latches: WaitQueue::new(),
             transfers: transfer::Transfers::default(),
+            busy: busy::Busy::default(),
             rename: Latch::new(),
             anon: anon::mount(),
             minors: AtomicU32::new(FIRST_ANON_MINOR),

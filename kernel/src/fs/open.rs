@@ -50,7 +50,7 @@ pub fn open_scoped(
 }
 
 /// Opens a program for execution: a regular file with execute permission on a mount that allows it, else `EACCES`. Read permission is
-/// not needed.
+/// not needed. `ETXTBSY` while somebody has it open for writing.
 pub fn open_exec(cx: &Cx, dirfd: Fd, path: &[u8], lookup: Lookup) -> Result<Arc<OpenFile>> {
     let at = walk::resolve(cx, dirfd, path, lookup)?;
     let attr = at.dentry.inode.attr()?;
@@ -63,6 +63,8 @@ pub fn open_exec(cx: &Cx, dirfd: Fd, path: &[u8], lookup: Lookup) -> Result<Arc<
         return err(Errno::EACCES);
     }
     perm::check(&cx.task.creds(), &attr, Access::EXEC)?;
+    // Only a look: what is executed in the end keeps its use.
+    drop(cx.kernel.vfs.busy.execute(&attr)?);
     open_at(cx, at, OpenFlags::empty(), true)
 }
 
@@ -166,6 +168,10 @@ pub fn open_at(cx: &Cx, at: Path, flags: OpenFlags, allowed: bool) -> Result<Arc
             perm::check_owner(&creds, &attr)?;
         }
     }
+    let writer = match file_type {
+        FileType::Regular if writes => Some(cx.kernel.vfs.busy.write(&attr)?),
+        _ => None,
+    };
     let file = with_room(cx, || inode.open(cx, &at, flags))?;
     if flags.contains(OpenFlags::TRUNC) && file_type == FileType::Regular && !allowed {
         inode.set_attr(cx, &SetAttr { size: Some(0), ..SetAttr::default() })?;
@@ -177,7 +183,11 @@ pub fn open_at(cx: &Cx, at: Path, flags: OpenFlags, allowed: bool) -> Result<Arc
     }
     let is_dir = if file_type == FileType::Directory { notify::ISDIR } else { 0 };
     notify::path(cx, &at, notify::OPEN | is_dir);
-    Ok(OpenFile::new(cx.kernel, file, Some(inode), Some(at), flags))
+    let of = OpenFile::new(cx.kernel, file, Some(inode), Some(at), flags);
+    if flags.writable() {
+        *of.writer.lock() = writer;
+    }
+    Ok(of)
 }
 
 /// Opens an inode that stands alone, with a dentry of its own outside of the name space (`memfd_create(2)`).

@@ -394,6 +394,7 @@ pub fn truncate(cx: &Cx, at: &Path, size: u64) -> Result<()> {
     }
     at.want_write()?;
     perm::check(&cx.task.creds(), &attr, Access::WRITE)?;
+    let _writer = cx.kernel.vfs.busy.write(&attr)?;
     resize(cx, at, &attr, size)
 }
 

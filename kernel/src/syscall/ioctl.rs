@@ -40,7 +40,7 @@ pub(super) fn ioctl(cx: &Cx, fd: Fd, cmd: u32, arg: u64) -> Result<u64> {
             if on && of.inode.is_some() && answer.as_ref().is_err_and(|e| e.errno() == Errno::ENOTTY) {
                 return err(Errno::ENOTTY);
             }
-            set(OpenFlags::ASYNC, on);
+            crate::fs::set_async(cx, &of, fd.0, on)?;
             return Ok(0);
         }
         _ => {}

@@ -251,6 +251,9 @@ pub(super) fn fcntl(cx: &Cx, fd: Fd, cmd: FcntlCommand, arg: u64) -> Result<u64>
             if new.contains(OpenFlags::NOATIME) && !of.flags().contains(OpenFlags::NOATIME) {
                 fs::perm::check_owner(&cx.task.creds(), &of.attr()?)?;
             }
+            if new.contains(OpenFlags::ASYNC) != of.flags().contains(OpenFlags::ASYNC) {
+                fs::set_async(cx, &of, fd.0, new.contains(OpenFlags::ASYNC))?;
+            }
             of.set_status(new);
             Ok(0)
         }

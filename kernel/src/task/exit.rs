@@ -53,6 +53,7 @@ pub(crate) fn exit_task(cx: &Cx, status: ExitStatus) {
     let last = leave_group(task, peak);
     // Closing files and giving back memory comes before anyone hears of the end. POSIX locks belong to the process.
     if last {
+        task.process.image.lock().running = None;
         crate::fs::lock::release_process(cx);
         crate::ipc::sysv::exit_process(cx);
     }

@@ -155,6 +155,8 @@ pub struct Process {
 pub struct Image {
     /// The executable.
     pub exe: Option<crate::fs::Path>,
+    /// Keeps it from being written; until the process ends.
+    pub running: Option<Arc<crate::fs::busy::FileUse>>,
     /// Where the arguments lie in its memory (start, end).
     pub args: (u64, u64),
     /// Where the environment lies in its memory (start, end).

@@ -115,6 +115,10 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     let randomize =
         personality & image::ADDR_NO_RANDOMIZE == 0 && cx.kernel.settings.randomize_va_space.get() > 0;
     mm.set_layout(cx.process().limit(Resource::Stack), randomize);
+    let running = match &program.file.inode {
+        Some(inode) => Some(Arc::new(cx.kernel.vfs.busy.execute(&inode.attr()?)?)),
+        None => None,
+    };
     let image = image::load(cx, &mm, &program.file, &head)?;
     let creds = new_credentials(cx, &program.file);
     let stack = stack::build(cx, &mm, &program, &image, &creds)?;
@@ -152,6 +156,7 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
         let mut current = process.image.lock();
         *current = crate::task::Image {
             exe: program.file.path.clone(),
+            running,
             args: stack.args,
             env: stack.env,
             auxv: stack.auxv,

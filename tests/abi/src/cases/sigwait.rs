@@ -344,7 +344,35 @@ fn a_stop_and_continue_does_not_end_a_read() -> R {
     c.ok()
 }
 
+fn signal_driven_io() -> R {
+    let rt = 40;
+    sig::block(&[SIGIO, rt])?;
+    let (r, w) = pipe(0)?;
+    sc!(SYS_fcntl, r, F_SETOWN, getpid())?;
+    sc!(SYS_fcntl, r, F_SETFL, O_ASYNC | O_NONBLOCK)?;
+    write(w, b"x")?;
+    eq!(take(&[SIGIO], Some(1000 * MS))?.0, SIGIO);
+    // F_SETSIG.
+    sc!(SYS_fcntl, r, 10, rt)?;
+    write(w, b"x")?;
+    let (s, info) = take(&[rt], Some(1000 * MS))?;
+    // si_code is POLL_IN, si_band POLLIN | POLLRDNORM, si_fd the descriptor.
+    eq!((s, info[2], info[4], info[6]), (rt, 1, 0x41, r));
+    sc!(SYS_fcntl, r, F_SETFL, O_NONBLOCK)?;
+    write(w, b"x")?;
+    errno_is!(take(&[SIGIO, rt], Some(0)), EAGAIN);
+    let mut sv = [0i32; 2];
+    sc!(SYS_socketpair, AF_UNIX, SOCK_STREAM, 0, &mut sv)?;
+    sc!(SYS_fcntl, sv[0], F_SETOWN, getpid())?;
+    sc!(SYS_ioctl, sv[0], FIOASYNC, &1i32)?;
+    write(sv[1], b"x")?;
+    eq!(take(&[SIGIO], Some(1000 * MS))?.0, SIGIO);
+    errno_is!(take(&[SIGIO], Some(0)), EAGAIN);
+    Ok(())
+}
+
 cases!("sigwait":
+    signal_driven_io,
     sigsuspend_swaps_the_mask_and_back, pause_waits_for_a_handler, sigtimedwait_takes_without_a_handler,
     sigtimedwait_timeouts, sigtimedwait_wakes_for_a_later_signal, sigtimedwait_is_interrupted_by_others,
     signalfd_reads_records, signalfd_changes_its_set_and_checks, signalfd_blocks_until_a_signal,
