@@ -41,15 +41,19 @@ fn valid() -> Vec<u8> {
     elf
 }
 
-/// Executes a file with these bytes; the registers are then the new program's.
-fn run(cx: &Cx, bytes: &[u8]) -> Result<u64, Errno> {
+/// Makes the program with these bytes.
+fn write_program(cx: &Cx, mut bytes: &[u8]) {
     // The file of the last time can't be written while the task runs it.
     cx.process().image.lock().running = None;
     let flags = OpenFlags::RDWR | OpenFlags::CREAT | OpenFlags::TRUNC;
     let file = open_path(cx, Fd::CWD, PATH, flags, 0o755).expect("a file in memory");
-    let mut source = bytes;
-    crate::fs::write(cx, &file, Some(0), &mut source).expect("room for a small file");
+    crate::fs::write(cx, &file, Some(0), &mut bytes).expect("room for a small file");
     crate::fs::close(cx, file).expect("closed");
+}
+
+/// Executes a file with these bytes; the registers are then the new program's.
+fn run(cx: &Cx, bytes: &[u8]) -> Result<u64, Errno> {
+    write_program(cx, bytes);
     let file = open_executable(cx, PATH).map_err(|e| e.errno())?;
     let program =
         Program { file, path: PATH.to_vec(), unreachable: false, args: vec![PATH.to_vec()], env: Vec::new() };
@@ -152,11 +156,7 @@ fn scripts_lead_to_their_interpreter_but_not_for_ever() {
 fn which_lies_are_told_and_which_are_fatal_is_linuxs_choice() {
     on_files(|cx| {
         let fate = |bytes: &[u8]| {
-            let flags = OpenFlags::RDWR | OpenFlags::CREAT | OpenFlags::TRUNC;
-            let file = open_path(cx, Fd::CWD, PATH, flags, 0o755).expect("a file in memory");
-            let mut source = bytes;
-            crate::fs::write(cx, &file, Some(0), &mut source).expect("room for a small file");
-            crate::fs::close(cx, file).expect("closed");
+            write_program(cx, bytes);
             let file = open_executable(cx, PATH).expect("a program");
             let args = vec![PATH.to_vec()];
             let program = Program { file, path: PATH.to_vec(), unreachable: false, args, env: Vec::new() };
