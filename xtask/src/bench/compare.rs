@@ -1,10 +1,10 @@
 //! A run beside a saved one.
 //!
 //! What is compared is how many times the host a row takes, because then a slower machine is in both parts; where the mark is a figure
-//! or there is none natively, the figures themselves. A row has changed when the median has moved by more than [`TOLERANCE`] and the
-//! middle halves of the two sets of samples do not touch: with a few samples, anything finer is noise. For a ratio the sets are the
-//! ratios round by round, in which what disturbs a round cancels out, or our own samples, which the host's noise does not widen; one
-//! of the two is enough.
+//! or there is none natively, the figures themselves. A row has changed when the median has moved by more than [`TOLERANCE`] and nearly
+//! every new sample lies on the same side of nearly every old one ([`OUT_OF_ORDER`]): with a few samples, anything finer is noise. For a
+//! ratio the samples are the ratios round by round, in which what disturbs a round cancels out, or our own figures, which the host's
+//! noise does not widen; one of the two is enough.
 
 use super::report::{Measured, OURS, Report};
 use super::rows::AtMost;
@@ -14,6 +14,10 @@ use std::fmt::Write;
 
 /// How far a median may move, as a part of the old one.
 pub const TOLERANCE: f64 = 0.10;
+
+/// The part of the pairs of an old and a new sample that may be in the other order: one of the 25 of two runs with five rounds, which by
+/// chance happens in fewer than one of a hundred comparisons; none of two runs with three.
+const OUT_OF_ORDER: f64 = 0.04;
 
 /// What became of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,24 +55,21 @@ pub fn compare(old: &Report, new: &Report) -> Vec<Compared> {
 }
 
 fn row(before: &Measured, now: &Measured, launcher: &str) -> Option<Compared> {
-    let old = Set::of(&before.costs(launcher))?;
-    let new = Set::of(&now.costs(launcher));
+    let (old, new) = (before.costs(launcher), now.costs(launcher));
+    let median = |costs: &[f64]| Summary::of(costs).map(|summary| summary.median);
+    let figures = (median(&old)?, median(&new).unwrap_or(f64::NAN));
     // A launcher that this run was not asked for is no loss.
-    if new.is_none() && !now.failures.contains_key(launcher) {
+    if new.is_empty() && !now.failures.contains_key(launcher) {
         return None;
     }
     let absolute = now.row().is_some_and(|row| matches!(row.at_most, AtMost::Absolute(_)));
     let ratios = before.ratio(launcher).zip(now.ratio(launcher)).filter(|_| !absolute);
-    let figures = (old.median, new.map_or(f64::NAN, |new| new.median));
-    let change = match (new, ratios) {
-        (None, _) => Change::Lost,
-        (Some(new), None) => {
-            moved(figures).filter(|change| apart(old, new) == Some(*change)).unwrap_or(Change::Same)
-        }
-        (Some(new), Some(ratios)) => {
-            let pairs = Set::of(&before.paired(launcher)).zip(Set::of(&now.paired(launcher)));
-            let by_round = pairs.and_then(|(old, new)| apart(old, new));
-            let by_ourselves = moved(figures).filter(|change| apart(old, new) == Some(*change));
+    let by_ourselves = moved(figures).filter(|change| apart(&old, &new) == Some(*change));
+    let change = match ratios {
+        _ if new.is_empty() => Change::Lost,
+        None => by_ourselves.unwrap_or(Change::Same),
+        Some(ratios) => {
+            let by_round = apart(&before.paired(launcher), &now.paired(launcher));
             let shown = |change: &Change| by_round == Some(*change) || by_ourselves == Some(*change);
             moved(ratios).filter(shown).unwrap_or(Change::Same)
         }
@@ -76,21 +77,6 @@ fn row(before: &Measured, now: &Measured, launcher: &str) -> Option<Compared> {
     let (title, launcher) = (now.title.clone(), launcher.into());
     let (before, now) = ratios.unwrap_or(figures);
     Some(Compared { title, launcher, before, now, is_ratio: ratios.is_some(), change })
-}
-
-/// Where samples lie.
-#[derive(Clone, Copy)]
-struct Set {
-    low: f64,
-    median: f64,
-    high: f64,
-}
-
-impl Set {
-    fn of(samples: &[f64]) -> Option<Set> {
-        let (low, high) = stats::middle(samples)?;
-        Some(Set { low, median: Summary::of(samples)?.median, high })
-    }
 }
 
 /// Which way a median has moved, if it has.
@@ -105,14 +91,12 @@ fn moved((old, new): (f64, f64)) -> Option<Change> {
     }
 }
 
-/// Which way the middle halves lie apart, if they do.
-fn apart(old: Set, new: Set) -> Option<Change> {
-    if new.low > old.high {
-        Some(Change::Worse)
-    } else if new.high < old.low {
-        Some(Change::Better)
-    } else {
-        None
+/// Which way the samples lie apart, if they do.
+fn apart(old: &[f64], new: &[f64]) -> Option<Change> {
+    match stats::larger(old, new)? {
+        part if part >= 1.0 - OUT_OF_ORDER => Some(Change::Worse),
+        part if part <= OUT_OF_ORDER => Some(Change::Better),
+        _ => None,
     }
 }
 
@@ -122,8 +106,18 @@ pub fn regressed(all: &[Compared]) -> bool {
 }
 
 /// What changed, in words.
-pub fn text(old: &Report, all: &[Compared]) -> String {
+pub fn text(old: &Report, new: &Report, all: &[Compared]) -> String {
     let mut out = format!("against {}\n", table::about(old));
+    for (run, name) in [(old, "the saved run"), (new, "this run")] {
+        // Half of the CPUs with other work is too much for the rows that need two.
+        if run.host.load > run.host.cpus as f64 / 2.0 {
+            let _ = writeln!(
+                out,
+                "{name} began at a load of {}: differences may be the machine's",
+                run.host.load
+            );
+        }
+    }
     for (change, name) in [(Change::Lost, "LOST"), (Change::Worse, "WORSE"), (Change::Better, "better")] {
         for row in all.iter().filter(|row| row.change == change) {
             let _ = write!(out, "{name}: {} ({})", row.title, row.launcher);
@@ -175,6 +169,24 @@ mod tests {
     }
 
     #[test]
+    fn one_sample_of_five_may_be_out_of_line_and_of_three_none() {
+        let host = [10.0; 5];
+        let old = run(&host, &[100.0, 101.0, 102.0, 103.0, 104.0]);
+        assert_eq!(changes(&old, &run(&host, &[150.0, 151.0, 152.0, 153.0, 103.5])), [Change::Worse]);
+        assert_eq!(changes(&old, &run(&host, &[150.0, 151.0, 152.0, 153.0, 99.0])), [Change::Same]);
+        let old = run(&host[..3], &[100.0, 101.0, 102.0]);
+        assert_eq!(changes(&old, &run(&host[..3], &[150.0, 151.0, 101.5])), [Change::Same]);
+    }
+
+    #[test]
+    fn a_busy_machine_is_mentioned() {
+        let (quiet, mut busy) = (run(&[1.0], &[2.0]), run(&[1.0], &[2.0]));
+        busy.host.load = 1.5;
+        assert!(!text(&quiet, &quiet, &[]).contains("load of"));
+        assert!(text(&quiet, &busy, &[]).contains("this run began at a load of 1.5"));
+    }
+
+    #[test]
     fn noise_of_the_host_hides_no_regression_of_ours() {
         let old = run(&[10.0, 18.0, 12.0], &[100.0, 101.0, 102.0]);
         let new = run(&[11.0, 10.0, 19.0], &[200.0, 202.0, 204.0]);
@@ -219,6 +231,6 @@ mod tests {
         assert_eq!(changes(&old, &new), []);
         new.rows[0].failures.insert("vkernel".into(), vec!["time is up".into()]);
         assert_eq!(changes(&old, &new), [Change::Lost]);
-        assert!(text(&old, &compare(&old, &new)).contains("LOST: getppid (vkernel): no figure now"));
+        assert!(text(&old, &new, &compare(&old, &new)).contains("LOST: getppid (vkernel): no figure now"));
     }
 }

@@ -27,7 +27,7 @@ pub fn page(report: &Report, against: Option<(&Report, &[Compared])>) -> String 
             body {
                 h1 { "vkernel beside the host" }
                 p.soft { (table::about(report)) }
-                @if let Some((old, compared)) = against { (comparison(old, compared)) }
+                @if let Some((old, compared)) = against { (comparison(report, old, compared)) }
                 @if !report.rows.is_empty() {
                     p { "How many times longer than natively each row takes, on a logarithmic scale; 1 is the better of the program as it is and bound to one CPU." }
                     (legend(&sandboxes))
@@ -109,10 +109,10 @@ fn one_row(report: &Report, row: &Measured, sandboxes: &[&str], axis: &Axis) -> 
     }
 }
 
-fn comparison(old: &Report, compared: &[Compared]) -> Markup {
+fn comparison(report: &Report, old: &Report, compared: &[Compared]) -> Markup {
     html! {
         h2 { "Compared" }
-        pre { (compare::text(old, compared)) }
+        pre { (compare::text(old, report, compared)) }
     }
 }
 

@@ -160,7 +160,7 @@ fn output(options: &Options, report: &Report, against: Option<&Report>) -> Resul
     }
     let compared = against.map(|old| compare::compare(old, report));
     if let Some((old, compared)) = against.zip(compared.as_deref()) {
-        print!("\n{}", compare::text(old, compared));
+        print!("\n{}", compare::text(old, report, compared));
     }
     let write = |file: &Option<PathBuf>, text: &dyn Fn() -> Result<String>| -> Result<()> {
         let Some(file) = file else { return Ok(()) };

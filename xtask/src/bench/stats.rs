@@ -1,5 +1,7 @@
 //! Order statistics of a few samples.
 
+use std::cmp::Ordering;
+
 /// Where the samples of a row lie.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
@@ -21,12 +23,17 @@ impl Summary {
     }
 }
 
-/// The samples between which the middle half lies. Unlike quartiles they are samples themselves, so that of three it is all of them.
-pub fn middle(samples: &[f64]) -> Option<(f64, f64)> {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let last = sorted.len().checked_sub(1)?;
-    Some((sorted[last / 4], sorted[(last * 3).div_ceil(4)]))
+/// The part of all pairs of one sample of each set in which the second is the larger; of a tie it is half (the Mann-Whitney statistic
+/// over the number of pairs). None without samples.
+pub fn larger(first: &[f64], second: &[f64]) -> Option<f64> {
+    let pairs = first.iter().flat_map(|a| second.iter().map(move |b| (a, b)));
+    let score = |(a, b): (&f64, &f64)| match b.total_cmp(a) {
+        Ordering::Greater => 1.0,
+        Ordering::Equal => 0.5,
+        Ordering::Less => 0.0,
+    };
+    let count = first.len() * second.len();
+    (count > 0).then(|| pairs.map(score).sum::<f64>() / count as f64)
 }
 
 /// The value below which a part of sorted samples lies, between neighbours in proportion.
@@ -61,12 +68,12 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_is_made_of_samples() {
-        assert_eq!(middle(&[]), None);
-        assert_eq!(middle(&[2.0]), Some((2.0, 2.0)));
-        assert_eq!(middle(&[3.0, 1.0, 2.0]), Some((1.0, 3.0)));
-        assert_eq!(middle(&[5.0, 4.0, 3.0, 2.0, 1.0]), Some((2.0, 4.0)));
-        assert_eq!(middle(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), Some((2.0, 5.0)));
+    fn pairs_are_counted() {
+        assert_eq!(larger(&[1.0, 2.0], &[3.0, 4.0]), Some(1.0));
+        assert_eq!(larger(&[3.0, 4.0], &[1.0, 2.0]), Some(0.0));
+        assert_eq!(larger(&[1.0, 3.0], &[2.0, 4.0]), Some(0.75));
+        assert_eq!(larger(&[1.0], &[1.0]), Some(0.5));
+        assert_eq!(larger(&[], &[1.0]), None);
     }
 
     #[test]
