@@ -9,8 +9,10 @@ use alloc::string::String;
 /// How strace shows an argument when it has nothing but the raw value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArgKind {
-    /// Signed decimal.
+    /// Signed decimal of 32 bits.
     Int,
+    /// Signed decimal of 64 bits.
+    Long,
     /// Unsigned decimal.
     Unsigned,
     /// Hexadecimal.
@@ -37,16 +39,16 @@ pub trait Arg: Sized {
 
 pub(super) fn show(kind: ArgKind, raw: u64, cx: &Cx) -> String {
     match kind {
-        ArgKind::Int => format!("{}", raw as i64),
+        ArgKind::Int => format!("{}", raw as i32),
+        ArgKind::Long => format!("{}", raw as i64),
         ArgKind::Unsigned => format!("{raw}"),
         ArgKind::Fd => match raw as u32 as i32 {
             -100 => String::from("AT_FDCWD"),
             fd => format!("{fd}"),
         },
-        ArgKind::Hex | ArgKind::Pointer => match raw {
-            0 => String::from("NULL"),
-            raw => format!("{raw:#x}"),
-        },
+        ArgKind::Hex if raw == 0 => String::from("0"),
+        ArgKind::Pointer if raw == 0 => String::from("NULL"),
+        ArgKind::Hex | ArgKind::Pointer => format!("{raw:#x}"),
         ArgKind::Str => match UserCStr(raw).read(cx, 256) {
             _ if raw == 0 => String::from("NULL"),
             Ok(Some(bytes)) => format!("\"{}\"", bytes.escape_ascii()),
@@ -70,7 +72,7 @@ macro_rules! args {
 args! {
     i32, Int, raw => raw as u32 as i32;
     u32, Hex, raw => raw as u32;
-    i64, Int, raw => raw as i64;
+    i64, Long, raw => raw as i64;
     u64, Hex, raw => raw;
     usize, Unsigned, raw => raw as usize;
     Fd, Fd, raw => Fd(raw as u32 as i32);

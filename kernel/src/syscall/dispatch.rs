@@ -1,7 +1,8 @@
 //! Dispatch and strace.
 
 use super::table::TABLE;
-use crate::error::{Error, Result};
+use super::trace::Trace;
+use crate::error::Result;
 use crate::fs::Fd;
 use crate::task::Cx;
 use abi::Errno;
@@ -136,27 +137,12 @@ fn missing(cx: &Cx, nr: u64) -> Result<SysRet> {
     Err(Errno::ENOSYS.into())
 }
 
-fn traced(cx: &Cx, row: Option<&Entry>, handler: Handler, raw: &[u64; 6]) -> Result<SysRet> {
+fn traced(cx: &Cx, row: Option<&'static Entry>, handler: Handler, raw: &[u64; 6]) -> Result<SysRet> {
     let Some(row) = row else { return handler(cx, raw) };
-    let mut line = format!("[{}] {}(", cx.task.tid(), row.name);
-    for (i, ((_, show), value)) in row.args.iter().zip(raw).enumerate() {
-        if i > 0 {
-            line.push_str(", ");
-        }
-        line.push_str(&show(*value, cx));
-    }
-    line.push(')');
+    let trace = Trace { cx, row, raw };
+    let before = trace.before();
     let result = handler(cx, raw);
-    match &result {
-        Ok(SysRet::Value(value)) if *value > 0xffff => line.push_str(&format!(" = {value:#x}")),
-        Ok(SysRet::Value(value)) => line.push_str(&format!(" = {}", *value as i64)),
-        Ok(SysRet::Keep) => line.push_str(" = ?"),
-        Ok(SysRet::Exit) => line.push_str(" = ?"),
-        Err(Error::Interrupted(_)) => line.push_str(" = ? (interrupted)"),
-        Err(Error::Errno { errno, why: "" }) => line.push_str(&format!(" = -1 {errno:?} ({errno})")),
-        Err(Error::Errno { errno, why }) => line.push_str(&format!(" = -1 {errno:?} ({errno}: {why})")),
-    }
-    cx.kernel.machine.log(LogLevel::Info, &line);
+    cx.kernel.machine.log(LogLevel::Info, &trace.line(before, &result));
     result
 }
 

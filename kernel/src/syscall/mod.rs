@@ -44,6 +44,8 @@ mod table;
 mod terminal;
 mod time;
 mod timer;
+mod trace;
+mod trace_names;
 mod transfer;
 mod wait;
 mod xattr;

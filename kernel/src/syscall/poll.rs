@@ -18,9 +18,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct PollFd {
-    fd: i32,
-    events: i16,
-    revents: i16,
+    pub(super) fd: i32,
+    pub(super) events: i16,
+    pub(super) revents: i16,
 }
 
 /// `poll(2)`: the time-out is in milliseconds, negative for none.

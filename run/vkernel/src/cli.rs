@@ -6,7 +6,7 @@ use std::ffi::OsString;
 
 /// Run unmodified Linux programs under a kernel of their own that is one ordinary process.
 #[derive(Debug, Parser)]
-#[command(name = "vkernel", version, disable_help_subcommand = true)]
+#[command(name = "vkernel", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -22,11 +22,13 @@ pub enum Action {
     /// when the program cannot be executed, 127 when there is none.
     Run(RunArgs),
     /// Print the system-call table: number, name, support level, note
+    #[command(display_name = "vkernel")]
     Syscalls,
 }
 
 /// Options of `vkernel run`.
 #[derive(Debug, Args)]
+#[command(override_usage = "vkernel run [OPTIONS] [--] [CMD [ARGS]...]", display_name = "vkernel")]
 pub struct RunArgs {
     /// Host directory to show as the root; writes stay in memory
     #[arg(long, value_name = "DIR", default_value = "/")]
@@ -37,11 +39,11 @@ pub struct RunArgs {
     pub volumes: Vec<String>,
 
     /// RAM of the kernel, as in 512M or 2G [default: half of what the host has]
-    #[arg(long, short = 'm', value_name = "SIZE")]
+    #[arg(long, short = 'm', value_name = "SIZE", allow_negative_numbers = true)]
     pub memory: Option<Size>,
 
     /// Virtual CPUs [default: as many as vkernel may use]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub cpus: Option<u16>,
 
     /// Set a variable in the program's environment, which is otherwise inherited
@@ -53,7 +55,7 @@ pub struct RunArgs {
     pub workdir: Option<OsString>,
 
     /// User and group to run as, by number or by name in the root [default: the caller's]
-    #[arg(long, short = 'u', value_name = "UID[:GID]")]
+    #[arg(long, short = 'u', value_name = "UID[:GID]", allow_negative_numbers = true)]
     pub user: Option<String>,
 
     /// Host name that the program sees
@@ -73,7 +75,7 @@ pub struct RunArgs {
     pub log: Level,
 
     /// Program and arguments [default: the user's shell, as a login shell]
-    #[arg(value_name = "CMD", trailing_var_arg = true)]
+    #[arg(value_name = "CMD [ARGS]", trailing_var_arg = true)]
     pub command: Vec<OsString>,
 }
 

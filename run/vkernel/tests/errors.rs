@@ -17,7 +17,12 @@ fn wrong_options_are_one_line_and_125() {
         (&["run", "--memory", "100000T", "true"], "64T"),
         (&["run", "--memory", "60T", "true"], "sixteen times"),
         (&["run", "--memory", "lots", "true"], "512M"),
+        (&["run", "--memory", "-1", "true"], "--memory"),
         (&["run", "--cpus", "0", "true"], "--cpus"),
+        (&["run", "--cpus", "-1", "true"], "--cpus"),
+        (&["run", "--cpus", "65", "true"], "at most --cpus 64"),
+        (&["run", "--user", "-1", "true"], "--user"),
+        (&["run", "-5"], "-5"),
         (&["run", "--root", "/does/not/exist", "true"], "/does/not/exist"),
         (&["run", "--root", "/dev/null", "true"], "not a directory"),
         (&["run", "--volume", "/does/not/exist:/mnt", "true"], "/does/not/exist"),
@@ -45,6 +50,7 @@ fn wrong_options_are_one_line_and_125() {
 fn help_version_and_listing_go_to_standard_output() {
     for (args, expect) in [
         (&["--version"][..], env!("CARGO_PKG_VERSION")),
+        (&["run", "--version"], env!("CARGO_PKG_VERSION")),
         (&["--help"], "syscalls"),
         (&["run", "--help"], "--read-only"),
         (&["syscalls"], "openat"),

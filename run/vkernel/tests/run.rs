@@ -152,3 +152,25 @@ fn environment_user_directory_and_host_name() {
     assert!(lines[0].starts_with("b=c "), "{out}");
     assert_eq!(lines[1..], ["12", "34", "/usr", "box"], "{out}");
 }
+
+#[test]
+fn a_trace_names_what_is_called_with_what() {
+    let script = "cat /etc/hostname >/dev/null; cd /no/such/dir; ( exit 3 )";
+    let (status, _, err) = run(&["--strace", "--", "bash", "-c", script]);
+    assert_eq!(status, Some(3));
+    for part in [
+        r#"execve("/usr/bin/cat", ["cat", "/etc/hostname"], 0x"#,
+        r#"openat(AT_FDCWD, "/etc/hostname", O_RDONLY) = "#,
+        r#"openat(AT_FDCWD, "/dev/null", O_WRONLY|O_CREAT|O_TRUNC, 0666) = "#,
+        r#"newfstatat(3, "", {st_mode=S_IFREG|0"#,
+        r#"read(3, "\x7fELF"#,
+        r#"chdir("/no/such/dir") = -1 ENOENT (No such file or directory)"#,
+        "mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x",
+        "wait4(-1, [{WIFEXITED(s) && WEXITSTATUS(s) == 3}], 0, NULL) = ",
+        "sa_flags=SA_RESTORER|SA_RESTART}",
+        "CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|SIGCHLD",
+        "exit_group(3) = ?",
+    ] {
+        assert!(err.contains(part), "{part}\n{err}");
+    }
+}
