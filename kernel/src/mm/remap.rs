@@ -38,8 +38,42 @@ struct Old {
 impl Mm {
     /// `mremap(2)`: where the mapping is afterwards. `EINVAL`, `EFAULT`, `ENOMEM`, `EAGAIN` (locked memory), `EPERM` (sealed).
     ///
-    /// Differs from Linux: only one area can be moved at a time.
+    /// A range of several areas may only be moved as a whole to a fixed address (Linux 6.17). It is not undone when a part can't be moved.
     pub fn remap(
+        &self,
+        cx: &Cx,
+        start: u64,
+        old_len: u64,
+        new_len: u64,
+        flags: RemapFlags,
+        to: u64,
+    ) -> Result<VirtAddr> {
+        if flags.contains(RemapFlags::FIXED) && old_len == new_len {
+            let end = start.saturating_add(round_up(old_len)?);
+            let parts = self.parts(start, end);
+            if parts.len() > 1 {
+                let apart = to >= end || to.saturating_add(end - start) <= start;
+                if !apart || parts.first().is_none_or(|part| part.0 != start) {
+                    return err(if apart { Errno::EFAULT } else { Errno::EINVAL });
+                }
+                for (from, until) in parts {
+                    let len = until - from;
+                    self.remap_one(cx, from, len, len, flags, to.saturating_add(from - start))?;
+                }
+                return Ok(VirtAddr(to));
+            }
+        }
+        self.remap_one(cx, start, old_len, new_len, flags, to)
+    }
+
+    /// The areas within a range, cut to it.
+    fn parts(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
+        let inner = self.inner.lock();
+        let areas = inner.areas.iter().filter(|vma| vma.start < end && vma.end > start);
+        areas.map(|vma| (vma.start.max(start), vma.end.min(end))).collect()
+    }
+
+    fn remap_one(
         &self,
         cx: &Cx,
         start: u64,

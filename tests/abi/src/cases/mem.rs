@@ -481,7 +481,31 @@ fn guards_refuse_access_and_go_without_the_rest() -> R {
     Ok(())
 }
 
+fn mremap_moves_several_areas_to_a_fixed_address() -> R {
+    let p = rw(6 * PAGE)?;
+    for page in 0..6 {
+        poke(at(p, page * PAGE), page as u8 + 1);
+    }
+    sc!(SYS_mprotect, at(p, PAGE), PAGE, PROT_READ)?;
+    sc!(SYS_munmap, at(p, 3 * PAGE), PAGE)?;
+    let to = mmap(0, 6 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)?;
+    let flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+    match mremap(p, 6 * PAGE, 6 * PAGE, flags, to as usize) {
+        // Older than Linux 6.17.
+        Err(e) if e == E(EFAULT) => return Ok(()),
+        moved => eq!(moved?, to),
+    }
+    that!([0, 1, 2, 4, 5].iter().all(|page| peek(at(to, page * PAGE)) == *page as u8 + 1));
+    that!(!writable(at(to, PAGE)) && writable(at(to, 2 * PAGE)) && !readable(p));
+    // It can't grow, and the range begins with an area.
+    errno_is!(mremap(to, 3 * PAGE, 7 * PAGE, MREMAP_MAYMOVE, 0), EFAULT);
+    sc!(SYS_munmap, at(to, 3 * PAGE), PAGE)?;
+    errno_is!(mremap(at(to, 3 * PAGE), 3 * PAGE, 3 * PAGE, flags, p as usize), EFAULT);
+    Ok(())
+}
+
 cases!("memory":
+    mremap_moves_several_areas_to_a_fixed_address,
     guards_refuse_access_and_go_without_the_rest,
     new_memory_is_zero_and_page_aligned, mmap_errors, hints_are_taken_when_free, moving_the_pages_of_others_needs_privilege,
     fixed_replaces_and_noreplace_refuses, munmap_of_the_middle_splits, mprotect_changes_parts,
