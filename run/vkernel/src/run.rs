@@ -125,7 +125,7 @@ fn configure(args: &RunArgs) -> Result<(host_linux::Config, Config)> {
 /// be (`RLIMIT_FSIZE`), unless that is too little for anything.
 fn default_memory(host: u64) -> u64 {
     const FSIZE: u32 = 1;
-    let usual = (host / 2 & !0xf_ffff).clamp(256 << 20, 1 << 40).max(size::MINIMUM);
+    let usual = ((host / 2) & !0xf_ffff).clamp(256 << 20, 1 << 40).max(size::MINIMUM);
     let largest = host_linux::guest_limits().iter().find(|(resource, ..)| *resource == FSIZE).map(|l| l.2);
     largest.filter(|most| *most >= size::MINIMUM).map_or(usual, |most| usual.min(most & !0xfff))
 }
