@@ -55,6 +55,8 @@ pub trait Machine: Send + Sync {
     fn user_limit(&self) -> u64;
     /// Where every address space shows a vDSO (`vdso(7)`), if the machine has one.
     fn vdso(&self) -> Option<u64>;
+    /// What is there, whole pages; empty where the machine can't say. Does not block for long.
+    fn vdso_image(&self) -> &[u8];
     /// `AT_HWCAP` and `AT_HWCAP2` for guests.
     fn hwcap(&self) -> (u64, u64);
     /// Size in bytes of the largest image that [`UserContext::fpu`] returns.

@@ -53,6 +53,7 @@ pub struct MockBuilder {
     wait_for_outside: bool,
     log_level: LogLevel,
     vdso: Option<u64>,
+    vdso_image: Vec<u8>,
     host_fs: bool,
 }
 
@@ -66,6 +67,7 @@ impl Default for MockBuilder {
             wait_for_outside: false,
             log_level: LogLevel::Trace,
             vdso: None,
+            vdso_image: Vec::new(),
             host_fs: true,
         }
     }
@@ -106,6 +108,11 @@ impl MockBuilder {
     /// What [`Machine::vdso`] says.
     pub fn vdso(mut self, at: Option<u64>) -> Self {
         self.vdso = at;
+        self
+    }
+    /// What [`Machine::vdso_image`] says.
+    pub fn vdso_image(mut self, image: &[u8]) -> Self {
+        self.vdso_image = image.to_vec();
         self
     }
     /// A machine without host files.
@@ -271,6 +278,9 @@ impl Machine for MockMachine {
     }
     fn vdso(&self) -> Option<u64> {
         self.config.vdso
+    }
+    fn vdso_image(&self) -> &[u8] {
+        &self.config.vdso_image
     }
     fn hwcap(&self) -> (u64, u64) {
         (0x178b_fbff, 2)

@@ -3,6 +3,7 @@
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 
 /// The lines of `/proc/cpuinfo` of the first CPU, without the `processor` line.
 pub(crate) fn cpu_info() -> String {
@@ -120,4 +121,24 @@ pub fn guest_limits() -> Vec<(u32, u64, u64)> {
         }
     }
     limits
+}
+
+/// The pages of this process's vDSO; empty when they can't be found.
+pub(crate) fn vdso_image() -> Vec<u8> {
+    // SAFETY: reads the auxiliary vector.
+    let start = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
+    let read = || -> io::Result<Vec<u8>> {
+        let maps = std::fs::read_to_string("/proc/self/maps")?;
+        let end = maps.lines().filter(|line| line.ends_with("[vdso]")).find_map(|line| {
+            let (from, rest) = line.split_once('-')?;
+            let to = rest.split(' ').next()?;
+            let hex = |text| u64::from_str_radix(text, 16).ok();
+            (hex(from)? == start).then(|| hex(to))?
+        });
+        let len = end.and_then(|end| end.checked_sub(start)).unwrap_or(0);
+        let mut image = vec![0; usize::try_from(len).unwrap_or(0)];
+        File::open("/proc/self/mem")?.read_exact_at(&mut image, start)?;
+        Ok(image)
+    };
+    read().unwrap_or_default()
 }

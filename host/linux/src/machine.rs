@@ -19,7 +19,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// What the machine is to be.
 #[derive(Clone, Debug)]
@@ -66,6 +66,7 @@ pub struct LinuxMachine {
     events: Arc<Events>,
     spaces: Spaces,
     log_level: LogLevel,
+    vdso_image: OnceLock<Vec<u8>>,
     io: Mutex<Option<IoThread>>,
 }
 
@@ -126,6 +127,7 @@ impl LinuxMachine {
             events,
             spaces,
             log_level: config.log_level,
+            vdso_image: OnceLock::new(),
             io: Mutex::new(io),
         }))
     }
@@ -232,6 +234,10 @@ impl Machine for LinuxMachine {
     }
     fn vdso(&self) -> Option<u64> {
         self.spaces.vdso()
+    }
+    fn vdso_image(&self) -> &[u8] {
+        // Every process of the host has the same.
+        self.vdso_image.get_or_init(info::vdso_image)
     }
     fn hwcap(&self) -> (u64, u64) {
         info::hwcap()

@@ -4,7 +4,7 @@
 //! clean pages of a private host file are read from the file. A page that a copy makes is not shown to the guest before the
 //! guest touches it, unless the machine shows something older there.
 //!
-//! Differs from Linux: the vDSO is not guest memory here, so the kernel can't read it. A compare-and-swap in a shared
+//! Differs from Linux: the vDSO can't be given to a call that reads from user memory straight into RAM. A compare-and-swap in a shared
 //! mapping of a host file is a read and a write, not atomic against other users of the file.
 
 use super::batch::Batch;
@@ -136,6 +136,9 @@ impl Mm {
 
     /// Copies in; `EFAULT`.
     pub fn read_bytes(&self, cx: &Cx, at: VirtAddr, buf: &mut [u8]) -> Result<()> {
+        if at.0 >= self.user_limit {
+            return self.read_vdso(at, buf);
+        }
         let ram = self.machine.ram();
         self.walk(cx, at, buf.len(), Access::Read, |span, from, len| {
             let Some(to) = buf.get_mut(from..from + len) else { return err(Errno::EFAULT) };
@@ -146,6 +149,15 @@ impl Mm {
             }
             Ok(())
         })
+    }
+
+    /// Copies from the vDSO, which the machine shows behind the guest's own memory; `EFAULT`.
+    fn read_vdso(&self, at: VirtAddr, buf: &mut [u8]) -> Result<()> {
+        let offset = self.machine.vdso().and_then(|start| at.0.checked_sub(start)).ok_or(Errno::EFAULT)?;
+        let image = usize::try_from(offset).ok().and_then(|offset| self.machine.vdso_image().get(offset..));
+        let Some(bytes) = image.and_then(|image| image.get(..buf.len())) else { return err(Errno::EFAULT) };
+        buf.copy_from_slice(bytes);
+        Ok(())
     }
 
     /// Copies out; `EFAULT`.

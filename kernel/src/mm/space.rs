@@ -284,6 +284,22 @@ impl Mm {
                 private_pages,
             }
         };
-        inner.areas.iter().map(info).collect()
+        let mut all: Vec<VmaInfo> = inner.areas.iter().map(info).collect();
+        let len = self.machine.vdso_image().len() as u64;
+        if let Some(start) = self.machine.vdso().filter(|_| len > 0) {
+            all.push(VmaInfo {
+                start,
+                end: start + len,
+                prot: Prot::READ | Prot::EXEC,
+                shared: false,
+                offset: 0,
+                file: None,
+                name: String::from("[vdso]"),
+                flags: VmaFlags::empty(),
+                resident_pages: 0,
+                private_pages: 0,
+            });
+        }
+        all
     }
 }

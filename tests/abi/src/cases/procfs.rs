@@ -325,7 +325,34 @@ fn memory_through_proc() -> R {
     Ok(())
 }
 
+fn the_vdso_is_shown_and_can_be_read() -> R {
+    let auxv = std::fs::read("/proc/self/auxv")?;
+    let words: Vec<u64> =
+        auxv.chunks_exact(8).map(|c| c.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))).collect();
+    // AT_SYSINFO_EHDR
+    let Some(pair) = words.chunks_exact(2).find(|pair| pair[0] == 33) else { return Ok(()) };
+    let start = pair[1];
+    let maps = text(c"/proc/self/maps")?;
+    let line = maps.lines().find(|l| l.ends_with("[vdso]"));
+    that!(
+        line.is_some_and(|l| l.starts_with(&format!("{start:x}-")) && l.contains(" r-xp 00000000 00:00 0 "))
+    );
+    let mut head = [0u8; 4];
+    let (to, from) = (
+        iovec { iov_base: head.as_mut_ptr().cast(), iov_len: 4 },
+        iovec { iov_base: start as _, iov_len: 4 },
+    );
+    eq!(sc!(SYS_process_vm_readv, getpid(), &to, 1, &from, 1, 0)?, 4);
+    eq!(head, *b"\x7fELF");
+    let mem = open(c"/proc/self/mem", O_RDONLY, 0)?;
+    let mut head = [0u8; 4];
+    eq!(sc!(SYS_pread64, mem, &mut head, 4, start)?, 4);
+    eq!(head, *b"\x7fELF");
+    Ok(())
+}
+
 cases!("proc":
+    the_vdso_is_shown_and_can_be_read,
     self_is_a_link_to_the_pid, stat_line, status_lines, status_shows_handlers, cmdline_and_environ,
     exe_of_a_deleted_program, the_descriptor_directory, links_of_deleted_files_and_anonymous_ones,
     maps_lines_are_well_formed, smaps_and_statm, auxv_is_the_vector_of_the_program,
