@@ -51,7 +51,7 @@ system_calls! {
     25 mremap(addr: u64, old_len: u64, new_len: u64, flags: RemapFlags, to: u64) => memory_advice::mremap, Full;
     26 msync(addr: u64, len: u64, flags: u32) => memory_advice::msync, Full;
     27 mincore(addr: u64, len: u64, vec: UserPtr<u8>) => memory_advice::mincore, Full;
-    28 madvise(addr: u64, len: u64, advice: AdviceArg) => memory_advice::madvise, Partial, "no guard pages, no page migration; MADV_FREE frees at once";
+    28 madvise(addr: u64, len: u64, advice: AdviceArg) => memory_advice::madvise, Partial, "no page migration; MADV_FREE frees at once; no guards in mappings of host files";
     29 shmget(key: i32, size: u64, flags: u32) => sysv::shmget, Full;
     30 shmat(id: i32, addr: u64, flags: u32) => sysv::shmat, Full;
     31 shmctl(id: i32, cmd: i32, buf: UserPtr<ShmidDs>) => sysv::shmctl, Full;
@@ -256,7 +256,7 @@ system_calls! {
     230 clock_nanosleep(clock: ClockNumber, flags: i32, time: UserPtr<Timespec>, remaining: UserPtr<Timespec>) => time::clock_nanosleep, Full;
     231 exit_group(status: i32) => process::exit_group, Full;
     232 epoll_wait(epfd: Fd, events: UserPtr<EpollEvent>, max: i32, timeout_ms: i32) => event::epoll_wait, Full;
-    233 epoll_ctl(epfd: Fd, op: i32, fd: Fd, event: UserPtr<EpollEvent>) => event::epoll_ctl, Full, "EPOLLEXCLUSIVE wakes all waiters";
+    233 epoll_ctl(epfd: Fd, op: i32, fd: Fd, event: UserPtr<EpollEvent>) => event::epoll_ctl, Full;
     234 tgkill(tgid: i32, tid: i32, signo: i32) => kill::tgkill, Full;
     235 utimes(path: UserCStr, times: UserPtr<Timeval>) => attr::utimes, Full;
     236 vserver() => none;
