@@ -49,6 +49,11 @@ pub trait Stream: Send + Sync {
     fn write(&self, buf: &[u8]) -> Result<usize, Errno>;
     /// Moves the position of a file (`whence` as in `lseek(2)`); `ESPIPE` for everything else.
     fn seek(&self, offset: i64, whence: u32) -> Result<u64, Errno>;
+    /// Sets the size of a file; `EINVAL` for everything else.
+    fn truncate(&self, size: u64) -> Result<(), Errno> {
+        let _ = size;
+        Err(Errno::EINVAL)
+    }
     /// What it is ready for now.
     fn readiness(&self) -> Readiness;
     /// Asks for one [`crate::Event::Stream`] when it becomes ready for any of `interest`. Repeatable.

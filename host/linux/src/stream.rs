@@ -171,6 +171,15 @@ impl Stream for LinuxStream {
         u64::try_from(at).map_err(|_| last_errno())
     }
 
+    fn truncate(&self, size: u64) -> Result<(), Errno> {
+        let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+        // SAFETY: plain call.
+        match unsafe { libc::ftruncate64(self.fd, size) } {
+            0 => Ok(()),
+            _ => Err(last_errno()),
+        }
+    }
+
     fn readiness(&self) -> Readiness {
         if matches!(self.kind, StreamKind::File | StreamKind::Closed) {
             return Readiness::READ | Readiness::WRITE;

@@ -29,7 +29,14 @@ impl Inode for AnonInode {
     fn set_attr(&self, cx: &Cx, set: &SetAttr) -> Result<()> {
         match &self.0.inode {
             Some(inode) => inode.set_attr(cx, set),
-            None => err(Errno::EPERM),
+            None => match (set.size, SetAttr { size: None, ..*set } == SetAttr::default()) {
+                (Some(size), true) => {
+                    self.0.file.resize(size)?;
+                    // All openings of it share one position, which must not stay behind the new end (`> /dev/stdout`).
+                    self.0.file.seek(cx, &self.0, 0, 2).map(|_| ())
+                }
+                _ => err(Errno::EPERM),
+            },
         }
     }
     fn open(&self, cx: &Cx, _path: &Path, flags: OpenFlags) -> Result<Arc<dyn File>> {

@@ -183,6 +183,11 @@ pub trait File: Send + Sync {
         false
     }
 
+    /// `ftruncate(2)` of a file without an inode of its own.
+    fn resize(&self, _size: u64) -> Result<()> {
+        err(Errno::EINVAL)
+    }
+
     /// `fallocate(2)`.
     fn allocate(&self, _cx: &Cx, _of: &OpenFile, _mode: u32, _offset: u64, _len: u64) -> Result<()> {
         err(Errno::ENODEV)

@@ -400,7 +400,10 @@ pub fn truncate(cx: &Cx, at: &Path, size: u64) -> Result<()> {
 
 /// `ftruncate(2)`: `EINVAL` unless open for writing.
 pub fn ftruncate(cx: &Cx, of: &OpenFile, size: u64) -> Result<()> {
-    let (Some(inode), true) = (&of.inode, of.flags().writable()) else { return err(Errno::EINVAL) };
+    if !of.flags().writable() {
+        return err(Errno::EINVAL);
+    }
+    let Some(inode) = &of.inode else { return of.file.resize(size) };
     let attr = inode.attr()?;
     if attr.file_type() != FileType::Regular {
         return err(Errno::EINVAL);

@@ -263,6 +263,10 @@ impl File for HostStream {
         }
     }
 
+    fn resize(&self, size: u64) -> Result<()> {
+        Ok(self.stream.truncate(size)?)
+    }
+
     fn sync(&self, _cx: &Cx, _data_only: bool) -> Result<()> {
         if self.is_file() { Ok(()) } else { err(Errno::EINVAL) }
     }

@@ -174,3 +174,19 @@ fn a_trace_names_what_is_called_with_what() {
         assert!(err.contains(part), "{part}\n{err}");
     }
 }
+
+#[test]
+fn a_file_on_standard_output_can_be_truncated_and_named() {
+    let path = std::env::temp_dir().join(format!("vkernel-stdout-{}", std::process::id()));
+    let text = |script: &str| {
+        std::fs::write(&path, "before\n").expect("a temporary file");
+        let file = std::fs::OpenOptions::new().append(true).open(&path).expect("it is there");
+        let out = vkernel(&["--", "sh", "-c", script]).stdout(file).output().expect("the binary runs");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        std::fs::read_to_string(&path).expect("it is there")
+    };
+    assert_eq!(text("echo one >>/dev/stdout; echo two"), "before\none\ntwo\n");
+    assert_eq!(text("echo one; echo two >/dev/stdout"), "two\n");
+    assert_eq!(text("truncate -s 3 /dev/stdout"), "bef");
+    std::fs::remove_file(&path).expect("it is there");
+}
