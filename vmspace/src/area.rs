@@ -50,6 +50,16 @@ impl Area {
         self.word(offset).store(value, Ordering::Relaxed);
     }
 
+    /// Writes a word and orders it before everything that follows; returns the old one.
+    pub fn swap(&self, offset: usize, value: u64) -> u64 {
+        self.word(offset).swap(value, Ordering::SeqCst)
+    }
+
+    /// Replaces a word if it has this value; whether it had.
+    pub fn exchange(&self, offset: usize, from: u64, to: u64) -> bool {
+        self.word(offset).compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
     /// Copies out.
     pub fn read(&self, offset: usize, buf: &mut [u8]) {
         assert!(offset.checked_add(buf.len()).is_some_and(|end| end <= self.len), "read outside of the area");

@@ -137,6 +137,9 @@ impl State {
     }
 }
 
+/// System calls that the gate may answer for a thread: number and result.
+pub(crate) type Answers = Arc<Vec<(u8, u64)>>;
+
 /// The shared part of a context: its runner has to reach it when it gives the registers back.
 #[derive(Default)]
 pub(crate) struct Cell {
@@ -151,6 +154,7 @@ pub struct Context {
     /// What [`Context::regs`] hands out.
     scratch: Regs,
     dirty: bool,
+    pub(crate) answers: Answers,
 }
 
 impl Context {
@@ -195,6 +199,11 @@ impl Context {
         lock(&self.cell.state).full.fpu = image.to_vec();
     }
 
+    /// What the gate answers for this thread from now on: system-call numbers and results that are not negative. Copies begin with none.
+    pub fn set_answers(&mut self, answers: &[(u8, u64)]) {
+        self.answers = Arc::new(answers.iter().copied().filter(|(_, value)| *value as i64 >= 0).collect());
+    }
+
     /// A copy, for a new thread.
     pub fn fork(&mut self) -> Context {
         self.flush();
@@ -204,6 +213,7 @@ impl Context {
             cell: Arc::new(Cell { state: Mutex::new(State { full, parked: None, result: None }) }),
             scratch: Regs::default(),
             dirty: false,
+            answers: Answers::default(),
         }
     }
 

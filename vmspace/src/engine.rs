@@ -4,7 +4,7 @@ use crate::area::Area;
 use crate::layout::{self, fd};
 use crate::limit::Tasks;
 use crate::space::{Body, Vmspace};
-use crate::stub::{self, data};
+use crate::stub::{self, Addresses, data};
 use crate::sys;
 use std::fs;
 use std::io::{self, Write};
@@ -228,6 +228,13 @@ impl Engine {
     /// Where every address space shows the host's vDSO, if the host has one.
     pub fn vdso(&self) -> Option<u64> {
         self.vdso
+    }
+
+    /// The gate, in every address space: code that a `syscall` instruction can be replaced by. It wants the number in `rax`, the address of
+    /// the instruction in `rcx` and the arguments where the instruction has them; it comes back behind the instruction with the result, or
+    /// to the instruction with all registers but `rcx`, `r11` and the arithmetic flags as they were.
+    pub fn gate(&self) -> u64 {
+        Addresses::get().gate
     }
 
     /// The first address that guests can't use.

@@ -42,6 +42,12 @@ pub const ORDER_LEN: u64 = 56;
 pub const MAX_BATCH: usize = (ORDERS_LEN / ORDER_LEN) as usize;
 /// Bytes of control memory that an address space has: the areas, then the orders.
 pub const SLOT_LEN: u64 = STATE_LEN + ORDERS_LEN;
+/// Offset of the answers in an area: for each system-call number below [`ANSWERS`] a word, negative for none.
+pub const AREA_ANSWERS: u64 = 0;
+/// Numbers that can have an answer.
+pub const ANSWERS: usize = 256;
+/// Offset of the call that guest code made through the gate.
+pub const AREA_CALL: u64 = 0x800;
 /// Offset of a scratch `stack_t` in an area.
 pub const AREA_STACK_T: u64 = 0xf00;
 /// Offset of the alternate signal stack in an area.
@@ -65,12 +71,44 @@ pub mod fd {
     pub const FILES: i32 = 16;
 }
 
+/// Offsets behind [`AREA_CALL`].
+pub mod call {
+    /// Nonzero while the owner looks at [`STATE`].
+    pub const LISTENING: u64 = 0;
+    /// Where the call is; the values are in [`super::state`].
+    pub const STATE: u64 = 8;
+    /// Nonzero while the runner sleeps, or is about to, until it is answered.
+    pub const WAITING: u64 = 16;
+    /// Number.
+    pub const NR: u64 = 24;
+    /// Six arguments.
+    pub const ARGS: u64 = 32;
+    /// Address of the `syscall` instruction.
+    pub const SITE: u64 = 80;
+    /// What the call returns.
+    pub const RESULT: u64 = 88;
+}
+
+/// Values of [`call::STATE`].
+pub mod state {
+    /// There is none.
+    pub const NONE: u64 = 0;
+    /// The stub has made one.
+    pub const POSTED: u64 = 1;
+    /// It has been answered.
+    pub const ANSWERED: u64 = 2;
+    /// The owner is at work on it.
+    pub const TAKEN: u64 = 3;
+}
+
 /// System-call numbers that no kernel has: how the stub talks to its owner.
 pub mod nr {
     /// A signal handler reports: signal, `siginfo_t`, `ucontext_t`, FS base, GS base.
     pub const TRAP: u64 = 1000;
     /// The mapper waits for orders: last result, number of orders not done.
     pub const DONE: u64 = 1001;
+    /// A runner waits for the answer to a call that the owner took.
+    pub const WAIT: u64 = 1002;
 }
 
 /// Offsets in `ucontext_t` on x86_64 (`uapi/asm/ucontext.h`, `uapi/asm/sigcontext.h`).

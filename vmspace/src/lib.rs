@@ -13,6 +13,7 @@ mod area;
 mod context;
 mod engine;
 mod filter;
+mod gate;
 mod layout;
 mod limit;
 mod mapper;

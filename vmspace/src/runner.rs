@@ -1,14 +1,15 @@
 //! Runners: the host tasks that run guest code, one per virtual CPU of an address space.
 //!
-//! A runner is always in one of three places: in guest code; parked in a *direct* notification, that is in a system call of guest code
-//! whose other registers nobody but the host knows; or parked in the stub's handler, where the whole state lies in the signal frame.
-//! Only in the handler can it be given other registers; a kick takes it there from a direct notification.
+//! A runner is always in one of four places: in guest code; parked in a *direct* notification, that is in a system call of guest code
+//! whose other registers nobody but the host knows; the same, but in the gate; or parked in the stub's handler, where the whole state lies in
+//! the signal frame. Only in the handler can it be given other registers; a kick takes it there from a call.
 //!
 //! Lock order: a runner's `inner`, then a context's cell.
 
 use crate::area::Area;
-use crate::context::{Cell, Full, Place, Regs};
+use crate::context::{Answers, Cell, Full, Place, Regs};
 use crate::engine::{KICK, lock};
+use crate::gate::Pace;
 use crate::layout::{self, nr, uc};
 use crate::stub::{self, Addresses};
 use crate::sys::{self, Notification};
@@ -26,7 +27,9 @@ const KICK_PATIENCE_NS: u64 = 100_000_000;
 pub(crate) enum Mode {
     /// In a system call of guest code: notification, number, address behind the instruction.
     Direct { id: u64, nr: u64, ip: u64 },
-    /// In the stub.
+    /// In a system call that it made through the gate: number, address behind the instruction.
+    Taken { nr: u64, ip: u64 },
+    /// In the stub's handler.
     Handler { id: u64 },
 }
 
@@ -37,15 +40,19 @@ pub(crate) struct Inner {
     pub owner: Option<Arc<Cell>>,
     /// FS and GS base at the last trap.
     pub bases: (u64, u64),
+    /// What its gate answers.
+    pub answers: Answers,
+    /// Whether it has a CPU of its own.
+    pub pace: Pace,
 }
 
 /// A host task that runs guest code.
 pub(crate) struct Runner {
     pub pid: i32,
     listener: OwnedFd,
-    area: Arc<Area>,
+    pub area: Arc<Area>,
     /// Where its part of the area starts, as an offset and as the guest's address.
-    base: usize,
+    pub base: usize,
     at: u64,
     /// Address of the `ucontext_t` of every frame: the stack is always empty when a signal comes.
     ucontext: u64,
@@ -54,7 +61,7 @@ pub(crate) struct Runner {
     /// The first frame's `ucontext_t` and floating-point image: what a fresh thread has.
     fresh_uc: [u8; uc::LEN],
     fresh_fpu: Vec<u8>,
-    addresses: Addresses,
+    pub addresses: Addresses,
     pub inner: Mutex<Inner>,
     pub in_guest: AtomicBool,
     pub kicked: AtomicBool,
@@ -104,7 +111,7 @@ impl Runner {
         }
         let mut fresh_fpu = vec![0; fpu_len];
         area.read(fpu_offset, &mut fresh_fpu);
-        Ok(Runner {
+        let runner = Runner {
             pid: first.pid as i32,
             listener,
             area,
@@ -115,13 +122,21 @@ impl Runner {
             fresh_uc,
             fresh_fpu,
             addresses,
-            inner: Mutex::new(Inner { mode: Mode::Handler { id: first.id }, owner: None, bases: (0, 0) }),
+            inner: Mutex::new(Inner {
+                mode: Mode::Handler { id: first.id },
+                owner: None,
+                bases: (0, 0),
+                answers: Answers::default(),
+                pace: Pace::new(),
+            }),
             in_guest: AtomicBool::new(false),
             kicked: AtomicBool::new(false),
             stops: AtomicU64::new(0),
             sent: Mutex::new((u64::MAX, 0)),
             cpu: AtomicUsize::new(usize::MAX),
-        })
+        };
+        runner.clear_gate();
+        Ok(runner)
     }
 
     pub(crate) fn listener(&self) -> BorrowedFd<'_> {
@@ -133,7 +148,7 @@ impl Runner {
         self.fpu.1
     }
 
-    fn uc_offset(&self) -> usize {
+    pub(crate) fn uc_offset(&self) -> usize {
         self.base + (self.ucontext - self.at) as usize
     }
 
@@ -145,6 +160,11 @@ impl Runner {
     /// Whether a notification is the handler's, from a frame where frames are.
     pub(crate) fn is_trap(&self, n: &Notification) -> bool {
         n.nr as u64 == nr::TRAP && n.ip == self.addresses.trapped && n.args[2] == self.ucontext
+    }
+
+    /// Whether it is the gate's, which waits for an answer.
+    pub(crate) fn is_wait(&self, n: &Notification) -> bool {
+        n.nr as u64 == nr::WAIT && n.ip == self.addresses.gate_waited
     }
 
     /// What to say of a notification from the stub's text that nobody ordered.
@@ -195,10 +215,17 @@ impl Runner {
         self.write_bases(inner);
     }
 
-    /// Tells the stub FS and GS base for the way back.
+    /// Tells the stub FS and GS base for the way back. A guest without a GS base of its own gets that of the area, by which the gate finds it.
     pub(crate) fn write_bases(&self, inner: &Inner) {
+        let gs = if inner.bases.1 == 0 { self.at } else { inner.bases.1 };
         self.area.store(self.uc_offset() + uc::SPARE, inner.bases.0);
-        self.area.store(self.uc_offset() + uc::SPARE + 8, inner.bases.1);
+        self.area.store(self.uc_offset() + uc::SPARE + 8, gs);
+    }
+
+    /// FS and GS base of guest code as a report of the handler says.
+    pub(crate) fn bases(n: &Notification) -> (u64, u64) {
+        let areas = layout::STATE..layout::STATE + layout::STATE_LEN;
+        (n.args[3], if areas.contains(&n.args[4]) { 0 } else { n.args[4] })
     }
 
     /// Merges a floating-point image of a guest's signal frame into one that this machine accepts; `None` when it can't.
@@ -236,9 +263,18 @@ impl Runner {
 
     /// Takes whoever's registers it holds out of it and leaves it in the handler.
     pub(crate) fn evict(&self, inner: &mut Inner) -> Result<(), Fatal> {
-        if let Mode::Direct { nr: call, ip, .. } = inner.mode {
+        let call = match inner.mode {
+            Mode::Direct { nr, ip, .. } | Mode::Taken { nr, ip } => Some((nr, ip)),
+            Mode::Handler { .. } => None,
+        };
+        if let Some((call, ip)) = call {
+            self.come_home(inner);
             sys::kill(self.pid, KICK);
-            let n = self.receive()?;
+            let mut n = self.receive()?;
+            // It may have gone to sleep in the gate just before.
+            while self.is_wait(&n) {
+                n = self.receive()?;
+            }
             self.evicted(inner, &n, call, ip)?;
         }
         if let Some(owner) = inner.owner.take() {
@@ -260,8 +296,9 @@ impl Runner {
         if !self.is_trap(n) {
             return Err(Runner::intrusion(n));
         }
+        self.drop_call();
         inner.mode = Mode::Handler { id: n.id };
-        inner.bases = (n.args[3], n.args[4]);
+        inner.bases = Runner::bases(n);
         let mut full = self.read_frame(inner);
         full.regs.rip = ip;
         full.regs.rcx = ip;

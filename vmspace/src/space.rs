@@ -3,6 +3,7 @@
 use crate::area::Area;
 use crate::context::{Context, Place};
 use crate::engine::{Engine, KICK, lock};
+use crate::gate::{Heard, SYSCALL_LEN};
 use crate::layout::{self, fd};
 use crate::mapper::{Call, Mapper};
 use crate::runner::{self, Fatal, Mode, Runner};
@@ -46,6 +47,7 @@ impl Body {
             if wanted && runner.evict(&mut inner).is_err() {
                 return false;
             }
+            runner.come_home(&mut inner);
             inner.owner = None;
             runner.kicked.store(false, Ordering::SeqCst);
         }
@@ -284,18 +286,24 @@ impl Vmspace {
         if calls.is_empty() { Ok(()) } else { flush(&mut mapper, &mut calls) }
     }
 
-    /// Runs guest code on the calling thread's virtual CPU `cpu` until it stops. Blocks.
-    pub fn run(&self, cpu: usize, context: &mut Context) -> Exit {
+    /// Runs guest code on the calling thread's virtual CPU `cpu` until it stops. Blocks. `spare` names a host CPU, other than the caller's,
+    /// that has nothing to do: with it, calls that come fast are served without a switch of tasks.
+    pub fn run(&self, cpu: usize, context: &mut Context, spare: &dyn Fn() -> Option<usize>) -> Exit {
         if let Some(why) = self.dead.get() {
             return Exit::Dead(why.clone());
         }
-        match self.try_run(cpu, context) {
+        match self.try_run(cpu, context, spare) {
             Ok(exit) => exit,
             Err(why) => Exit::Dead(self.die(why)),
         }
     }
 
-    fn try_run(&self, cpu: usize, context: &mut Context) -> Result<Exit, Fatal> {
+    fn try_run(
+        &self,
+        cpu: usize,
+        context: &mut Context,
+        spare: &dyn Fn() -> Option<usize>,
+    ) -> Result<Exit, Fatal> {
         let runner = self.runner(cpu)?;
         context.flush();
         context.leave_other(Some(runner));
@@ -308,8 +316,10 @@ impl Vmspace {
             runner.left_guest();
             return Ok(Exit::Interrupted);
         }
-        let exit =
-            self.enter(runner, &mut inner, context).and_then(|()| self.leave(runner, &mut inner, context));
+        runner.load_answers(&mut inner, &context.answers);
+        let exit = self
+            .enter(runner, &mut inner, context)
+            .and_then(|()| self.leave(runner, &mut inner, context, spare));
         runner.left_guest();
         exit
     }
@@ -333,6 +343,10 @@ impl Vmspace {
                 }
                 Err(e) => return Err(format!("can't answer a system call: {e}")),
             }
+        } else if let (Some(Place::Direct), Mode::Taken { nr, .. }) = (place, inner.mode) {
+            let result = lock(&context.cell.state).result.unwrap_or(nr);
+            runner.answer_call(result);
+            return Ok(());
         } else if let (Some(Place::Frame), Mode::Handler { id }) = (place, inner.mode) {
             runner.write_bases(inner);
             return runner.answer(id, 0);
@@ -356,9 +370,19 @@ impl Vmspace {
         runner: &Arc<Runner>,
         inner: &mut runner::Inner,
         context: &mut Context,
+        spare: &dyn Fn() -> Option<usize>,
     ) -> Result<Exit, Fatal> {
-        let n = runner.receive()?;
+        let n = match runner.hear(inner)? {
+            Heard::Notification(n) => n,
+            Heard::Call { nr, args, site } => {
+                let ip = site.wrapping_add(SYSCALL_LEN);
+                inner.mode = Mode::Taken { nr: nr as u32 as u64, ip };
+                runner::park(runner, &context.cell, inner, Place::Direct);
+                return Ok(Exit::Syscall { nr: nr as u32 as u64, args, ip });
+            }
+        };
         if !runner::from_stub(&n) {
+            runner.consider_listening(inner, spare);
             inner.mode = Mode::Direct { id: n.id, nr: n.nr as u32 as u64, ip: n.ip };
             runner::park(runner, &context.cell, inner, Place::Direct);
             return Ok(Exit::Syscall { nr: n.nr as u32 as u64, args: n.args, ip: n.ip });
@@ -367,7 +391,8 @@ impl Vmspace {
             return Err(Runner::intrusion(&n));
         }
         inner.mode = Mode::Handler { id: n.id };
-        inner.bases = (n.args[3], n.args[4]);
+        inner.bases = Runner::bases(&n);
+        runner.leave_gate();
         runner::park(runner, &context.cell, inner, Place::Frame);
         let signo = n.args[0] as i32;
         if signo == KICK {

@@ -3,8 +3,11 @@
 //! Nothing here uses a stack or memory that guest code could change to gain something: see the notes at each part.
 
 use crate::filter;
-use crate::layout::{self, fd, nr};
+use crate::layout::{self, call, fd, nr, state};
 use std::arch::global_asm;
+
+/// How many times the gate looks for an answer before it does something else: some tens of microseconds.
+const PATIENCE: u32 = 1000;
 
 global_asm!(
     r#"
@@ -265,6 +268,89 @@ vmspace_stub_trapped:
 vmspace_stub_returned:
     ud2
 
+    // ---- The gate: what patched code jumps to in place of a system call. eax: number; rcx: address of the `syscall` instruction; r11 is free,
+    // and so are the flags. It answers from the area, or hands the call to an owner who listens, or goes back to the instruction.
+    // Where a kick may find it, and what becomes of the call then: `Runner::leave_gate`.
+    .globl vmspace_stub_gate
+    .hidden vmspace_stub_gate
+vmspace_stub_gate:
+    rdgsbase r11
+    shr r11, 20
+    cmp r11d, {STATE_TAG}
+    jne 40f
+    cmp eax, {LAST_ANSWER}
+    ja 41f
+    mov r11d, eax
+    mov r11, gs:[r11 * 8 + {AREA_ANSWERS}]
+    test r11, r11
+    js 41f
+    mov rax, r11
+    .globl vmspace_stub_gate_known
+    .hidden vmspace_stub_gate_known
+vmspace_stub_gate_known:
+    lea rcx, [rcx + 2]
+40: jmp rcx
+
+41: cmp dword ptr gs:[{LISTENING}], 0
+    je 40b
+    mov gs:[{NR}], rax
+    mov gs:[{ARGS}], rdi
+    mov gs:[{ARGS} + 8], rsi
+    mov gs:[{ARGS} + 16], rdx
+    mov gs:[{ARGS} + 24], r10
+    mov gs:[{ARGS} + 32], r8
+    mov gs:[{ARGS} + 40], r9
+    mov gs:[{SITE}], rcx
+    .globl vmspace_stub_gate_posted
+    .hidden vmspace_stub_gate_posted
+vmspace_stub_gate_posted:
+    mov r11d, {POSTED}
+    xchg gs:[{CALL_STATE}], r11d
+    cmp dword ptr gs:[{LISTENING}], 0
+    je 43f
+    mov r11d, {PATIENCE}
+42: cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
+    je 47f
+    pause
+    dec r11d
+    jnz 42b
+43: mov eax, {POSTED}
+    xor r11d, r11d
+    lock cmpxchg gs:[{CALL_STATE}], r11d
+    mov rax, gs:[{NR}]
+    jne 44f
+    jmp rcx
+    // The owner has taken the call: wait for him, asleep in the end.
+44: mov r11d, {PATIENCE}
+45: cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
+    je 47f
+    pause
+    dec r11d
+    jnz 45b
+    mov r11d, 1
+    xchg gs:[{WAITING}], r11d
+    cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
+    je 46f
+    mov eax, {NR_WAIT}
+    syscall
+    .globl vmspace_stub_gate_waited
+    .hidden vmspace_stub_gate_waited
+vmspace_stub_gate_waited:
+    mov rcx, gs:[{SITE}]
+46: mov dword ptr gs:[{WAITING}], 0
+    cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
+    jne 44b
+47: mov rax, gs:[{RESULT}]
+    mov dword ptr gs:[{CALL_STATE}], {NONE}
+    .globl vmspace_stub_gate_answered
+    .hidden vmspace_stub_gate_answered
+vmspace_stub_gate_answered:
+    lea rcx, [rcx + 2]
+    jmp rcx
+    .globl vmspace_stub_gate_end
+    .hidden vmspace_stub_gate_end
+vmspace_stub_gate_end:
+
     .globl vmspace_stub_end
     .hidden vmspace_stub_end
 vmspace_stub_end:
@@ -284,6 +370,21 @@ vmspace_stub_end:
     UC_SPARE = const layout::uc::SPARE,
     NR_TRAP = const nr::TRAP,
     NR_DONE = const nr::DONE,
+    NR_WAIT = const nr::WAIT,
+    STATE_TAG = const layout::STATE >> 20,
+    LAST_ANSWER = const layout::ANSWERS - 1,
+    AREA_ANSWERS = const layout::AREA_ANSWERS,
+    LISTENING = const layout::AREA_CALL + call::LISTENING,
+    CALL_STATE = const layout::AREA_CALL + call::STATE,
+    WAITING = const layout::AREA_CALL + call::WAITING,
+    NR = const layout::AREA_CALL + call::NR,
+    ARGS = const layout::AREA_CALL + call::ARGS,
+    SITE = const layout::AREA_CALL + call::SITE,
+    RESULT = const layout::AREA_CALL + call::RESULT,
+    NONE = const state::NONE,
+    POSTED = const state::POSTED,
+    ANSWERED = const state::ANSWERED,
+    PATIENCE = const PATIENCE,
     RUNNER_FPROG = const layout::TEXT + data::RUNNER_FPROG,
     MAPPER_FPROG = const layout::TEXT + data::MAPPER_FPROG,
     MSGHDR = const layout::TEXT + data::MSGHDR,
@@ -325,6 +426,12 @@ unsafe extern "C" {
     static vmspace_stub_handler: u8;
     static vmspace_stub_trapped: u8;
     static vmspace_stub_returned: u8;
+    static vmspace_stub_gate: u8;
+    static vmspace_stub_gate_known: u8;
+    static vmspace_stub_gate_posted: u8;
+    static vmspace_stub_gate_waited: u8;
+    static vmspace_stub_gate_answered: u8;
+    static vmspace_stub_gate_end: u8;
     static vmspace_stub_end: u8;
 }
 
@@ -341,6 +448,18 @@ pub struct Addresses {
     pub sent: u64,
     /// The `close_range` of a new runner.
     pub closed: u64,
+    /// The gate, and the instructions in it that matter to whoever finds a runner there.
+    pub gate: u64,
+    /// The result is in its register, the way back not in its.
+    pub gate_known: u64,
+    /// From here on the call is in the area.
+    pub gate_posted: u64,
+    /// The call by which a runner waits for an answer.
+    pub gate_waited: u64,
+    /// As `gate_known`, and the call is no longer in the area.
+    pub gate_answered: u64,
+    /// The gate's end.
+    pub gate_end: u64,
 }
 
 fn offset(symbol: *const u8) -> u64 {
@@ -357,6 +476,12 @@ impl Addresses {
             returned: at(&raw const vmspace_stub_returned),
             sent: at(&raw const vmspace_stub_sent),
             closed: at(&raw const vmspace_stub_closed),
+            gate: at(&raw const vmspace_stub_gate),
+            gate_known: at(&raw const vmspace_stub_gate_known),
+            gate_posted: at(&raw const vmspace_stub_gate_posted),
+            gate_waited: at(&raw const vmspace_stub_gate_waited),
+            gate_answered: at(&raw const vmspace_stub_gate_answered),
+            gate_end: at(&raw const vmspace_stub_gate_end),
         }
     }
 }

@@ -168,6 +168,29 @@ pub fn share_cpus(pid: i32) {
     }
 }
 
+/// The CPU that the calling thread is on.
+pub fn current_cpu() -> usize {
+    // SAFETY: no arguments.
+    usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0)
+}
+
+/// Binds a task to one CPU.
+pub fn bind(pid: i32, cpu: usize) {
+    // SAFETY: the set is plain data, and read whole; CPU_SET checks the index.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(pid, size_of_val(&set), &raw const set);
+    }
+}
+
+/// Whether a notification can be received without blocking, or never will be.
+pub fn is_ready(listener: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
+}
+
 /// A memory file. Executable mappings of it are allowed, where the host makes a difference.
 pub fn memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     const MFD_EXEC: u32 = 0x10;

@@ -38,6 +38,11 @@ impl Rig {
     }
 }
 
+/// There is no other host CPU.
+fn alone() -> Option<usize> {
+    None
+}
+
 fn start(ip: u64) -> Context {
     let mut context = Context::new();
     let regs = context.regs();
@@ -58,7 +63,7 @@ fn system_calls_come_with_number_and_arguments_and_take_results() {
     context.regs().rdi = 11;
     context.regs().r9 = 66;
     for i in 0..1000u64 {
-        let exit = space.run(0, &mut context);
+        let exit = space.run(0, &mut context, &alone);
         let Exit::Syscall { nr: 39, args, ip } = exit else { panic!("{exit:?}") };
         assert_eq!((args[0], args[5], ip), (11, 66, CODE + 10));
         context.set_syscall_result(i);
@@ -67,7 +72,7 @@ fn system_calls_come_with_number_and_arguments_and_take_results() {
     let regs = *context.regs();
     assert_eq!((regs.rax, regs.rbx, regs.rip), (999, 998, CODE + 10));
     context.regs().rbx = 5;
-    assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 39, .. }));
+    assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 39, .. }));
     assert_eq!(context.regs().rbx, 999);
 }
 
@@ -78,13 +83,13 @@ fn faults_say_what_happened_and_can_be_mended() {
     let space = rig.space(&[0x48, 0x89, 0x04, 0x25, 0, 0, 0x60, 0, 0xb8, 1, 0, 0, 0, 0x0f, 0x05]);
     let mut context = start(CODE);
     context.regs().rax = 0x1234_5678;
-    let exit = space.run(0, &mut context);
+    let exit = space.run(0, &mut context, &alone);
     let Exit::Fault { signo, trapno: 14, error, addr: 0x60_0000, .. } = exit else { panic!("{exit:?}") };
     assert_eq!((signo, error & 2), (libc::SIGSEGV, 2));
     space
         .update(0, &[Op::MapRam { at: 0x60_0000, len: 4096, prot: RW, offset: 0x20000, populate: true }])
         .unwrap();
-    assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 1, .. }));
+    assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 1, .. }));
     let mut word = [0u8; 8];
     rig.ram.read_exact_at(&mut word, 0x20000).unwrap();
     assert_eq!(u64::from_le_bytes(word), 0x1234_5678);
@@ -101,7 +106,7 @@ fn cpu_exceptions_become_faults() {
         (&[0xcd, 0x80][..], libc::SIGSEGV, 13),
     ] {
         let space = rig.space(code);
-        let exit = space.run(0, &mut start(CODE));
+        let exit = space.run(0, &mut start(CODE), &alone);
         let Exit::Fault { signo: s, trapno: t, .. } = exit else { panic!("{code:x?}: {exit:?}") };
         assert_eq!((s, t), (signo, trapno), "{code:x?}");
     }
@@ -115,7 +120,7 @@ fn a_spinning_guest_can_be_kicked() {
     for _ in 0..20 {
         let other = space.clone();
         let kicker = std::thread::spawn(move || other.kick(0));
-        assert_eq!(space.run(0, &mut context), Exit::Interrupted);
+        assert_eq!(space.run(0, &mut context, &alone), Exit::Interrupted);
         kicker.join().unwrap();
     }
     assert_eq!(context.regs().rip, CODE);
@@ -132,7 +137,7 @@ fn threads_of_a_space_share_a_runner_and_move_between_runners() {
     }
     for round in 0..30 {
         for (i, context) in contexts.iter_mut().enumerate() {
-            let exit = space.run((round + i) % 2, context);
+            let exit = space.run((round + i) % 2, context, &alone);
             assert!(matches!(exit, Exit::Syscall { nr: 39, .. }), "{exit:?}");
             context.set_syscall_result(7);
         }
@@ -156,10 +161,10 @@ fn vector_registers_survive_eviction() {
     let mut b = start(CODE);
     b.regs().rdi = 0x1111_2222;
     for context in [&mut a, &mut b] {
-        assert!(matches!(space.run(0, context), Exit::Syscall { nr: 39, .. }));
+        assert!(matches!(space.run(0, context, &alone), Exit::Syscall { nr: 39, .. }));
     }
     for context in [&mut a, &mut b] {
-        assert!(matches!(space.run(0, context), Exit::Syscall { nr: 40, .. }));
+        assert!(matches!(space.run(0, context, &alone), Exit::Syscall { nr: 40, .. }));
     }
     assert_eq!(a.regs().rbx, 0xaaaa_bbbb_cccc);
     assert_eq!(b.regs().rbx, 0x1111_2222);
@@ -167,7 +172,7 @@ fn vector_registers_survive_eviction() {
     let mut c = a.fork();
     c.set_fpu(&[]);
     c.regs().rip = CODE + 12;
-    assert!(matches!(space.run(0, &mut c), Exit::Syscall { nr: 40, .. }));
+    assert!(matches!(space.run(0, &mut c, &alone), Exit::Syscall { nr: 40, .. }));
     assert_eq!(c.regs().rbx, 0, "an empty image is the initial state");
 }
 
@@ -190,7 +195,7 @@ fn files_can_be_mapped_as_they_are() {
         };
         space.update(0, &[Op::Unmap { at: 0x70_0000, len: 4096 }, map]).unwrap();
         let mut context = start(CODE);
-        assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 1, .. }));
+        assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 1, .. }));
         assert_eq!(context.regs().rbx as u32, u32::from_le_bytes(*b"\x7fELF"));
     }
 }
@@ -200,7 +205,7 @@ fn the_stub_is_of_no_use_to_guest_code() {
     let rig = Rig::new();
     let quiet = rig.space(SYSCALL_LOOP);
     let mut calm = start(CODE);
-    assert!(matches!(quiet.run(0, &mut calm), Exit::Syscall { .. }));
+    assert!(matches!(quiet.run(0, &mut calm, &alone), Exit::Syscall { .. }));
     // Jump to every byte of the text page, with registers that would make interesting calls.
     for offset in (0..0x800u64).step_by(1) {
         let space = rig.engine.create().unwrap();
@@ -217,7 +222,7 @@ fn the_stub_is_of_no_use_to_guest_code() {
         regs.rsp = DATA + 0x800;
         regs.rcx = CODE;
         for _ in 0..4 {
-            match space.run(0, &mut context) {
+            match space.run(0, &mut context, &alone) {
                 Exit::Dead(_) => break,
                 Exit::Interrupted => panic!("nobody kicked"),
                 Exit::Syscall { .. } => context.set_syscall_result(0),
@@ -226,7 +231,7 @@ fn the_stub_is_of_no_use_to_guest_code() {
         }
     }
     calm.set_syscall_result(0);
-    assert!(matches!(quiet.run(0, &mut calm), Exit::Syscall { nr: 39, .. }));
+    assert!(matches!(quiet.run(0, &mut calm, &alone), Exit::Syscall { nr: 39, .. }));
 }
 
 #[test]
@@ -235,10 +240,10 @@ fn a_recycled_space_is_empty() {
     for round in 0..50 {
         let space = rig.space(SYSCALL_LOOP);
         let mut context = start(CODE);
-        assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 39, .. }), "round {round}");
+        assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 39, .. }), "round {round}");
         drop(space);
         let next = rig.engine.create().unwrap();
-        let exit = next.run(0, &mut start(CODE));
+        let exit = next.run(0, &mut start(CODE), &alone);
         assert!(matches!(exit, Exit::Fault { trapno: 14, addr: CODE, .. }), "{exit:?}");
     }
 }
@@ -249,15 +254,15 @@ fn a_dead_space_says_so_and_hurts_no_other() {
     let space = rig.space(SYSCALL_LOOP);
     let other = rig.space(SYSCALL_LOOP);
     let mut context = start(CODE);
-    assert!(matches!(space.run(0, &mut context), Exit::Syscall { .. }));
+    assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { .. }));
     // Guest code asks the stub for something that nobody ordered.
     context.regs().rip = 0x7fff_ff00_0000;
     let mut dead = false;
     for _ in 0..3 {
-        dead |= matches!(space.run(0, &mut context), Exit::Dead(_));
+        dead |= matches!(space.run(0, &mut context, &alone), Exit::Dead(_));
     }
     assert!(dead);
-    assert!(matches!(other.run(0, &mut start(CODE)), Exit::Syscall { nr: 39, .. }));
+    assert!(matches!(other.run(0, &mut start(CODE), &alone), Exit::Syscall { nr: 39, .. }));
 }
 
 #[test]
@@ -266,12 +271,12 @@ fn a_context_outlives_the_space_that_holds_its_registers() {
     let space = rig.space(SYSCALL_LOOP);
     let mut context = start(CODE);
     context.regs().r12 = 12;
-    assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 39, .. }));
+    assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 39, .. }));
     drop(space);
     context.set_syscall_result(3);
     assert_eq!((context.regs().rax, context.regs().r12), (3, 12));
     let next = rig.space(SYSCALL_LOOP);
-    assert!(matches!(next.run(0, &mut context), Exit::Syscall { nr: 39, .. }));
+    assert!(matches!(next.run(0, &mut context, &alone), Exit::Syscall { nr: 39, .. }));
 }
 
 fn map(at: u64, prot: i32, offset: u64) -> Op<'static> {
@@ -319,7 +324,7 @@ fn long_batches_and_many_files_at_once() {
     for i in [0, 1, 63, 64, 584, 585, 999, 1170, COUNT - 1] {
         let mut context = start(CODE);
         context.regs().rdi = at(i);
-        assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 1, .. }));
+        assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 1, .. }));
         let expected = if i % 2 == 0 { 77 } else { i % 100 * 3 + 1 };
         assert_eq!(context.regs().rbx, expected, "page {i}");
     }
@@ -354,7 +359,7 @@ fn text_page(rig: &Rig) -> Vec<u8> {
     let mut context = start(CODE);
     let regs = context.regs();
     (regs.rsi, regs.rdi, regs.rcx) = (rig.engine.user_limit(), DATA, 4096);
-    assert!(matches!(space.run(0, &mut context), Exit::Syscall { nr: 1, .. }));
+    assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 1, .. }));
     let mut page = vec![0; 4096];
     rig.ram.read_exact_at(&mut page, 0x10000).unwrap();
     page
@@ -390,7 +395,7 @@ fn who_blocks_the_kick_by_a_forged_frame_loses_the_space() {
     });
     // The kicks before it has forged the frame are answered; one after that is not.
     let exit = loop {
-        match space.run(0, &mut context) {
+        match space.run(0, &mut context, &alone) {
             Exit::Interrupted => {}
             exit => break exit,
         }
@@ -399,7 +404,7 @@ fn who_blocks_the_kick_by_a_forged_frame_loses_the_space() {
     kicker.join().unwrap();
     assert!(matches!(exit, Exit::Dead(_)), "{exit:?}");
     let other = rig.space(SYSCALL_LOOP);
-    assert!(matches!(other.run(0, &mut start(CODE)), Exit::Syscall { nr: 39, .. }));
+    assert!(matches!(other.run(0, &mut start(CODE), &alone), Exit::Syscall { nr: 39, .. }));
 }
 
 #[test]
@@ -412,7 +417,7 @@ fn guest_code_can_read_the_mappers_orders_but_not_write_them() {
         let space = rig.space(&[0x48, 0x8b, 0x1f, 0x48, 0x89, 0x07]);
         let mut context = start(CODE);
         context.regs().rdi = at;
-        let exit = space.run(0, &mut context);
+        let exit = space.run(0, &mut context, &alone);
         let Exit::Fault { trapno: 14, error, addr, .. } = exit else { panic!("{exit:?}") };
         assert_eq!((addr, error & 2, context.regs().rip), (at, 2, CODE + 3));
     }
