@@ -57,6 +57,12 @@ pub trait Machine: Send + Sync {
     fn vdso(&self) -> Option<u64>;
     /// What is there, whole pages; empty where the machine can't say. Does not block for long.
     fn vdso_image(&self) -> &[u8];
+    /// Where every address space has code that a `syscall` instruction can be replaced by, if the machine has such: it expects the call's number in
+    /// `rax`, the address of the instruction in `rcx` and the arguments as usual, and goes on behind the instruction with the result, or at the
+    /// instruction; `rcx`, `r11` and the arithmetic flags change. Calls through it leave [`crate::VmSpace::run`] as traps do.
+    fn gate(&self) -> Option<u64> {
+        None
+    }
     /// `AT_HWCAP` and `AT_HWCAP2` for guests.
     fn hwcap(&self) -> (u64, u64);
     /// Size in bytes of the largest image that [`UserContext::fpu`] returns.

@@ -181,6 +181,9 @@ pub trait UserContext: Send {
     /// Replaces the floating-point state; an image that the machine does not accept becomes the initial
     /// state. Empty means the initial state.
     fn set_fpu(&mut self, image: &[u8]);
+    /// What calls through [`crate::Machine::gate`] may be answered with while this thread runs, without leaving [`VmSpace::run`]: numbers below 256
+    /// and results that are no errors. Copies begin with none.
+    fn set_answers(&mut self, _answers: &[(u8, u64)]) {}
     /// A copy with all registers, for a new thread.
     fn duplicate(&mut self) -> Box<dyn UserContext>;
     /// For the implementation, to find its own type again.

@@ -45,6 +45,8 @@ pub struct Config {
     pub hostname: String,
     /// Log every system call.
     pub strace: bool,
+    /// Patch system-call sites that are used often, where the machine has a gate for them; not while system calls are logged.
+    pub patch: bool,
     /// The first process.
     pub command: Command,
 }

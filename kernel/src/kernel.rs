@@ -76,6 +76,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Whether system-call sites are patched and calls may be answered without the kernel.
+    pub(crate) fn patches(&self) -> bool {
+        self.config.patch && !self.config.strace
+    }
+
     /// A kernel on a machine. Nothing runs until [`Kernel::start`] and [`Kernel::run_cpu`].
     pub fn new(machine: Arc<dyn Machine>, config: Config) -> Arc<Kernel> {
         let names = Mutex::new((config.hostname.clone(), String::from("(none)")));

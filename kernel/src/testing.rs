@@ -17,6 +17,7 @@ pub(crate) fn config() -> Config {
         limits: Default::default(),
         hostname: String::from("mock"),
         strace: false,
+        patch: true,
         command: Default::default(),
     }
 }

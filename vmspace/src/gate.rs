@@ -12,15 +12,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long the owner looks for a call before he goes to sleep.
-const LISTEN: Duration = Duration::from_micros(60);
-/// Calls that follow each other this fast belong to one burst.
-const BURST_GAP: Duration = Duration::from_micros(25);
-/// So many calls in a burst are worth the move to another CPU and back, which costs as much as some hundred of them.
-const BURST: u32 = 100;
-/// A session with fewer calls was not worth it.
-const GOOD_SESSION: u32 = 500;
+const LISTEN: Duration = Duration::from_micros(100);
+/// Traps that come this fast on average are worth a session.
+const GAP: Duration = Duration::from_micros(20);
+/// After such a pause counting starts anew.
+const PAUSE: Duration = Duration::from_millis(1);
+/// So many traps are looked at first.
+const BURST: u32 = 48;
+/// A session goes on when this many calls were handed over before one trapped or had to wait: waking a task on another CPU costs as much as some
+/// dozens of them, and so does the move there and back.
+const GOOD_SESSION: u32 = 32;
 /// How far the demand on a burst grows when sessions are not worth it.
-const MOST_BURST: u32 = 1 << 17;
+const MOST_BURST: u32 = 1 << 12;
 
 /// What a runner does next.
 pub(crate) enum Heard {
@@ -30,29 +33,46 @@ pub(crate) enum Heard {
     Call { nr: u64, args: [u64; 6], site: u64 },
 }
 
+/// How listening ended.
+enum Silence {
+    Call(Heard),
+    /// The runner is in a notification, or about to be.
+    Notification,
+    /// Nothing happened for long.
+    Time,
+}
+
 /// When to listen: the history of a runner's calls.
 #[derive(Debug)]
 pub(crate) struct Pace {
     /// The host CPU that the runner has been moved away from; `None` while it shares the owner's.
     home: Option<usize>,
-    /// Calls of the burst, or of the session.
+    /// Traps since the last pause or session, or calls of the session.
     calls: u32,
+    /// How many traps have to come before the next session.
     wanted: u32,
+    /// When the last one came, and the moving average of the time between them.
     last: Instant,
+    gap: Duration,
 }
 
 impl Pace {
     pub(crate) fn new() -> Pace {
-        Pace { home: None, calls: 0, wanted: BURST, last: Instant::now() }
+        Pace { home: None, calls: 0, wanted: BURST, last: Instant::now(), gap: GAP }
     }
 
     /// A call trapped; whether to listen from now on, if there is a CPU for it.
     fn trapped(&mut self) -> bool {
         let now = Instant::now();
-        let close = now.duration_since(self.last) < BURST_GAP;
+        let gap = now.duration_since(self.last);
         self.last = now;
-        self.calls = if close { self.calls + 1 } else { 0 };
-        self.calls >= self.wanted
+        if gap > PAUSE {
+            self.calls = 0;
+            return false;
+        }
+        self.gap = (self.gap * 15 + gap) / 16;
+        self.calls += 1;
+        self.calls >= self.wanted && self.gap < GAP
     }
 
     fn begin(&mut self, home: usize) {
@@ -61,8 +81,12 @@ impl Pace {
     }
 
     fn end(&mut self) {
-        self.wanted = if self.calls < GOOD_SESSION { (self.wanted * 4).min(MOST_BURST) } else { BURST };
+        self.wanted = match self.calls {
+            0..GOOD_SESSION => (self.wanted * 2).min(MOST_BURST),
+            _ => (self.wanted / 2).max(BURST),
+        };
         self.calls = 0;
+        self.last = Instant::now();
     }
 }
 
@@ -153,19 +177,32 @@ impl Runner {
         Some(Heard::Call { nr: self.get(call::NR), args, site: self.get(call::SITE) })
     }
 
+    /// The session is interrupted by something that is not a call through the gate: it ends unless it has been worth it.
+    fn go_on_listening(&self, inner: &mut Inner) {
+        match inner.pace.calls {
+            0..GOOD_SESSION => self.come_home(inner),
+            _ => inner.pace.calls = 0,
+        }
+    }
+
     /// Waits until the runner does something.
     pub(crate) fn hear(&self, inner: &mut Inner) -> Result<Heard, Fatal> {
-        if inner.pace.home.is_some() && self.get(call::WAITING) == 0 {
-            if let Some(heard) = self.listen() {
-                inner.pace.calls = inner.pace.calls.saturating_add(1);
+        loop {
+            if inner.pace.home.is_some() && self.get(call::WAITING) == 0 {
+                match self.listen() {
+                    Silence::Call(heard) => {
+                        inner.pace.calls = inner.pace.calls.saturating_add(1);
+                        return Ok(heard);
+                    }
+                    Silence::Notification => self.go_on_listening(inner),
+                    Silence::Time => self.come_home(inner),
+                }
+            } else if inner.pace.home.is_some() {
+                self.go_on_listening(inner);
+            }
+            if let Some(heard) = self.take_call() {
                 return Ok(heard);
             }
-        }
-        self.come_home(inner);
-        if let Some(heard) = self.take_call() {
-            return Ok(heard);
-        }
-        loop {
             let n = self.receive()?;
             if !self.is_wait(&n) {
                 return Ok(Heard::Notification(n));
@@ -175,19 +212,22 @@ impl Runner {
         }
     }
 
-    /// Looks for a call for a while; `None` when something else is to be looked for.
-    fn listen(&self) -> Option<Heard> {
+    /// Looks for a call for a while.
+    fn listen(&self) -> Silence {
         const LOOKS: u32 = 50;
         let start = Instant::now();
         loop {
             for _ in 0..LOOKS {
                 if let Some(heard) = self.take_call() {
-                    return Some(heard);
+                    return Silence::Call(heard);
                 }
                 std::hint::spin_loop();
             }
-            if start.elapsed() > LISTEN || self.get(call::WAITING) != 0 || sys::is_ready(self.listener()) {
-                return None;
+            if self.get(call::WAITING) != 0 || sys::is_ready(self.listener()) {
+                return Silence::Notification;
+            }
+            if start.elapsed() > LISTEN {
+                return Silence::Time;
             }
         }
     }

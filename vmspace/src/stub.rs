@@ -6,8 +6,8 @@ use crate::filter;
 use crate::layout::{self, call, fd, nr, state};
 use std::arch::global_asm;
 
-/// How many times the gate looks for an answer before it does something else: some tens of microseconds.
-const PATIENCE: u32 = 1000;
+/// How many times the gate looks for an answer before it does something else: some 200 µs.
+const PATIENCE: u32 = 5000;
 
 global_asm!(
     r#"

@@ -54,7 +54,7 @@ fn a_runner_that_gets_no_cpu_is_not_blamed_for_kicks() {
             context.regs().rip = CODE;
             context.regs().eflags = 0x202;
             while !done.load(Ordering::SeqCst) {
-                match space.run(0, &mut context) {
+                match space.run(0, &mut context, &|| None) {
                     Exit::Interrupted => interrupted.fetch_add(1, Ordering::SeqCst),
                     exit => return Err(format!("{exit:?}")),
                 };

@@ -40,6 +40,8 @@ pub(crate) trait Kick: Send + Sync {
 #[repr(align(64))]
 struct Slot {
     state: AtomicU32,
+    /// The host CPU that the thread is bound to, plus one; 0 before it is.
+    host: AtomicUsize,
     /// The alarm, in monotonic nanoseconds.
     alarm_ns: AtomicU64,
     /// Where the CPU runs or ran last. Weak: a CPU must not keep a space alive.
@@ -80,6 +82,7 @@ impl LinuxCpus {
     pub fn new(count: usize) -> io::Result<LinuxCpus> {
         let slot = || Slot {
             state: AtomicU32::new(RUNNING),
+            host: AtomicUsize::new(0),
             alarm_ns: AtomicU64::new(NEVER),
             space: Mutex::new(None),
             current: AtomicUsize::new(0),
@@ -179,6 +182,17 @@ impl LinuxCpus {
         self.interrupt(CpuId(idle.unwrap_or(0)));
     }
 
+    /// A host CPU that is not that of `cpu` and has nothing to do as far as this machine knows: that of an idle CPU.
+    pub(crate) fn spare(&self, cpu: CpuId) -> Option<usize> {
+        let own = self.slots[cpu.0].host.load(Ordering::Relaxed);
+        let busy = |host: usize| {
+            let here = |s: &&Slot| s.host.load(Ordering::Relaxed) == host;
+            self.slots.iter().filter(here).any(|s| s.state.load(Ordering::Relaxed) != SLEEPING)
+        };
+        let hosts = self.slots.iter().map(|s| s.host.load(Ordering::Relaxed));
+        hosts.filter(|&host| host != 0 && host != own).find(|&host| !busy(host)).map(|host| host - 1)
+    }
+
     /// Runs `body` for every CPU, the first on the calling thread and each other on one of its own, all pinned to one
     /// CPU of the process's affinity mask; returns when all have returned. Side-by-side machines spread, because
     /// each begins with the host CPU that it happens to be started on. Fails when a thread cannot be started, after
@@ -195,12 +209,14 @@ impl LinuxCpus {
                 let thread = std::thread::Builder::new().name(format!("vcpu{cpu}"));
                 let started = thread.spawn_scoped(scope, move || {
                     pin(host);
+                    self.slots[cpu].host.store(host + 1, Ordering::Relaxed);
                     CURRENT.set(Some(CpuId(cpu)));
                     body(CpuId(cpu));
                 });
                 result = result.and(started.map(drop));
             }
             pin(hosts[start]);
+            self.slots[0].host.store(hosts[start] + 1, Ordering::Relaxed);
             CURRENT.set(Some(CpuId(0)));
             body(CpuId(0));
             CURRENT.set(None);

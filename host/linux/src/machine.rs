@@ -232,6 +232,10 @@ impl Machine for LinuxMachine {
     fn user_limit(&self) -> u64 {
         self.spaces.user_limit()
     }
+    fn gate(&self) -> Option<u64> {
+        Some(self.spaces.gate())
+    }
+
     fn vdso(&self) -> Option<u64> {
         self.spaces.vdso()
     }

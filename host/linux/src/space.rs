@@ -43,6 +43,10 @@ impl Spaces {
         self.engine.user_limit()
     }
 
+    pub(crate) fn gate(&self) -> u64 {
+        self.engine.gate()
+    }
+
     pub(crate) fn vdso(&self) -> Option<u64> {
         self.engine.vdso()
     }
@@ -112,7 +116,7 @@ impl VmSpace for LinuxSpace {
         if !self.cpus.enter_guest(cpu, &self.space) {
             return Exit::Interrupted;
         }
-        let exit = self.space.0.run(cpu.0, &mut context.inner);
+        let exit = self.space.0.run(cpu.0, &mut context.inner, &|| self.cpus.spare(cpu));
         self.cpus.leave_guest(cpu, exit == vmspace::Exit::Interrupted);
         match exit {
             vmspace::Exit::Syscall { nr, args, ip } => Exit::Syscall { nr, args, ip },
@@ -206,6 +210,10 @@ impl UserContext for LinuxContext {
     fn set_fpu(&mut self, image: &[u8]) {
         self.flush();
         self.inner.set_fpu(image);
+    }
+
+    fn set_answers(&mut self, answers: &[(u8, u64)]) {
+        self.inner.set_answers(answers);
     }
 
     fn duplicate(&mut self) -> Box<dyn UserContext> {

@@ -274,9 +274,11 @@ impl Mm {
         let mut after = None;
         while at < pages.end {
             let pte = inner.table.get(at);
-            // The first one was shared when the caller looked; that the last other owner has gone since then is no reason to fail.
-            let shared = |pfn: &Pfn| at == first || self.frames.count(*pfn) > 1;
-            let Some(old) = pte.pfn().filter(shared) else { break };
+            let Some(old) = pte.pfn() else { break };
+            if self.frames.count(old) == 1 {
+                // The others gave it up while we came here: it is ours as it is.
+                return Ok(Made { pages: first..at.max(first + 1), stale });
+            }
             let Some((new, _)) = self.frames.alloc_run(1, after, Fill::Anything) else { break };
             self.machine.ram().copy(old.phys(), new.phys(), PAGE_SIZE);
             inner.table.set(at, Pte::new(new));

@@ -33,6 +33,7 @@ impl Mm {
         let mut copy = child.inner.lock();
         copy.mmap_base = inner.mmap_base;
         copy.brk = inner.brk;
+        copy.slots = inner.slots.clone();
         let mut room = if self.frames.available() > 4 * COPY_ALL as u64 { COPY_ALL } else { 0 };
         // Areas of which the parent is shown something; those that are written to first.
         let (mut written, mut others) = (Vec::new(), Vec::new());
@@ -63,7 +64,10 @@ impl Mm {
                 let Some(pfn) = pte.pfn() else { return pte };
                 shown |= pte.mapped();
                 // For now the child's entries say what the parent is shown.
-                let entry = |pfn| if pte.mapped() { Pte::new(pfn).shown(false) } else { Pte::new(pfn) };
+                let entry = |pfn| {
+                    let entry = if pte.is_patched() { Pte::new(pfn).patched() } else { Pte::new(pfn) };
+                    if pte.mapped() { entry.shown(false) } else { entry }
+                };
                 if at_once
                     && pte.writable()
                     && let Some(twin) = self.twin(pfn, after)

@@ -2,6 +2,7 @@
 
 use super::batch::Batch;
 use super::frames::Frames;
+use super::gate::Slots;
 use super::table::{Pte, Table};
 use super::vma::{Areas, Object, Vma, VmaFlags};
 use alloc::sync::Arc;
@@ -35,6 +36,8 @@ pub(super) struct Inner {
     pub(super) lock_on_fault: bool,
     /// The last page whose fault found nothing to do; the second time in a row it is mapped anew.
     pub(super) spurious: u64,
+    /// Areas with slots of patched code.
+    pub(super) slots: Vec<Slots>,
 }
 
 impl Inner {
@@ -49,6 +52,7 @@ impl Inner {
             default_flags: VmaFlags::empty(),
             lock_on_fault: false,
             spurious: u64::MAX,
+            slots: Vec::new(),
         }
     }
 

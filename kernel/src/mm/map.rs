@@ -405,6 +405,9 @@ fn mapped_bytes(inner: &Inner, start: u64, end: u64) -> u64 {
 
 /// Changes the rights of a part of one area. Rights that only grow by write access are left to the next fault.
 fn protect_area(inner: &mut Inner, start: u64, end: u64, prot: Prot, batch: &mut Batch) {
+    if prot.contains(Prot::WRITE) {
+        super::gate::restore(inner, start, end, batch);
+    }
     let Some(old) = inner.areas.find(start) else { return };
     let (old_prot, old_host, shown) = (old.prot, old.host_prot(false), old.shown);
     let shared = old.is_shared();

@@ -8,7 +8,9 @@ mod fault;
 mod fork;
 mod frames;
 mod free_map;
+mod functions;
 mod gaps;
+mod gate;
 mod inner;
 mod lock;
 mod map;
@@ -19,6 +21,7 @@ mod model_tests;
 mod oom;
 mod prepare;
 mod remap;
+mod site;
 mod space;
 mod table;
 #[cfg(test)]

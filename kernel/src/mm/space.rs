@@ -8,6 +8,7 @@
 #![allow(missing_docs, reason = "flags carry the names of the uapi headers")]
 
 use super::frames::Frames;
+use super::gate::Traps;
 use super::inner::Inner;
 use super::vma::{GUARD_GAP, VmaFlags};
 use crate::Kernel;
@@ -151,6 +152,9 @@ pub struct Mm {
     pub(super) id: u64,
     pub(super) user_limit: u64,
     pub(super) fault_count: AtomicU64,
+    /// Where patched system calls go, if the machine has a gate.
+    pub(super) gate: Option<u64>,
+    pub(super) traps: Traps,
     /// What `membarrier(2)` was told to register.
     membarrier: AtomicU32,
 }
@@ -180,6 +184,8 @@ impl Mm {
             id: frames.next_id(),
             user_limit: machine.user_limit(),
             fault_count: AtomicU64::new(0),
+            gate: machine.gate(),
+            traps: Traps::new(),
             membarrier: AtomicU32::new(0),
         }))
     }

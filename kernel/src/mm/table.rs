@@ -22,6 +22,7 @@ impl Pte {
     pub(super) const NONE: Pte = Pte(0);
     const MAPPED: u32 = 1 << 28;
     const WRITABLE: u32 = 1 << 29;
+    const PATCHED: u32 = 1 << 30;
 
     /// A page that the machine does not show.
     pub(super) fn new(pfn: Pfn) -> Pte {
@@ -41,6 +42,14 @@ impl Pte {
     /// Whether it shows it with write access.
     pub(super) fn writable(self) -> bool {
         self.0 & Pte::WRITABLE != 0
+    }
+    /// Whether the page is a copy of a file's for the sake of patched code, see [`super::gate`].
+    pub(super) fn is_patched(self) -> bool {
+        self.0 & Pte::PATCHED != 0
+    }
+    /// The same page, as such a copy.
+    pub(super) fn patched(self) -> Pte {
+        Pte(self.0 | Pte::PATCHED)
     }
     /// The same page, shown.
     pub(super) fn shown(self, writable: bool) -> Pte {

@@ -1,5 +1,6 @@
 //! Tests of address spaces on the mock machine.
 
+use super::batch::Batch;
 use super::*;
 use crate::error::Result;
 use crate::task::Cx;
@@ -241,7 +242,7 @@ fn a_frame_whose_other_owner_has_just_gone_is_no_lack_of_memory() {
         assert_eq!(store(cx, &mm, at, b"x"), FaultOutcome::Handled);
         // As if it had been shared when it was looked at first, and another CPU had let go of it.
         let page = at / PAGE_SIZE;
-        let mut batch = batch::Batch::default();
+        let mut batch = Batch::default();
         let mut inner = mm.inner.lock();
         let made = mm.copy_frames(&mut inner, page..page + 1, &mut batch);
         assert_eq!(made.map(|made| made.pages), Ok(page..page + 1));

@@ -51,6 +51,8 @@ pub struct Cx<'a> {
     pub(crate) rseq_stale: Cell<bool>,
     /// A copy to or from user memory found RAM full: somebody has to go before guest code runs again.
     pub(crate) ram_full: Cell<bool>,
+    /// Whether what [`super::answers`] says has to be said again.
+    pub(crate) answers_stale: Cell<bool>,
     /// What `restart_syscall(2)` goes on with.
     pub(crate) restart: Cell<Option<RestartState>>,
 }
@@ -130,6 +132,7 @@ impl<'a> Cx<'a> {
             last_fault: Cell::new((0, 0, 0)),
             rseq_stale: Cell::new(true),
             ram_full: Cell::new(false),
+            answers_stale: Cell::new(true),
             restart: Cell::new(None),
         }
     }

@@ -41,6 +41,7 @@ pub fn commit(cx: &Cx, new: Creds) {
         cx.kernel.pids.change_owner(cx.task.tid(), new.uid);
     }
     *cx.task.creds.lock() = Arc::new(new);
+    cx.answers_stale.set(true);
 }
 
 impl Creds {

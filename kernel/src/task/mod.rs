@@ -5,6 +5,7 @@
 //!
 //! Lock order: [`pid::Pids`] before a process's `state`; everything else here is a leaf.
 
+mod answers;
 pub mod clone;
 mod cpu_limit;
 mod creds;

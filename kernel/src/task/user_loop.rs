@@ -42,7 +42,7 @@ pub(crate) fn user_loop(cx: &Cx) {
         cx.kernel.sched.left_guest(cx.cpu());
         cx.task.user_ns.fetch_add(cx.now_ns().saturating_sub(start), Ordering::Relaxed);
         match exit {
-            Exit::Syscall { nr, args, .. } => match dispatch(cx, nr, &args) {
+            Exit::Syscall { nr, args, ip } => match call(cx, nr, &args, ip) {
                 Ok(SysRet::Value(value)) => cx.user.borrow_mut().set_syscall_result(value),
                 Ok(SysRet::Keep) => {}
                 Ok(SysRet::Exit) => return,
@@ -68,6 +68,13 @@ pub(crate) fn user_loop(cx: &Cx) {
             }
         }
     }
+}
+
+fn call(cx: &Cx, nr: u64, args: &[u64; 6], ip: u64) -> Result<SysRet> {
+    if cx.kernel.patches() {
+        cx.mm().note_call(cx, ip);
+    }
+    dispatch(cx, nr, args)
 }
 
 fn set_errno(cx: &Cx, errno: Errno) {
@@ -97,6 +104,7 @@ fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> bool {
             super::rseq::update(cx);
         }
     }
+    super::answers::update(cx);
     cx.kernel.sched.arm(cx.cpu(), cpu_check);
     true
 }

@@ -70,6 +70,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub strace: bool,
 
+    /// Leave programs' system-call instructions as they are: every call traps
+    #[arg(long)]
+    pub no_patch: bool,
+
     /// Least important messages that are printed to standard error
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub log: Level,

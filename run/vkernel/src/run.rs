@@ -116,6 +116,7 @@ fn configure(args: &RunArgs) -> Result<(host_linux::Config, Config)> {
         hostname: args.hostname.clone(),
         limits: host_linux::guest_limits(),
         strace: args.strace,
+        patch: !args.no_patch,
         command: command(args, &user, own_root)?,
     };
     Ok((machine, kernel))

@@ -169,6 +169,8 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     process.did_exec.store(true, Ordering::Relaxed);
     process.dumpable.store(u32::from(!changes), Ordering::Relaxed);
     exit::release_vfork(task);
+    // The leader's id, and perhaps another user.
+    cx.answers_stale.set(true);
     let mut user = cx.user.borrow_mut();
     *user.regs() = Regs { rip: image.start, rsp: stack.sp, eflags: 0x202, ..Regs::default() };
     user.set_fpu(&[]);

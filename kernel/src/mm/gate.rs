@@ -1,0 +1,249 @@
+//! Patches the system-call sites that a program uses most, so that they go through the machine's gate instead of trapping.
+//!
+//! What is replaced, and why that is safe, says [`super::site`]. Here: which sites, and where the pages are. Only pages of private, executable and
+//! unwritable mappings of host files are patched, each by showing a copy in place of it in one step, so that every thread finds either the old
+//! or the new code. The file stays as it is for whoever reads it. A patched page is an entry of the page table like a page that was copied on
+//! write, and goes when the mapping is made writable or goes itself. The slots lie in areas of their own, which are sealed (`mseal(2)`).
+
+use super::batch::{Batch, What};
+use super::fault::read_file;
+use super::frames::{Fill, Pfn};
+use super::functions;
+use super::inner::Inner;
+use super::site::{self, SLOT_LEN};
+use super::space::{MapFlags, MapRequest, Mm};
+use super::table::Pte;
+use super::vma::{Object, Vma};
+use crate::task::Cx;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use hal::{HostFile, PAGE_SIZE, Prot};
+
+/// Name of the areas with slots in `/proc/PID/maps`.
+const NAME: &str = "[gates]";
+/// Size of such an area in bytes.
+const AREA_LEN: u64 = 4 * PAGE_SIZE;
+/// How many times a site traps before it is patched.
+const TRAPS: u64 = 24;
+/// Sites whose traps are counted.
+const COUNTED: usize = 256;
+/// How much of a function is decoded at most, in bytes.
+const LONGEST_FUNCTION: usize = 1 << 16;
+/// How far a jump reaches, less what areas and pages take.
+const REACH: u64 = (1 << 31) - (1 << 24);
+
+/// Counts traps of sites: the address in the upper bits, the number in the lower eight.
+pub(super) struct Traps([AtomicU64; COUNTED]);
+
+impl Traps {
+    pub(super) fn new() -> Traps {
+        Traps([const { AtomicU64::new(0) }; COUNTED])
+    }
+
+    /// Counts one; whether it is time. Sites that meet in one place push each other out, which only costs time.
+    fn count(&self, site: u64) -> bool {
+        let Some(place) = self.0.get(((site >> 1) ^ (site >> 12)) as usize % COUNTED) else { return false };
+        let old = place.load(Ordering::Relaxed);
+        let traps = if old >> 8 == site { (old & 0xff) + 1 } else { 1 };
+        if traps <= TRAPS {
+            place.store(site << 8 | traps, Ordering::Relaxed);
+        }
+        traps == TRAPS
+    }
+}
+
+/// An area with slots: where it starts, and how many are taken.
+#[derive(Clone, Copy)]
+pub(super) struct Slots {
+    start: u64,
+    taken: u64,
+}
+
+/// A page that shall be patched, as it is now.
+struct Page {
+    /// Its number.
+    number: u64,
+    file: Arc<dyn HostFile>,
+    /// Where it is in the file.
+    offset: u64,
+    /// Its entry: none, or patched before.
+    pte: Pte,
+    bytes: Vec<u8>,
+}
+
+impl Page {
+    /// Length of the instruction in front of the one at an offset in the page; `None` when the site has been patched before.
+    fn in_front(&self, offset: u64) -> Option<usize> {
+        let end = self.offset + offset + site::SYSCALL.len() as u64;
+        let start = functions::start_of_function(&*self.file, end - site::SYSCALL.len() as u64)?;
+        let len = usize::try_from(end - start).ok().filter(|&len| len <= LONGEST_FUNCTION)?;
+        let mut code = alloc::vec![0; len];
+        (read_file(&*self.file, start, &mut code).ok()? == len).then_some(())?;
+        let front = site::in_front(&code)?;
+        let original = code.get(len - site::SYSCALL.len() - front..len)?;
+        let site = offset as usize;
+        let here = self.bytes.get(site.checked_sub(front)?..site + site::SYSCALL.len())?;
+        (here == original).then_some(front)
+    }
+}
+
+impl Mm {
+    /// A system call trapped; `ip` is behind its instruction. Patches the site when it has done so often enough. Blocks for the time of the host's calls.
+    pub(crate) fn note_call(&self, cx: &Cx, ip: u64) {
+        let site = ip.wrapping_sub(2);
+        if let Some(gate) = self.gate
+            && self.traps.count(site)
+        {
+            // What can't be patched goes on trapping.
+            let _ = self.patch(cx, site, gate);
+        }
+    }
+
+    fn patch(&self, cx: &Cx, site: u64, gate: u64) -> Option<()> {
+        let page = self.page_to_patch(&self.inner.lock(), site / PAGE_SIZE);
+        let mut page = page?;
+        let at = page.number * PAGE_SIZE;
+        let plan = site::plan(&page.bytes, (site - at) as usize, page.in_front(site - at)?)?;
+        let near = || self.slot_near(&self.inner.lock(), at);
+        let mut slot = near();
+        if slot.is_none() {
+            self.make_area(cx, at)?;
+            slot = near();
+        }
+        let slot = slot?;
+        let code = plan.slot(&page.bytes, at, slot, gate)?;
+        plan.apply(&mut page.bytes, at, slot)?;
+
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        // Another thread may have changed everything meanwhile.
+        if self.slot_near(inner, at) != Some(slot) || !unchanged(inner, &page) {
+            return None;
+        }
+        let mut batch = Batch::default();
+        let copy = self.frames.alloc_run(1, None, Fill::Anything)?.0;
+        if self.write_slot(inner, slot, &code, &mut batch).is_none() {
+            self.frames.put_all([copy]);
+            return None;
+        }
+        self.machine.ram().write(copy.phys(), &page.bytes);
+        let prot = inner.areas.find(at)?.host_prot(false);
+        batch.map(at, PAGE_SIZE, prot, What::Ram(copy));
+        let old = inner.table.set(page.number, Pte::new(copy).patched().shown(false));
+        old.pfn().into_iter().for_each(|pfn| batch.put(pfn));
+        self.commit(cx.cpu(), inner, &mut batch).ok().map(drop)
+    }
+
+    fn page_to_patch(&self, inner: &Inner, number: u64) -> Option<Page> {
+        let vma = inner.areas.find(number * PAGE_SIZE)?;
+        let file = patchable(vma)?.clone();
+        let offset = vma.offset_of(number * PAGE_SIZE);
+        let pte = inner.table.get(number);
+        let mut bytes = alloc::vec![0; PAGE_SIZE as usize];
+        match pte.pfn() {
+            // The guest's own copy: a breakpoint, a relocation.
+            Some(_) if !pte.is_patched() => return None,
+            Some(pfn) => self.machine.ram().read(pfn.phys(), &mut bytes),
+            None if vma.shown => {
+                let read = read_file(&*file, offset, &mut bytes).ok()?;
+                bytes.truncate(read);
+            }
+            None => return None,
+        }
+        (bytes.len() == PAGE_SIZE as usize).then_some(Page { number, file, offset, pte, bytes })
+    }
+
+    /// The next free slot that a jump from `at` reaches.
+    fn slot_near(&self, inner: &Inner, at: u64) -> Option<u64> {
+        let near = |slots: &&Slots| {
+            slots.start.abs_diff(at) < REACH && (slots.taken + 1) * SLOT_LEN as u64 <= AREA_LEN
+        };
+        inner.slots.iter().find(near).map(|slots| slots.start + slots.taken * SLOT_LEN as u64)
+    }
+
+    fn make_area(&self, cx: &Cx, near: u64) -> Option<()> {
+        let request = MapRequest {
+            addr: near.checked_sub(1 << 22)?,
+            len: AREA_LEN,
+            prot: Prot::READ | Prot::EXEC,
+            flags: MapFlags::NORESERVE,
+            object: None,
+            file: None,
+            offset: 0,
+            name: NAME,
+        };
+        let start = self.map(cx, request).ok()?.0;
+        if start.abs_diff(near) >= REACH {
+            self.unmap(cx, start, AREA_LEN).ok()?;
+            return None;
+        }
+        self.seal(start, start + AREA_LEN).ok()?;
+        self.inner.lock().slots.push(Slots { start, taken: 0 });
+        Some(())
+    }
+
+    /// Takes the slot and fills it in.
+    fn write_slot(&self, inner: &mut Inner, slot: u64, code: &[u8], batch: &mut Batch) -> Option<()> {
+        let mut done = 0;
+        while done < code.len() {
+            let at = slot + done as u64;
+            let (page, offset) = (at / PAGE_SIZE, at % PAGE_SIZE);
+            let pfn = self.slot_frame(inner, page, batch)?;
+            let len = (code.len() - done).min((PAGE_SIZE - offset) as usize);
+            self.machine.ram().write(hal::PhysAddr(pfn.phys().0 + offset), code.get(done..done + len)?);
+            done += len;
+        }
+        let slots = inner.slots.iter_mut().find(|s| s.start + s.taken * SLOT_LEN as u64 == slot)?;
+        slots.taken += 1;
+        Some(())
+    }
+
+    /// The frame of a page of slots, for writing: made if there is none, copied if another address space has it, too.
+    fn slot_frame(&self, inner: &mut Inner, page: u64, batch: &mut Batch) -> Option<Pfn> {
+        let pte = inner.table.get(page);
+        let old = pte.pfn();
+        if let Some(pfn) = old.filter(|&pfn| self.frames.count(pfn) == 1 && pte.mapped()) {
+            return Some(pfn);
+        }
+        let fill = if old.is_some() { Fill::Anything } else { Fill::Zero };
+        let (new, _) = self.frames.alloc_run(1, None, fill)?;
+        if let Some(old) = old {
+            self.machine.ram().copy(old.phys(), new.phys(), PAGE_SIZE);
+            batch.put(old);
+        }
+        inner.table.set(page, Pte::new(new).shown(false));
+        batch.map(page * PAGE_SIZE, PAGE_SIZE, Prot::READ | Prot::EXEC, What::Ram(new));
+        Some(new)
+    }
+}
+
+/// The file, if an area shows one that may be patched.
+fn patchable(vma: &Vma) -> Option<&Arc<dyn HostFile>> {
+    match &vma.object {
+        Object::Host(file) if !vma.is_shared() && vma.prot.contains(Prot::EXEC) && !vma.can_write() => {
+            Some(file)
+        }
+        _ => None,
+    }
+}
+
+fn unchanged(inner: &Inner, page: &Page) -> bool {
+    let vma = inner.areas.find(page.number * PAGE_SIZE);
+    let same = vma.and_then(patchable).is_some_and(|file| Arc::ptr_eq(file, &page.file));
+    same && inner.table.get(page.number) == page.pte
+}
+
+/// Shows the file again in place of what was patched in a range, which is about to become writable.
+pub(super) fn restore(inner: &mut Inner, start: u64, end: u64, batch: &mut Batch) {
+    let patched: Vec<(u64, Pte)> =
+        inner.table.range(start / PAGE_SIZE..end / PAGE_SIZE).filter(|(_, pte)| pte.is_patched()).collect();
+    for (page, pte) in patched {
+        inner.table.set(page, Pte::NONE);
+        pte.pfn().into_iter().for_each(|pfn| batch.put(pfn));
+        let Some(vma) = inner.areas.find(page * PAGE_SIZE).filter(|vma| vma.shown) else { continue };
+        let Object::Host(file) = &vma.object else { continue };
+        let what = What::File { file: file.clone(), offset: vma.offset_of(page * PAGE_SIZE), shared: false };
+        batch.map(page * PAGE_SIZE, PAGE_SIZE, vma.host_prot(false), what);
+    }
+}
