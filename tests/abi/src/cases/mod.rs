@@ -1,5 +1,6 @@
 //! The cases, a file per family or part of one.
 
+mod busy;
 mod clone;
 mod creds;
 mod epoll;
@@ -47,6 +48,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         epoll::CASES,
         sock::CASES,
         sock_pass::CASES,
+        busy::CASES,
         process::CASES,
         exec::CASES,
         session::CASES,
