@@ -54,6 +54,7 @@ pub struct MockBuilder {
     log_level: LogLevel,
     vdso: Option<u64>,
     vdso_image: Vec<u8>,
+    gate: Option<u64>,
     host_fs: bool,
 }
 
@@ -68,6 +69,7 @@ impl Default for MockBuilder {
             log_level: LogLevel::Trace,
             vdso: None,
             vdso_image: Vec::new(),
+            gate: None,
             host_fs: true,
         }
     }
@@ -113,6 +115,11 @@ impl MockBuilder {
     /// What [`Machine::vdso_image`] says.
     pub fn vdso_image(mut self, image: &[u8]) -> Self {
         self.vdso_image = image.to_vec();
+        self
+    }
+    /// What [`Machine::gate`] says.
+    pub fn gate(mut self, at: u64) -> Self {
+        self.gate = Some(at);
         self
     }
     /// A machine without host files.
@@ -281,6 +288,9 @@ impl Machine for MockMachine {
     }
     fn vdso_image(&self) -> &[u8] {
         &self.config.vdso_image
+    }
+    fn gate(&self) -> Option<u64> {
+        self.config.gate
     }
     fn hwcap(&self) -> (u64, u64) {
         (0x178b_fbff, 2)

@@ -11,6 +11,8 @@ mod free_map;
 mod functions;
 mod gaps;
 mod gate;
+#[cfg(test)]
+mod gate_tests;
 mod inner;
 mod lock;
 mod map;

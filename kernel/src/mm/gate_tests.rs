@@ -1,0 +1,124 @@
+//! Tests of patched system-call sites.
+
+use super::tests::{load, new_mm, store};
+use super::*;
+use crate::fs::Mappable;
+use crate::testing;
+use abi::Errno;
+use hal::mock::MockMachine;
+use hal::{HostFile, PAGE_SIZE, Prot};
+use std::sync::Arc;
+use std::vec::Vec;
+
+const PAGE: u64 = PAGE_SIZE;
+const GATE: u64 = 0x7fff_ff00_0100;
+const RX: Prot = Prot::READ.union(Prot::EXEC);
+const RWX: Prot = RX.union(Prot::WRITE);
+/// Where the program's only function is in the file, and its system call.
+const FUNCTION: usize = 0x1010;
+const SITE: usize = FUNCTION + 9;
+
+/// An ELF file with one function and the table that says where it starts; addresses in memory are offsets in the file.
+fn program() -> Vec<u8> {
+    let mut file = std::vec![0u8; 3 * PAGE as usize];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(32, &64u64.to_le_bytes());
+    put(56, &2u16.to_le_bytes());
+    let mut header = |i: usize, kind: u32, offset: u64, len: u64| {
+        let at = 64 + i * 56;
+        put(at, &kind.to_le_bytes());
+        for (field, value) in [(8, offset), (16, offset), (32, len), (40, len)] {
+            put(at + field, &value.to_le_bytes());
+        }
+    };
+    header(0, 1, 0, 3 * PAGE);
+    header(1, 0x6474_e550, 0x200, 20);
+    // The table: version, encodings, one entry; and the frame: length, parent, start, length of the function.
+    put(0x200, &[1, 0x1b, 0x03, 0x3b]);
+    put(0x208, &1u32.to_le_bytes());
+    put(0x20c, &(FUNCTION as i32 - 0x200).to_le_bytes());
+    put(0x210, &0x100i32.to_le_bytes());
+    put(0x308, &(FUNCTION as i32 - 0x308).to_le_bytes());
+    put(0x30c, &12u32.to_le_bytes());
+    // push rbp ; mov rbp, rsp ; mov eax, 39 ; syscall ; ret
+    put(FUNCTION, &[0x55, 0x48, 0x89, 0xe5, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3]);
+    file
+}
+
+#[test]
+fn a_busy_site_is_patched_in_a_copy_of_its_page() {
+    let machine = MockMachine::builder().gate(GATE).build();
+    machine.mock_fs().add_file("/program", 0o755, &program());
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let file: Arc<dyn HostFile> = Arc::new(machine.mock_fs().file("/program"));
+        let at = 0x5000_0000;
+        let mm = new_mm(cx);
+        let request = MapRequest {
+            addr: at,
+            len: 3 * PAGE,
+            prot: RX,
+            flags: MapFlags::FIXED,
+            object: Some(Mappable::Host(file)),
+            file: None,
+            offset: 0,
+            name: "",
+        };
+        mm.map(cx, request).unwrap();
+        let code = |mm: &Mm| load(cx, mm, at + FUNCTION as u64, 12).unwrap();
+        let original = program()[FUNCTION..FUNCTION + 12].to_vec();
+        assert_eq!(code(&mm), original);
+        let trap = |mm: &Mm| mm.note_call(cx, at + SITE as u64 + 2);
+        (0..23).for_each(|_| trap(&mm));
+        assert_eq!((code(&mm), mm.vmas().len()), (original.clone(), 1));
+        trap(&mm);
+        let patched = code(&mm);
+        assert_eq!((patched[4], &patched[9..]), (0xe9, &original[9..]), "the call itself stays");
+        assert_eq!(machine.mock_fs().content("/program"), program(), "and so does the file");
+
+        // The jump leads to a slot, which does what was replaced, names the site and goes to the gate.
+        let distance = i32::from_le_bytes(patched[5..9].try_into().unwrap());
+        let slot = (at + SITE as u64).wrapping_add_signed(distance.into());
+        let areas = mm.vmas();
+        let gates = areas.iter().find(|vma| vma.name == "[gates]").unwrap();
+        assert!((gates.start..gates.end).contains(&slot) && gates.prot == RX);
+        let bytes = load(cx, &mm, slot, 25).unwrap();
+        assert_eq!(bytes[..5], original[4..9]);
+        let site = i32::from_le_bytes(bytes[8..12].try_into().unwrap());
+        assert_eq!((slot + 12).wrapping_add_signed(site.into()), at + SITE as u64);
+        assert_eq!(bytes[14..22], GATE.to_le_bytes());
+        assert_eq!(mm.unmap(cx, gates.start, PAGE).unwrap_err().errno(), Errno::EPERM);
+
+        // More traps change nothing. A copy of the address space has the same code, and its own slots.
+        (0..100).for_each(|_| trap(&mm));
+        assert_eq!(code(&mm), patched);
+        let child = mm.fork(cx).unwrap();
+        assert_eq!((code(&child), load(cx, &child, slot, 25).unwrap()), (patched.clone(), bytes));
+
+        // Code that becomes writable is the file's again, and is left alone from then on.
+        mm.protect(cx, at, 3 * PAGE, RWX).unwrap();
+        assert_eq!(code(&mm), original);
+        store(cx, &mm, at + PAGE, b"changed");
+        mm.protect(cx, at, 3 * PAGE, RX).unwrap();
+        let other = at + PAGE + 0x800 + 2;
+        (0..100).for_each(|_| mm.note_call(cx, other));
+        assert_eq!(code(&mm), original);
+        assert_eq!(code(&child), patched);
+    });
+}
+
+#[test]
+fn sites_that_are_none_are_left_alone() {
+    let machine = MockMachine::builder().gate(GATE).build();
+    testing::run_on(machine, testing::config(), |cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, MapRequest { prot: RWX, ..super::tests::anon(PAGE) }).unwrap().0;
+        // mov eax, 39 ; syscall: made by the program itself.
+        store(cx, &mm, at, &[0xb8, 39, 0, 0, 0, 0x0f, 0x05]);
+        for ip in [at + 7, at, 0, 1, 2, u64::MAX, 0xffff_8000_0000_0000, 0x1234_5678] {
+            (0..30).for_each(|_| mm.note_call(cx, ip));
+        }
+        assert_eq!(load(cx, &mm, at, 7).unwrap(), [0xb8, 39, 0, 0, 0, 0x0f, 0x05]);
+        assert_eq!(mm.vmas().len(), 1);
+    });
+}
