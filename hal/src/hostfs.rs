@@ -163,6 +163,10 @@ pub trait HostFile: Send + Sync {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno>;
     /// Writes at a byte offset; short only when the disk is full.
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<usize, Errno>;
+    /// Whether it may be mapped for execution: its file system is not mounted `noexec` on the host.
+    fn may_execute(&self) -> bool {
+        true
+    }
     /// Size in bytes now.
     fn size(&self) -> Result<u64, Errno>;
     /// `fallocate(2)`.

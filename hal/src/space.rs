@@ -75,6 +75,8 @@ pub enum SpaceError {
     /// The host has no room for another mapping or its tables. Nothing after the failed change was done;
     /// the caller may unmap everything it can fault in again and retry.
     NoMemory,
+    /// The host will not make the change with this position: it is a file that can't be mapped like that. Nothing after it was done.
+    Refused(usize),
     /// The address space is dead (its host process was killed or misbehaved); the text says why.
     Dead(String),
 }

@@ -72,6 +72,7 @@ impl From<hal::SpaceError> for Error {
     fn from(error: hal::SpaceError) -> Error {
         match error {
             hal::SpaceError::NoMemory => Error::new(Errno::ENOMEM, "the host has no room for the mapping"),
+            hal::SpaceError::Refused(_) => Error::new(Errno::EPERM, "the host does not map the file"),
             hal::SpaceError::Dead(_) => Error::new(Errno::ENOMEM, "the address space is dead"),
         }
     }

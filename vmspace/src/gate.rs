@@ -207,7 +207,10 @@ impl Runner {
             if !self.is_wait(&n) {
                 return Ok(Heard::Notification(n));
             }
-            // It looks again, finds the answer or sleeps once more.
+            // Who sleeps until he is answered has been answered by now, and looks again.
+            if self.get(call::STATE) != state::ANSWERED {
+                return Err(Runner::intrusion(&n));
+            }
             self.answer(n.id, 0)?;
         }
     }

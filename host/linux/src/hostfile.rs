@@ -18,6 +18,7 @@ pub struct LinuxFile {
     key: u64,
     transfers: Arc<Transfers>,
     remote: OnceLock<bool>,
+    may_execute: OnceLock<bool>,
 }
 
 /// Numbers that are given out once. Not state of any machine: only their being different matters.
@@ -26,7 +27,7 @@ static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 impl LinuxFile {
     pub(crate) fn new(fd: OwnedFd, transfers: Arc<Transfers>) -> LinuxFile {
         let key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
-        LinuxFile { fd: Arc::new(fd), key, transfers, remote: OnceLock::new() }
+        LinuxFile { fd: Arc::new(fd), key, transfers, remote: OnceLock::new(), may_execute: OnceLock::new() }
     }
     /// A number that stands for this open file and no other.
     pub fn key(&self) -> u64 {
@@ -91,6 +92,12 @@ impl LinuxFile {
 }
 
 impl HostFile for LinuxFile {
+    fn may_execute(&self) -> bool {
+        *self.may_execute.get_or_init(|| {
+            !sys::fstatvfs(&self.fd).is_ok_and(|s| s.f_flag.contains(sys::StatVfsMountFlags::NOEXEC))
+        })
+    }
+
     fn read_now(&self, offset: u64, buf: &mut [u8]) -> Result<Progress, Errno> {
         let mut done = 0;
         while done < buf.len() {

@@ -100,6 +100,9 @@ impl VmSpace for LinuxSpace {
             UpdateError::Failed {
                 errno: libc::ENOMEM | libc::EAGAIN | libc::ENFILE | libc::EMFILE, ..
             } => SpaceError::NoMemory,
+            UpdateError::Failed { index, .. } if matches!(ops.get(index), Some(Op::MapFile { .. })) => {
+                SpaceError::Refused(index)
+            }
             UpdateError::Failed { index, errno } => SpaceError::Dead(format!(
                 "the host refused change {index}: {}",
                 std::io::Error::from_raw_os_error(errno)

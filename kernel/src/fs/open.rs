@@ -65,7 +65,12 @@ pub fn open_exec(cx: &Cx, dirfd: Fd, path: &[u8], lookup: Lookup) -> Result<Arc<
     perm::check(&cx.task.creds(), &attr, Access::EXEC)?;
     // Only a look: what is executed in the end keeps its use.
     drop(cx.kernel.vfs.busy.execute(&attr)?);
-    open_at(cx, at, OpenFlags::empty(), true)
+    let file = open_at(cx, at, OpenFlags::empty(), true)?;
+    match file.file.mmap(cx, &file) {
+        // As on a mount that is `noexec` here.
+        Ok(super::Mappable::Host(host)) if !host.may_execute() => err(Errno::EACCES),
+        _ => Ok(file),
+    }
 }
 
 fn open_or_create(

@@ -113,6 +113,13 @@ impl Mm {
         match self.space.update(cpu, &changes.iter().map(op).collect::<Vec<_>>()) {
             Ok(()) => return Ok(Commit::Done),
             Err(SpaceError::NoMemory) => {}
+            Err(SpaceError::Refused(index)) => {
+                if let Some(Change::Map { at, .. }) = changes.get(index)
+                    && let Some(vma) = inner.areas.find_mut(*at)
+                {
+                    vma.refused = true;
+                }
+            }
             Err(dead) => return Err(dead),
         }
         self.space.update(cpu, &[MapOp::Unmap { at: VirtAddr(0), len: self.user_limit }])?;

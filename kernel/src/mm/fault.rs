@@ -71,6 +71,7 @@ impl From<SpaceError> for FaultError {
     fn from(error: SpaceError) -> FaultError {
         match error {
             SpaceError::NoMemory => FaultError::NoMemory,
+            SpaceError::Refused(_) => FaultError::Bus,
             SpaceError::Dead(why) => FaultError::Dead(why),
         }
     }
@@ -194,6 +195,9 @@ impl Mm {
     ) -> Result<Made, FaultError> {
         let Inner { areas, table, .. } = inner;
         let vma = areas.find_mut(page * PAGE_SIZE).ok_or(FaultError::NoArea)?;
+        if vma.refused {
+            return Err(FaultError::Bus);
+        }
         let private_write = write && !vma.is_shared();
         if let Some(pfn) = table.get(page).pfn() {
             if !private_write || self.frames.count(pfn) == 1 {
@@ -473,7 +477,7 @@ impl Mm {
             let Some(vma) = areas.find_mut(at) else { break };
             let Object::Host(file) = &vma.object else { break };
             let file = file.clone();
-            if !vma.shown && !vma.prot.is_empty() {
+            if !vma.shown && !vma.refused && !vma.prot.is_empty() {
                 let shared = vma.is_shared();
                 let prot = vma.host_prot(shared);
                 let what = What::File { file: file.clone(), offset: vma.offset, shared };

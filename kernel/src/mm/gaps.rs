@@ -73,6 +73,7 @@ mod tests {
             file: None,
             name: "",
             shown: false,
+            refused: false,
             window: Window::default(),
         }
     }

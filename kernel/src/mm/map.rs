@@ -54,7 +54,13 @@ impl Mm {
         // A shared mapping of a file that is not open for writing never gets write access.
         let read_only =
             shared && request.file.as_ref().is_some_and(|f| !f.flags().writable() || f.file.write_sealed());
-        let max_prot = if read_only { Prot::READ | Prot::EXEC } else { Prot::all() };
+        let mut max_prot = if read_only { Prot::READ | Prot::EXEC } else { Prot::all() };
+        if matches!(&object, Object::Host(file) if !file.may_execute()) {
+            max_prot -= Prot::EXEC;
+            if request.prot.contains(Prot::EXEC) {
+                return err(Errno::EPERM);
+            }
+        }
 
         let mut batch = Batch::default();
         let mut inner = self.inner.lock();
@@ -73,6 +79,7 @@ impl Mm {
             file: request.file,
             name: request.name,
             shown: false,
+            refused: false,
             window: Window::default(),
         };
         // Anonymous areas that meet can be joined whatever their offsets.
@@ -282,6 +289,7 @@ impl Mm {
                 file: None,
                 name: "",
                 shown: false,
+                refused: false,
                 window: Window::default(),
             };
             // One page stays free in front of the next mapping.

@@ -318,3 +318,23 @@ fn a_file_systems_limit_counts_pages_whoever_makes_them() {
         assert_eq!(quota.used(), 0);
     });
 }
+
+#[test]
+fn a_file_that_the_host_does_not_map_is_a_bus_error_and_no_more() {
+    let machine = MockMachine::new();
+    machine.mock_fs().add_file("/odd", 0o644, &[1; 4096]);
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let file: Arc<dyn HostFile> = Arc::new(machine.mock_fs().file("/odd"));
+        let mm = new_mm(cx);
+        let (at, other) = (0x10_0000, mm.map(cx, anon(PAGE)).unwrap().0);
+        store(cx, &mm, other, b"kept");
+        let object = Some(Mappable::Host(file));
+        mm.map(cx, MapRequest { prot: Prot::READ, object, ..fixed(at, PAGE) }).unwrap();
+        machine.fail_next_update(SpaceError::Refused(0));
+        assert_eq!(load(cx, &mm, at, 1), Err(BUS));
+        assert_eq!(load(cx, &mm, at, 1), Err(BUS));
+        assert_eq!(load(cx, &mm, other, 4).unwrap(), b"kept");
+        let child = mm.fork(cx).unwrap();
+        assert_eq!((load(cx, &child, at, 1), load(cx, &child, other, 4)), (Err(BUS), Ok(b"kept".to_vec())));
+    });
+}

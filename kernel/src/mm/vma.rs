@@ -84,6 +84,8 @@ pub(super) struct Vma {
     pub(super) name: &'static str,
     /// For host files: the machine shows the file in the whole area, but for pages that are [`super::table::Pte::mapped`].
     pub(super) shown: bool,
+    /// For host files: the machine can't show it.
+    pub(super) refused: bool,
     pub(super) window: Window,
 }
 
@@ -131,7 +133,9 @@ impl Vma {
                 Arc::ptr_eq(a, b) && self.offset_of(self.end) == next.offset
             }
             (Object::Host(a), Object::Host(b)) => {
-                Arc::ptr_eq(a, b) && self.offset_of(self.end) == next.offset && self.shown == next.shown
+                Arc::ptr_eq(a, b)
+                    && self.offset_of(self.end) == next.offset
+                    && (self.shown, self.refused) == (next.shown, next.refused)
             }
             _ => false,
         };
