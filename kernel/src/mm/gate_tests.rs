@@ -1,6 +1,6 @@
 //! Tests of patched system-call sites.
 
-use super::tests::{load, new_mm, store};
+use super::tests::{anon, load, new_mm, store};
 use super::*;
 use crate::fs::Mappable;
 use crate::testing;
@@ -112,7 +112,7 @@ fn sites_that_are_none_are_left_alone() {
     let machine = MockMachine::builder().gate(GATE).build();
     testing::run_on(machine, testing::config(), |cx| {
         let mm = new_mm(cx);
-        let at = mm.map(cx, MapRequest { prot: RWX, ..super::tests::anon(PAGE) }).unwrap().0;
+        let at = mm.map(cx, MapRequest { prot: RWX, ..anon(PAGE) }).unwrap().0;
         // mov eax, 39 ; syscall: made by the program itself.
         store(cx, &mm, at, &[0xb8, 39, 0, 0, 0, 0x0f, 0x05]);
         for ip in [at + 7, at, 0, 1, 2, u64::MAX, 0xffff_8000_0000_0000, 0x1234_5678] {
