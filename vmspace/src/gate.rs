@@ -186,7 +186,11 @@ impl Runner {
     }
 
     /// Waits until the runner does something.
-    pub(crate) fn hear(&self, inner: &mut Inner) -> Result<Heard, Fatal> {
+    pub(crate) fn hear(&self, inner: &mut Inner, spare: &dyn Fn() -> Option<usize>) -> Result<Heard, Fatal> {
+        // Somebody else has work for the CPU that it was moved to.
+        if inner.pace.home.is_some() && spare().is_none() {
+            self.come_home(inner);
+        }
         loop {
             if inner.pace.home.is_some() && self.get(call::WAITING) == 0 {
                 match self.listen() {

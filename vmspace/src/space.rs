@@ -372,7 +372,7 @@ impl Vmspace {
         context: &mut Context,
         spare: &dyn Fn() -> Option<usize>,
     ) -> Result<Exit, Fatal> {
-        let n = match runner.hear(inner)? {
+        let n = match runner.hear(inner, spare)? {
             Heard::Notification(n) => n,
             Heard::Call { nr, args, site } => {
                 let ip = site.wrapping_add(SYSCALL_LEN);
