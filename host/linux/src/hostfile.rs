@@ -44,14 +44,19 @@ impl LinuxFile {
 const REMOTE: [i64; 7] =
     [0x6573_5546, 0x6969, 0x0102_1997, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x5346_414f];
 
-/// Reads until the buffer is full or the file ends.
-pub(crate) fn read_at(fd: &OwnedFd, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+/// Moves `len` bytes in as many steps as the host needs; less when a step moves nothing, or fails after others. `step` gets how many are done,
+/// and where in the file to go on; `beyond` is the error for offsets that there are none of.
+fn in_steps(
+    len: usize,
+    offset: u64,
+    beyond: Errno,
+    mut step: impl FnMut(usize, u64) -> Result<usize, SysErrno>,
+) -> Result<usize, Errno> {
     let mut done = 0;
-    while done < buf.len() {
-        let at = offset.checked_add(done as u64).ok_or(Errno::EINVAL)?;
-        match rustix::io::pread(fd, &mut buf[done..], at) {
+    while done < len {
+        match step(done, offset.checked_add(done as u64).ok_or(beyond)?) {
             Ok(0) => break,
-            Ok(len) => done += len,
+            Ok(moved) => done += moved,
             Err(SysErrno::INTR) => {}
             Err(_) if done > 0 => break,
             Err(e) => return Err(errno(e)),
@@ -60,20 +65,14 @@ pub(crate) fn read_at(fd: &OwnedFd, offset: u64, buf: &mut [u8]) -> Result<usize
     Ok(done)
 }
 
+/// Reads until the buffer is full or the file ends.
+pub(crate) fn read_at(fd: &OwnedFd, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+    in_steps(buf.len(), offset, Errno::EINVAL, |done, at| rustix::io::pread(fd, &mut buf[done..], at))
+}
+
 /// Writes all of the buffer, less when the disk is full.
 pub(crate) fn write_at(fd: &OwnedFd, offset: u64, buf: &[u8]) -> Result<usize, Errno> {
-    let mut done = 0;
-    while done < buf.len() {
-        let at = offset.checked_add(done as u64).ok_or(Errno::EFBIG)?;
-        match rustix::io::pwrite(fd, &buf[done..], at) {
-            Ok(0) => break,
-            Ok(len) => done += len,
-            Err(SysErrno::INTR) => {}
-            Err(_) if done > 0 => break,
-            Err(e) => return Err(errno(e)),
-        }
-    }
-    Ok(done)
+    in_steps(buf.len(), offset, Errno::EFBIG, |done, at| rustix::io::pwrite(fd, &buf[done..], at))
 }
 
 /// `fsync(2)` or `fdatasync(2)`.

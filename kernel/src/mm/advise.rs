@@ -199,7 +199,7 @@ fn advise_areas(
 }
 
 /// Drops the pages of a part of one area; they come back as the object has them.
-fn discard(inner: &mut Inner, start: u64, end: u64, batch: &mut Batch) {
+pub(super) fn discard(inner: &mut Inner, start: u64, end: u64, batch: &mut Batch) {
     let Some(vma) = inner.areas.find(start) else { return };
     let file = match &vma.object {
         Object::Host(file) if vma.shown => Some((file.clone(), vma.clone())),

@@ -55,27 +55,14 @@ impl Gaps {
 
 #[cfg(test)]
 mod tests {
-    use super::super::vma::{Areas, GUARD_GAP, Object, Vma, VmaFlags, Window};
+    use super::super::vma::{Areas, GUARD_GAP, Vma, VmaFlags};
     use super::*;
     use hal::{PAGE_SIZE, Prot};
 
     const HIGH: u64 = 1024 * PAGE_SIZE;
 
     fn area(start: u64, len: u64, flags: VmaFlags) -> Vma {
-        Vma {
-            start,
-            end: start + len,
-            prot: Prot::READ,
-            max_prot: Prot::all(),
-            flags,
-            object: Object::Anon,
-            offset: 0,
-            file: None,
-            name: "",
-            shown: false,
-            refused: false,
-            window: Window::default(),
-        }
+        Vma::anonymous(start, start + len, Prot::READ, flags)
     }
 
     /// The highest gap, looked for page by page.

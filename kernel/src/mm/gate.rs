@@ -5,6 +5,7 @@
 //! or the new code. The file stays as it is for whoever reads it. A patched page is an entry of the page table like a page that was copied on
 //! write, and goes when the mapping is made writable or goes itself. The slots lie in areas of their own, which are sealed (`mseal(2)`).
 
+use super::advise::discard;
 use super::batch::{Batch, What};
 use super::fault::read_file;
 use super::frames::{Fill, Pfn};
@@ -236,14 +237,10 @@ fn unchanged(inner: &Inner, page: &Page) -> bool {
 
 /// Shows the file again in place of what was patched in a range, which is about to become writable.
 pub(super) fn restore(inner: &mut Inner, start: u64, end: u64, batch: &mut Batch) {
-    let patched: Vec<(u64, Pte)> =
-        inner.table.range(start / PAGE_SIZE..end / PAGE_SIZE).filter(|(_, pte)| pte.is_patched()).collect();
-    for (page, pte) in patched {
-        inner.table.set(page, Pte::NONE);
-        pte.pfn().into_iter().for_each(|pfn| batch.put(pfn));
-        let Some(vma) = inner.areas.find(page * PAGE_SIZE).filter(|vma| vma.shown) else { continue };
-        let Object::Host(file) = &vma.object else { continue };
-        let what = What::File { file: file.clone(), offset: vma.offset_of(page * PAGE_SIZE), shared: false };
-        batch.map(page * PAGE_SIZE, PAGE_SIZE, vma.host_prot(false), what);
+    let pages = inner.table.range(start / PAGE_SIZE..end / PAGE_SIZE);
+    let patched: Vec<u64> =
+        pages.filter(|(_, pte)| pte.is_patched()).map(|(page, _)| page * PAGE_SIZE).collect();
+    for at in patched {
+        discard(inner, at, at + PAGE_SIZE, batch);
     }
 }

@@ -7,7 +7,7 @@ use super::frames::Pfn;
 use super::inner::Inner;
 use super::space::{MIN_ADDR, MapFlags, MapRequest, Mm};
 use super::table::Pte;
-use super::vma::{Object, Vma, VmaFlags, Window};
+use super::vma::{Object, Vma, VmaFlags};
 use crate::error::{Error, Result, err};
 use crate::fs::Mappable;
 use crate::task::{Cx, Resource};
@@ -69,18 +69,12 @@ impl Mm {
         let at = self.place(inner, request.addr, len, flags)?;
         let replaced = if flags.contains(MapFlags::FIXED) { mapped_bytes(inner, at, at + len) } else { 0 };
         let mut vma = Vma {
-            start: at,
-            end: at + len,
-            prot: request.prot,
             max_prot,
-            flags: vma_flags,
             object,
             offset: request.offset,
             file: request.file,
             name: request.name,
-            shown: false,
-            refused: false,
-            window: Window::default(),
+            ..Vma::anonymous(at, at + len, request.prot, vma_flags)
         };
         // Anonymous areas that meet can be joined whatever their offsets.
         if matches!(vma.object, Object::Anon) && vma.file.is_none() {
@@ -278,20 +272,7 @@ impl Mm {
                 return end;
             }
         } else if new > old {
-            let vma = Vma {
-                start: old,
-                end: new,
-                prot: Prot::READ | Prot::WRITE,
-                max_prot: Prot::all(),
-                flags: inner.default_flags,
-                object: Object::Anon,
-                offset: 0,
-                file: None,
-                name: "",
-                shown: false,
-                refused: false,
-                window: Window::default(),
-            };
+            let vma = Vma::anonymous(old, new, Prot::READ | Prot::WRITE, inner.default_flags);
             // One page stays free in front of the next mapping.
             if !inner.areas.is_free(old, new.saturating_add(PAGE_SIZE)) {
                 return end;

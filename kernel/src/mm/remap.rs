@@ -69,8 +69,7 @@ impl Mm {
     /// The areas within a range, cut to it.
     fn parts(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
         let inner = self.inner.lock();
-        let areas = inner.areas.iter().filter(|vma| vma.start < end && vma.end > start);
-        areas.map(|vma| (vma.start.max(start), vma.end.min(end))).collect()
+        inner.areas.overlapping(start, end).map(|vma| (vma.start.max(start), vma.end.min(end))).collect()
     }
 
     fn remap_one(

@@ -90,6 +90,24 @@ pub(super) struct Vma {
 }
 
 impl Vma {
+    /// Private memory without a name.
+    pub(super) fn anonymous(start: u64, end: u64, prot: Prot, flags: VmaFlags) -> Vma {
+        Vma {
+            start,
+            end,
+            prot,
+            max_prot: Prot::all(),
+            flags,
+            object: Object::Anon,
+            offset: 0,
+            file: None,
+            name: "",
+            shown: false,
+            refused: false,
+            window: Window::default(),
+        }
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.end - self.start
     }

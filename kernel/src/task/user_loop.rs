@@ -71,8 +71,10 @@ pub(crate) fn user_loop(cx: &Cx) {
 }
 
 fn call(cx: &Cx, nr: u64, args: &[u64; 6], ip: u64) -> Result<SysRet> {
-    if cx.kernel.patches() {
-        cx.mm().note_call(cx, ip);
+    if cx.kernel.patches()
+        && let Some(mm) = cx.mm.borrow().as_ref()
+    {
+        mm.note_call(cx, ip);
     }
     dispatch(cx, nr, args)
 }
