@@ -9,7 +9,6 @@ use super::advise::discard;
 use super::batch::{Batch, What};
 use super::fault::read_file;
 use super::frames::{Fill, Pfn};
-use super::functions;
 use super::inner::Inner;
 use super::site::{self, SLOT_LEN};
 use super::space::{MapFlags, MapRequest, Mm};
@@ -29,8 +28,6 @@ const AREA_LEN: u64 = 4 * PAGE_SIZE;
 const TRAPS: u64 = 24;
 /// Sites whose traps are counted.
 const COUNTED: usize = 256;
-/// How much of a function is decoded at most, in bytes.
-const LONGEST_FUNCTION: usize = 1 << 16;
 /// How far a jump reaches, less what areas and pages take.
 const REACH: u64 = (1 << 31) - (1 << 24);
 
@@ -73,22 +70,6 @@ struct Page {
     bytes: Vec<u8>,
 }
 
-impl Page {
-    /// Length of the instruction in front of the one at an offset in the page; `None` when the site has been patched before.
-    fn in_front(&self, offset: u64) -> Option<usize> {
-        let end = self.offset + offset + site::SYSCALL.len() as u64;
-        let start = functions::start_of_function(&*self.file, end - site::SYSCALL.len() as u64)?;
-        let len = usize::try_from(end - start).ok().filter(|&len| len <= LONGEST_FUNCTION)?;
-        let mut code = alloc::vec![0; len];
-        (read_file(&*self.file, start, &mut code).ok()? == len).then_some(())?;
-        let front = site::in_front(&code)?;
-        let original = code.get(len - site::SYSCALL.len() - front..len)?;
-        let site = offset as usize;
-        let here = self.bytes.get(site.checked_sub(front)?..site + site::SYSCALL.len())?;
-        (here == original).then_some(front)
-    }
-}
-
 impl Mm {
     /// A system call trapped; `ip` is behind its instruction. Patches the site when it has done so often enough. Blocks for the time of the host's calls.
     pub(crate) fn note_call(&self, cx: &Cx, ip: u64) {
@@ -105,7 +86,7 @@ impl Mm {
         let page = self.page_to_patch(&self.inner.lock(), site / PAGE_SIZE);
         let mut page = page?;
         let at = page.number * PAGE_SIZE;
-        let plan = site::plan(&page.bytes, (site - at) as usize, page.in_front(site - at)?)?;
+        let plan = site::plan(&*page.file, page.offset, &page.bytes, site - at).ok()?;
         let near = || self.slot_near(&self.inner.lock(), at);
         let mut slot = near();
         if slot.is_none() {

@@ -24,21 +24,26 @@ fn program() -> Vec<u8> {
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, b"\x7fELF\x02\x01\x01");
     put(32, &64u64.to_le_bytes());
-    put(56, &2u16.to_le_bytes());
+    put(54, &[56, 0, 2, 0]);
     let mut header = |i: usize, kind: u32, offset: u64, len: u64| {
         let at = 64 + i * 56;
         put(at, &kind.to_le_bytes());
+        // Readable and executable.
+        put(at + 4, &[5]);
         for (field, value) in [(8, offset), (16, offset), (32, len), (40, len)] {
             put(at + field, &value.to_le_bytes());
         }
     };
     header(0, 1, 0, 3 * PAGE);
     header(1, 0x6474_e550, 0x200, 20);
-    // The table: version, encodings, one entry; and the frame: length, parent, start, length of the function.
+    // The table: version, encodings, one entry; the frame: length, parent, start, length of the function; and the parent: length, none,
+    // version, augmentation, alignments, register, length of the data, encoding.
     put(0x200, &[1, 0x1b, 0x03, 0x3b]);
     put(0x208, &1u32.to_le_bytes());
     put(0x20c, &(FUNCTION as i32 - 0x200).to_le_bytes());
     put(0x210, &0x100i32.to_le_bytes());
+    put(0x300, &[16, 0, 0, 0, 0x84, 0, 0, 0]);
+    put(0x280, &[16, 0, 0, 0, 0, 0, 0, 0, 1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b]);
     put(0x308, &(FUNCTION as i32 - 0x308).to_le_bytes());
     put(0x30c, &12u32.to_le_bytes());
     // push rbp ; mov rbp, rsp ; mov eax, 39 ; syscall ; ret
@@ -121,4 +126,31 @@ fn sites_that_are_none_are_left_alone() {
         assert_eq!(load(cx, &mm, at, 7).unwrap(), [0xb8, 39, 0, 0, 0, 0x0f, 0x05]);
         assert_eq!(mm.vmas().len(), 1);
     });
+}
+
+/// Prints for each file in `VK_SURVEY` (a list like `PATH`) which of its system-call sites can be patched, and why others can't:
+/// `VK_SURVEY=/lib/x86_64-linux-gnu/libc.so.6 cargo test -p vk-kernel survey -- --ignored --nocapture`.
+#[test]
+#[ignore = "a tool: prints what it finds in files of the host"]
+fn survey_of_sites() {
+    let machine = MockMachine::new();
+    for name in std::env::var("VK_SURVEY").unwrap_or_default().split(':').filter(|name| !name.is_empty()) {
+        let bytes = std::fs::read(name).unwrap();
+        machine.mock_fs().add_file("/file", 0o755, &bytes);
+        let file = machine.mock_fs().file("/file");
+        let (mut sites, mut patched) = (0, 0);
+        for (at, _) in bytes.windows(2).enumerate().filter(|(_, pair)| *pair == site::SYSCALL) {
+            let page = at / PAGE as usize * PAGE as usize;
+            let Some(page_bytes) = bytes.get(page..page + PAGE as usize) else { continue };
+            let plan = site::plan(&file, page as u64, page_bytes, (at - page) as u64);
+            match plan {
+                // Not code, or not an instruction.
+                Err(site::Obstacle::NoCode) => continue,
+                Ok(_) => patched += 1,
+                Err(obstacle) => std::println!("{name}: {at:#x}: {obstacle:?}"),
+            }
+            sites += 1;
+        }
+        std::println!("{name}: {patched} of {sites}");
+    }
 }

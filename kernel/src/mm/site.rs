@@ -2,14 +2,18 @@
 //!
 //! The `syscall` instruction itself stays, so that whoever jumps to it, restarts it or stands on it goes on as before. The instruction in front of it
 //! becomes a jump: five bytes to the site's slot, or, when it is shorter, two bytes to padding nearby that has room for the five. The
-//! slot does what that instruction did and goes to the gate.
+//! slot does what that instruction did and goes to the gate. Where there is no padding, several instructions in front become the jump, if
+//! nothing can lead to any but the first.
 //!
 //! x86 code can't be read backwards, so the instruction in front is found by decoding the function from its start. Padding counts as such
-//! only behind a return or a jump, on the straight way from the site, where nothing but no-operations lies.
+//! only behind a return or a jump, on the straight way through the function, where nothing but no-operations lies and no jump leads.
 
+use super::fault::read_file;
+use super::functions;
 use alloc::vec::Vec;
 use core::ops::Range;
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use hal::HostFile;
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 /// `syscall`.
 pub(super) const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -19,86 +23,211 @@ const LONGEST: usize = 15;
 const JUMP_LEN: usize = 5;
 /// A jump with an 8-bit displacement.
 const SHORT_JUMP_LEN: usize = 2;
-/// How much code of a slot is not the moved instruction.
+/// How far around a site padding is looked for, in bytes: as far as such a jump reaches.
+const REACH: usize = 128 + LONGEST;
+/// How far in front of a site instructions are looked at.
+const MOST_IN_FRONT: usize = 2 * LONGEST;
+/// How much code of a slot is not moved instructions.
 const SLOT_CODE: usize = 20;
+/// How much of a function is decoded at most, in bytes.
+const LONGEST_FUNCTION: u64 = 1 << 16;
 /// Room for one site.
 pub(super) const SLOT_LEN: usize = 48;
-const _: () = assert!(SLOT_CODE + LONGEST <= SLOT_LEN);
+/// The most that moves: up to four bytes, and one more instruction.
+const _: () = assert!(SLOT_CODE + JUMP_LEN - 1 + LONGEST <= SLOT_LEN);
+
+/// Why a site is not patched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// The place is not in a file's code.
+    NoCode,
+    /// The file does not say where the function starts, or it is too long.
+    NoFunction,
+    /// There is no `syscall` instruction where one should be, or not the file's.
+    NoSite,
+    /// The function starts with it, or can't be decoded up to there.
+    NoFront,
+    /// The instruction in front is a branch, a call, another site, or part of a signal trampoline.
+    NotMovable,
+    /// It is in the page before.
+    OtherPage,
+    /// It is too short, there is no padding in reach, and what is before it can't move, or something may lead into it.
+    NoRoom,
+}
+
+/// How to patch the site at `offset` in a page that comes from a file, from `page_offset` on.
+pub(super) fn plan(
+    file: &dyn HostFile,
+    page_offset: u64,
+    page: &[u8],
+    offset: u64,
+) -> Result<Plan, Obstacle> {
+    let site = page_offset.checked_add(offset).ok_or(Obstacle::NoSite)?;
+    let elf = functions::Elf::open(file).ok_or(Obstacle::NoCode)?;
+    let address = elf.code_address(site).ok_or(Obstacle::NoCode)?;
+    let range = functions::function_at(&elf, address).ok_or(Obstacle::NoFunction)?;
+    let len = Some(range.end - range.start).filter(|&len| len <= LONGEST_FUNCTION);
+    let len = len.ok_or(Obstacle::NoFunction)? as usize;
+    let mut code = alloc::vec![0; len + REACH];
+    let read = read_file(file, range.start, &mut code).unwrap_or(0);
+    code.truncate(read);
+    let surroundings = Surroundings::decode(&code, len, (site - range.start) as usize)?;
+    surroundings.plan(page, (range.start as i64).wrapping_sub(page_offset as i64) as isize, &code)
+}
+
+/// An instruction in front of a site.
+#[derive(Clone, Copy, Debug)]
+struct Front {
+    start: usize,
+    end: usize,
+    /// Where its displacement is, when that is relative to its end.
+    relative: Option<usize>,
+    movable: bool,
+}
+
+impl Front {
+    fn of(instruction: &Instruction, decoder: &Decoder<'_>) -> Front {
+        let start = instruction.ip() as usize;
+        let offsets = decoder.get_constant_offsets(instruction);
+        let is_relative = instruction.is_ip_rel_memory_operand();
+        let relative = (is_relative && offsets.displacement_size() == 4)
+            .then_some(start + offsets.displacement_offset());
+        let movable = instruction.flow_control() == FlowControl::Next
+            && is_relative == relative.is_some()
+            && instruction.code() != Code::Syscall
+            && !is_trampoline(instruction);
+        Front { start, end: start + instruction.len(), relative, movable }
+    }
+}
+
+/// Whether it is the first half of a signal trampoline, which unwinders and debuggers know by its bytes: `mov eax, 15` (`rt_sigreturn`).
+fn is_trampoline(instruction: &Instruction) -> bool {
+    instruction.mnemonic() == Mnemonic::Mov
+        && matches!(instruction.op0_register(), Register::EAX | Register::RAX)
+        && matches!(
+            instruction.op1_kind(),
+            OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64
+        )
+        && instruction.immediate(1) == 15
+}
+
+/// What matters about the code around a site. Places are offsets from the start of its function.
+pub(super) struct Surroundings {
+    site: usize,
+    /// Instructions in front of the site, the nearest first.
+    fronts: Vec<Front>,
+    /// Padding with room for a jump.
+    gaps: Vec<Range<usize>>,
+    /// Where jumps lead.
+    targets: Vec<usize>,
+    /// Whether it is known where all jumps lead.
+    closed: bool,
+}
+
+impl Surroundings {
+    /// Decodes the first `len` bytes of some code, a function, and up to [`REACH`] behind its site.
+    pub(super) fn decode(code: &[u8], len: usize, site: usize) -> Result<Surroundings, Obstacle> {
+        if code.get(site..site + SYSCALL.len()) != Some(&SYSCALL) {
+            return Err(Obstacle::NoSite);
+        }
+        let mut found =
+            Surroundings { site, fronts: Vec::new(), gaps: Vec::new(), targets: Vec::new(), closed: true };
+        let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+        let mut instruction = Instruction::default();
+        let (mut gap, mut behind_end) = (0..0, false);
+        let until = len.max(site + REACH);
+        while decoder.can_decode() && decoder.position() < until {
+            decoder.decode_out(&mut instruction);
+            let end = decoder.position();
+            if instruction.is_invalid() {
+                // Data, or something new.
+                found.closed = false;
+                break;
+            }
+            if end <= site && site - end < MOST_IN_FRONT {
+                found.fronts.push(Front::of(&instruction, &decoder));
+            }
+            found.note_target(&instruction);
+            if behind_end && matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3) {
+                gap.end = end;
+                continue;
+            }
+            found.note_gap(gap);
+            gap = end..end;
+            behind_end = matches!(
+                instruction.flow_control(),
+                FlowControl::Return | FlowControl::UnconditionalBranch | FlowControl::IndirectBranch
+            );
+        }
+        found.note_gap(gap);
+        found.fronts.reverse();
+        match found.fronts.first() {
+            Some(front) if front.end == site => Ok(found),
+            _ => Err(Obstacle::NoFront),
+        }
+    }
+
+    fn note_gap(&mut self, gap: Range<usize>) {
+        if gap.len() >= JUMP_LEN && gap.start.abs_diff(self.site) < REACH {
+            self.gaps.push(gap);
+        }
+    }
+
+    fn note_target(&mut self, instruction: &Instruction) {
+        if instruction.flow_control() == FlowControl::IndirectBranch {
+            self.closed = false;
+        }
+        if instruction.op0_kind() == OpKind::NearBranch64 {
+            let target = instruction.near_branch_target() as usize;
+            if target.abs_diff(self.site) <= 2 * REACH {
+                self.targets.push(target);
+            }
+        }
+    }
+
+    fn is_target(&self, places: Range<usize>) -> bool {
+        self.targets.iter().any(|target| places.contains(target))
+    }
+
+    /// How to patch the site in a page, where the function starts at `start`, which may be outside. `code` is what was decoded.
+    pub(super) fn plan(&self, page: &[u8], start: isize, code: &[u8]) -> Result<Plan, Obstacle> {
+        // What is replaced has to lie in the page, and to be as it was.
+        let in_page = |range: &Range<usize>| {
+            let from = usize::try_from(start.checked_add_unsigned(range.start)?).ok()?;
+            let place = from..from + range.len();
+            (page.get(place.clone())? == code.get(range.clone())?).then_some(place)
+        };
+        let front = self.fronts.first().ok_or(Obstacle::NoFront)?;
+        if !front.movable {
+            return Err(Obstacle::NotMovable);
+        }
+        let place = in_page(&(front.start..self.site + SYSCALL.len())).ok_or(Obstacle::OtherPage)?;
+        let moved = place.start..place.end - SYSCALL.len();
+        let relative = front.relative.map(|at| at - front.start);
+        if moved.len() >= JUMP_LEN {
+            return Ok(Plan { moved, relative, pad: None });
+        }
+        if moved.len() >= SHORT_JUMP_LEN {
+            let behind = front.start + SHORT_JUMP_LEN;
+            let free = self.gaps.iter().filter(|gap| !self.is_target((*gap).clone()));
+            let near = |gap: &&Range<usize>| i8::try_from(gap.start.wrapping_sub(behind) as isize).is_ok();
+            if let Some(pad) = free.filter(near).find_map(in_page) {
+                return Ok(Plan { moved, relative, pad: Some(pad.start) });
+            }
+        }
+        Err(Obstacle::NoRoom)
+    }
+}
 
 /// What to replace in a page of code.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// The instruction in front of the site, which moves to the slot.
-    pub(super) moved: Range<usize>,
+    /// The instructions in front of the site, which move to the slot.
+    moved: Range<usize>,
+    /// Where its displacement is, when that is relative to its place.
+    relative: Option<usize>,
     /// Padding for the jump, when the instruction is too short for it.
-    pub(super) pad: Option<usize>,
-}
-
-/// How to patch the `syscall` instruction at `site` in a page, which has an instruction of `front` bytes before it.
-pub(super) fn plan(page: &[u8], site: usize, front: usize) -> Option<Plan> {
-    if page.get(site..site + SYSCALL.len())? != SYSCALL {
-        return None;
-    }
-    let start = site.checked_sub(front)?;
-    let moved = start..site;
-    if moved.len() >= JUMP_LEN {
-        return Some(Plan { moved, pad: None });
-    }
-    if moved.len() < SHORT_JUMP_LEN {
-        return None;
-    }
-    let pad = padding(page, site + SYSCALL.len())?;
-    let reach = start + SHORT_JUMP_LEN + i8::MAX as usize;
-    (pad <= reach).then_some(Plan { moved, pad: Some(pad) })
-}
-
-/// Length of the instruction in front of the `syscall` instruction that ends a piece of code, which begins with a function; `None` when that
-/// instruction can't be moved.
-pub(super) fn in_front(code: &[u8]) -> Option<usize> {
-    let site = code.len().checked_sub(SYSCALL.len())?;
-    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
-    let mut last = Instruction::default();
-    while decoder.position() < site {
-        decoder.decode_out(&mut last);
-        if last.is_invalid() {
-            return None;
-        }
-    }
-    (decoder.position() == site && site > 0 && movable(&last)).then(|| last.len())
-}
-
-fn movable(instruction: &Instruction) -> bool {
-    instruction.flow_control() == FlowControl::Next
-        && !instruction.is_ip_rel_memory_operand()
-        && instruction.code() != Code::Syscall
-}
-
-/// Padding with room for a jump on the straight way from `from` to the end of the page.
-fn padding(page: &[u8], from: usize) -> Option<usize> {
-    let code = page.get(from..)?;
-    let mut decoder = Decoder::with_ip(64, code, from as u64, DecoderOptions::NONE);
-    let mut instruction = Instruction::default();
-    let mut behind_end = false;
-    let mut start = from;
-    while decoder.can_decode() {
-        decoder.decode_out(&mut instruction);
-        let end = from + decoder.position();
-        if instruction.is_invalid() {
-            return None;
-        }
-        if behind_end && matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3) {
-            if end - start >= JUMP_LEN {
-                return Some(start);
-            }
-            continue;
-        }
-        behind_end = matches!(
-            instruction.flow_control(),
-            FlowControl::Return | FlowControl::UnconditionalBranch | FlowControl::IndirectBranch
-        );
-        start = end;
-    }
-    None
+    pad: Option<usize>,
 }
 
 /// A jump from `from` to `to`; `None` when that is too far.
@@ -118,16 +247,23 @@ impl Plan {
             None => page.get_mut(start..start + JUMP_LEN)?.copy_from_slice(&far),
             Some(pad) => {
                 page.get_mut(pad..pad + JUMP_LEN)?.copy_from_slice(&far);
-                let near = [0xeb, (pad - start - SHORT_JUMP_LEN) as u8];
+                let near = [0xeb, pad.wrapping_sub(start + SHORT_JUMP_LEN) as u8];
                 page.get_mut(start..start + SHORT_JUMP_LEN)?.copy_from_slice(&near);
             }
         }
         Some(())
     }
 
-    /// The slot's code: the moved instruction; `lea rcx, site`; `movabs r11, gate`; `jmp r11`.
+    /// The slot's code: the moved instructions; `lea rcx, site`; `movabs r11, gate`; `jmp r11`.
     pub(super) fn slot(&self, page: &[u8], at: u64, slot: u64, gate: u64) -> Option<Vec<u8>> {
         let mut code = page.get(self.moved.clone())?.to_vec();
+        let from = at + self.moved.start as u64;
+        if let Some(displacement) = self.relative {
+            let bytes = code.get_mut(displacement..)?.first_chunk_mut()?;
+            let moved =
+                i64::from(i32::from_le_bytes(*bytes)).checked_add(from.wrapping_sub(slot).cast_signed())?;
+            *bytes = i32::try_from(moved).ok()?.to_le_bytes();
+        }
         let site = at + self.moved.end as u64;
         let behind_lea = slot + code.len() as u64 + 7;
         let distance = i32::try_from(site.wrapping_sub(behind_lea) as i64).ok()?;
@@ -155,15 +291,16 @@ mod tests {
         }
         page.extend_from_slice(front);
         let site = page.len();
-        // syscall ; cmp rax, -4096 ; ja +5 ; ret
-        page.extend_from_slice(&[0x0f, 0x05, 0x48, 0x3d, 0, 0xf0, 0xff, 0xff, 0x77, 5, 0xc3]);
+        // syscall ; cmp rax, -4096 ; ja -32 ; ret
+        page.extend_from_slice(&[0x0f, 0x05, 0x48, 0x3d, 0, 0xf0, 0xff, 0xff, 0x77, 0xe0, 0xc3]);
         page.extend_from_slice(behind);
         page.resize(4096, 0xcc);
         (page, site)
     }
 
-    fn planned(page: &[u8], site: usize) -> Option<Plan> {
-        plan(page, site, in_front(&page[..site + 2])?)
+    /// The plan for a function that fills a page up to the return behind the call.
+    fn planned(page: &[u8], site: usize) -> Result<Plan, Obstacle> {
+        Surroundings::decode(page, site + 11, site)?.plan(page, 0, page)
     }
 
     #[test]
@@ -171,7 +308,7 @@ mod tests {
         let front = [0xb8, 1, 0, 0, 0];
         let (mut code, site) = page(&front, &[]);
         let plan = planned(&code, site).unwrap();
-        assert_eq!(plan, Plan { moved: site - 5..site, pad: None });
+        assert_eq!(plan, Plan { moved: site - 5..site, relative: None, pad: None });
         let (at, slot) = (0x7000_0000, 0x7010_0000);
         let moved = plan.slot(&code, at, slot, 0x1122_3344_5566).unwrap();
         assert_eq!(moved[..5], front);
@@ -193,22 +330,23 @@ mod tests {
         let pad = [0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0];
         let (mut code, site) = page(&[0x31, 0xc0], &pad);
         let plan = planned(&code, site).unwrap();
-        assert_eq!(plan, Plan { moved: site - 2..site, pad: Some(site + 11) });
+        assert_eq!(plan, Plan { moved: site - 2..site, relative: None, pad: Some(site + 11) });
         plan.apply(&mut code, 0x1000, 0x2000).unwrap();
         assert_eq!(code[site - 2..site + 2], [0xeb, 11, 0x0f, 0x05]);
         assert_eq!(code[site + 11], 0xe9);
         // Not enough of it, something that may be called, or none in reach.
         assert_eq!(
             planned(&page(&[0x31, 0xc0], &[0x0f, 0x1f, 0x00, 0x55, 0xc3]).0, site),
-            Some(Plan {
+            Ok(Plan {
                 moved: site - 2..site,
+                relative: None,
                 // The filling of the test's page behind the second return.
                 pad: Some(site + 16),
             })
         );
         let mut endbr = alloc::vec![0xf3, 0x0f, 0x1e, 0xfa];
         endbr.extend_from_slice(&[0x48, 0x89, 0xe5].repeat(60));
-        assert_eq!(planned(&page(&[0x31, 0xc0], &endbr).0, site), None);
+        assert_eq!(planned(&page(&[0x31, 0xc0], &endbr).0, site), Err(Obstacle::NoRoom));
     }
 
     #[test]
@@ -216,17 +354,67 @@ mod tests {
         // A store of a constant whose end looks like `mov eax, 1`.
         let (code, site) = page(&[0xc7, 0x44, 0x24, 0xb8, 1, 0, 0, 0], &[]);
         assert_eq!(planned(&code, site).unwrap().moved, site - 8..site);
-        // Relative to where it stands; a jump; a call; another system call.
-        for front in [&[0x8b, 0x05, 1, 0, 0, 0][..], &[0x75, 0], &[0xe8, 0, 0, 0, 0], &[0x0f, 0x05]] {
+        // A jump; a call; another system call; a signal trampoline in two forms.
+        let trampolines = [&[0x48, 0xc7, 0xc0, 15, 0, 0, 0][..], &[0xb8, 15, 0, 0, 0]];
+        for front in [&[0x75, 0][..], &[0xe8, 0, 0, 0, 0], &[0x0f, 0x05]].into_iter().chain(trampolines) {
             let (code, site) = page(front, &[]);
-            assert_eq!(planned(&code, site), None, "{front:x?}");
+            assert_eq!(planned(&code, site), Err(Obstacle::NotMovable), "{front:x?}");
         }
-        // Not in one page, no such instruction, beyond the end.
+        // Not in one page, no such instruction, beyond the end, in the middle of an instruction, at the start.
         let (code, site) = page(&[0xb8, 1, 0, 0, 0], &[]);
-        assert_eq!(plan(&code[site - 3..], 3, 5), None);
-        assert_eq!(plan(&code, site - 1, 5), None);
-        assert_eq!(plan(&code[..site + 1], site, 5), None);
-        assert_eq!(in_front(&[0x0f, 0x05]), None);
-        assert_eq!(in_front(&code[2..site + 2]), Some(5), "decoding finds its way back");
+        let surroundings = Surroundings::decode(&code, site + 11, site).unwrap();
+        let part = &code[site - 3..];
+        assert_eq!(surroundings.plan(part, 3 - site as isize, &code), Err(Obstacle::OtherPage));
+        assert_eq!(surroundings.plan(&code[..site + 1], 0, &code), Err(Obstacle::OtherPage));
+        assert_eq!(planned(&code, site - 1), Err(Obstacle::NoSite));
+        assert_eq!(planned(&code[..site + 1], site), Err(Obstacle::NoSite));
+        let (inside, at) = page(&[0xb8, 0x0f, 0x05, 0, 0], &[]);
+        assert_eq!(planned(&inside, at - 4), Err(Obstacle::NoFront));
+        assert_eq!(planned(&[0x0f, 0x05, 0xc3], 0), Err(Obstacle::NoFront));
+        // Not what the file has: it has been patched, or is the program's own.
+        let mut changed = code.clone();
+        changed[site - 2] = 7;
+        assert_eq!(surroundings.plan(&changed, 0, &code), Err(Obstacle::OtherPage));
+    }
+
+    #[test]
+    fn padding_in_front_serves_too_unless_something_leads_there() {
+        // jmp +8 ; eight bytes of padding ; xor eax, eax ; syscall ; … ; no more padding in reach.
+        let pad = [0xeb, 8, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0];
+        let full = [0x48, 0x89, 0xe5].repeat(60);
+        let (mut code, site) = page(&[&pad[..], &[0x31, 0xc0]].concat(), &full);
+        let plan = planned(&code, site).unwrap();
+        assert_eq!(plan, Plan { moved: site - 2..site, relative: None, pad: Some(site - 10) });
+        plan.apply(&mut code, 0x1000, 0x2000).unwrap();
+        assert_eq!((code[site - 2], code[site - 1].cast_signed(), code[site - 10]), (0xeb, -10, 0xe9));
+        // Taken by then.
+        let (original, _) = page(&[&pad[..], &[0x31, 0xc0]].concat(), &full);
+        code[site - 2..site].copy_from_slice(&original[site - 2..site]);
+        let again = Surroundings::decode(&original, site + 11, site).unwrap().plan(&code, 0, &original);
+        assert_eq!(again, Err(Obstacle::NoRoom));
+        // The jump behind the call leads into it, or behind it.
+        for (to, room) in [(-12, true), (-13, false), (-20, false)] {
+            let mut code = original.clone();
+            assert_eq!(code[site + 8], 0x77);
+            code[site + 9] = (to as i8).cast_unsigned();
+            assert_eq!(planned(&code, site).is_ok(), room, "{to}");
+        }
+    }
+
+    #[test]
+    fn what_is_relative_to_its_place_still_means_the_same() {
+        // mov eax, [rip + 0x100], and the same with a constant behind the displacement: cmp dword ptr [rip + 0x100], 7.
+        for front in [&[0x8b, 0x05, 0, 1, 0, 0][..], &[0x83, 0x3d, 0, 1, 0, 0, 7]] {
+            let (code, site) = page(front, &[]);
+            let plan = planned(&code, site).unwrap();
+            let (at, slot) = (0x7000_0000, 0x6010_0000);
+            let moved = plan.slot(&code, at, slot, 0x1122_3344_5566).unwrap();
+            let displacement = i32::from_le_bytes(moved[2..6].try_into().unwrap());
+            let means = (slot + front.len() as u64).wrapping_add_signed(displacement.into());
+            assert_eq!(means, at + site as u64 + 0x100);
+            assert_eq!((&moved[..2], &moved[6..front.len()]), (&front[..2], &front[6..]));
+            // Further away than a displacement says.
+            assert_eq!(plan.slot(&code, at, at + (1 << 32), 0), None);
+        }
     }
 }
