@@ -44,11 +44,17 @@ pub(crate) fn errno(e: SysErrno) -> Errno {
 
 const NODE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// Descriptors that there is room for from the start: as many as the kernel's cache of names may hold.
+const ROOM: i32 = 8192;
+
 impl LinuxFs {
-    /// Fails when `/proc` is not mounted.
+    /// Fails when `/proc` is not mounted. Called before there are other threads.
     pub fn new() -> Result<LinuxFs, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd_dir = sys::open("/proc/self/fd", flags, Mode::empty()).map_err(errno)?;
+        // Linux doubles the table of descriptors when it is full and, with several threads, waits for an RCU grace period each time: 10 to
+        // 20 ms (`expand_fdtable`). So it grows now; where the limit does not admit it, it grows when it must.
+        drop(rustix::io::fcntl_dupfd_cloexec(&fd_dir, ROOM - 1));
         Ok(LinuxFs { shared: Arc::new(Shared { fd_dir, transfers: Arc::new(Transfers::new()) }) })
     }
 
