@@ -81,7 +81,7 @@ pub struct HostDirEntry {
     pub file_type: FileType,
 }
 
-/// A host inode, held open without access to its content (`O_PATH`). All methods block the virtual CPU for the
+/// A host inode, without access to its content. All methods block the virtual CPU for the
 /// time of the host call and fail with the host's errno. Names are single components; a host must refuse
 /// `/`, `.` and `..` with `EINVAL`.
 pub trait HostNode: Send + Sync {
@@ -89,12 +89,27 @@ pub trait HostNode: Send + Sync {
     fn attr(&self) -> Result<Attr, Errno>;
     /// The node with this name in a directory; symbolic links are returned, not followed.
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn HostNode>, Errno>;
+    /// As [`HostNode::lookup`], with its attributes. The host may leave it at that look until more is wanted of the node; when the name
+    /// leads to another inode by then, that fails with `ESTALE`.
+    fn find(self: Arc<Self>, name: &[u8]) -> Result<(Arc<dyn HostNode>, Attr), Errno> {
+        let node = self.lookup(name)?;
+        let attr = node.attr()?;
+        Ok((node, attr))
+    }
+    /// From now on the node is this inode whatever becomes of its name; `ESTALE` when it is too late for that.
+    fn hold(&self) -> Result<(), Errno> {
+        Ok(())
+    }
     /// All entries of a directory, without `.` and `..`, in the host's order.
     fn read_dir(&self) -> Result<Vec<HostDirEntry>, Errno>;
     /// The target of a symbolic link.
     fn read_link(&self) -> Result<Vec<u8>, Errno>;
     /// Opens a regular file's content.
     fn open(&self, mode: OpenMode) -> Result<Arc<dyn HostFile>, Errno>;
+    /// Opens a regular file's content for reading, and reads its attributes.
+    fn open_read(&self) -> Result<(Arc<dyn HostFile>, Attr), Errno> {
+        Ok((self.open(OpenMode::Read)?, self.attr()?))
+    }
     /// Creates an entry that must not exist, with these permission bits exactly (no umask).
     fn create(&self, name: &[u8], what: NewNode<'_>, mode: u32) -> Result<Arc<dyn HostNode>, Errno>;
     /// Adds a hard link to `target` in this directory.
@@ -167,6 +182,8 @@ pub trait HostFile: Send + Sync {
     fn may_execute(&self) -> bool {
         true
     }
+    /// Attributes, read now.
+    fn attr(&self) -> Result<Attr, Errno>;
     /// Size in bytes now.
     fn size(&self) -> Result<u64, Errno>;
     /// `fallocate(2)`.

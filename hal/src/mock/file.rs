@@ -4,6 +4,7 @@ use super::HostOp;
 use super::node::{Inode, Kind};
 use crate::{HostFile, Progress, Transfer, Transferred};
 use abi::Errno;
+use abi::fs::Attr;
 use core::any::Any;
 use core::fmt;
 use std::sync::Arc;
@@ -115,6 +116,10 @@ impl HostFile for MockFile {
         });
         self.inode.data().attr.mtime = fs.now();
         Ok(buf.len())
+    }
+    fn attr(&self) -> Result<Attr, Errno> {
+        self.inode.enter(HostOp::Attr)?;
+        Ok(self.inode.data().attr)
     }
     fn size(&self) -> Result<u64, Errno> {
         self.inode.enter(HostOp::Attr)?;

@@ -1,8 +1,10 @@
 //! Regular files of the host, opened for their content.
 
 use crate::hostfs::{errno, last_errno};
+use crate::hostnode;
 use crate::transfer::Transfers;
 use abi::Errno;
+use abi::fs::Attr;
 use hal::{HostFile, Progress, Transfer};
 use rustix::fs::{self as sys, FallocateFlags};
 use rustix::io::{Errno as SysErrno, ReadWriteFlags};
@@ -141,6 +143,10 @@ impl HostFile for LinuxFile {
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<usize, Errno> {
         write_at(&self.fd, offset, buf)
+    }
+
+    fn attr(&self) -> Result<Attr, Errno> {
+        hostnode::attr(self.fd.as_fd())
     }
 
     fn size(&self) -> Result<u64, Errno> {

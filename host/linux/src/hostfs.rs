@@ -1,22 +1,23 @@
-//! Host directories: every node is an `O_PATH` descriptor, every step is relative to one and follows nothing.
+//! Host directories: every node is an `O_PATH` descriptor or can become one ([`crate::hostnode`]), every step is relative to one and follows
+//! nothing.
 //!
 //! A descriptor opened with `O_PATH` names an inode without access to its content. What the system calls do not
 //! offer on such a descriptor goes through `/proc/self/fd/N`, which leads to exactly that inode, whatever
 //! happens to names meanwhile. The process's umask is zero (see `start`), so that modes arrive exactly.
 
 use crate::hostfile::LinuxFile;
+use crate::hostnode::LinuxNode;
 use crate::io::Events;
 use crate::transfer::Transfers;
 use abi::Errno;
-use abi::fs::{Attr, DeviceId, FileType, Statfs};
-use abi::time::Timespec;
+use abi::fs::{Attr, FileType, Statfs};
 use hal::{HostDirEntry, HostFile, HostFs, HostNode, NewNode, OpenMode, SetAttr, TimeSet, Transferred};
-use rustix::fs::{self as sys, AtFlags, FileType as SysType, Gid, Mode, OFlags, StatxFlags, Timestamps, Uid};
+use rustix::fs::{self as sys, AtFlags, FileType as SysType, Gid, Mode, OFlags, Timestamps, Uid};
 use rustix::io::Errno as SysErrno;
 use std::any::Any;
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 /// The way into the host's files.
 pub struct LinuxFs {
@@ -24,25 +25,15 @@ pub struct LinuxFs {
 }
 
 /// What every node needs.
-struct Shared {
+pub(crate) struct Shared {
     /// `/proc/self/fd` of this process.
-    fd_dir: OwnedFd,
+    pub(crate) fd_dir: OwnedFd,
     transfers: Arc<Transfers>,
-}
-
-/// A host inode.
-pub struct LinuxNode {
-    fd: OwnedFd,
-    /// Asked for when first needed: most nodes are only walked through.
-    file_type: OnceLock<FileType>,
-    shared: Arc<Shared>,
 }
 
 pub(crate) fn errno(e: SysErrno) -> Errno {
     Errno::from_raw(e.raw_os_error())
 }
-
-const NODE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Descriptors that there is room for from the start: as many as the kernel's cache of names may hold.
 const ROOM: i32 = 8192;
@@ -84,84 +75,14 @@ fn check(name: &[u8]) -> Result<(), Errno> {
     }
 }
 
-fn device(major: u32, minor: u32) -> DeviceId {
-    DeviceId::new(major, minor)
-}
-
-fn time(t: sys::StatxTimestamp) -> Timespec {
-    Timespec { sec: t.tv_sec, nsec: i64::from(t.tv_nsec) }
-}
-
-/// Attributes of an open descriptor of any kind.
-pub(crate) fn attr(fd: BorrowedFd<'_>) -> Result<Attr, Errno> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-    let s = sys::statx(fd, c"", flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map_err(errno)?;
-    Ok(Attr {
-        dev: device(s.stx_dev_major, s.stx_dev_minor),
-        ino: s.stx_ino,
-        mode: u32::from(s.stx_mode),
-        nlink: u64::from(s.stx_nlink),
-        uid: s.stx_uid,
-        gid: s.stx_gid,
-        rdev: device(s.stx_rdev_major, s.stx_rdev_minor),
-        size: s.stx_size,
-        blksize: s.stx_blksize,
-        blocks: s.stx_blocks,
-        atime: time(s.stx_atime),
-        mtime: time(s.stx_mtime),
-        ctime: time(s.stx_ctime),
-        btime: StatxFlags::from_bits_retain(s.stx_mask)
-            .contains(StatxFlags::BTIME)
-            .then(|| time(s.stx_btime)),
-    })
-}
-
 impl LinuxNode {
-    fn new(fd: OwnedFd, shared: Arc<Shared>) -> LinuxNode {
-        LinuxNode { fd, file_type: OnceLock::new(), shared }
-    }
-
-    fn file_type(&self) -> Result<FileType, Errno> {
-        match self.file_type.get() {
-            Some(file_type) => Ok(*file_type),
-            None => self.attr().map(|a| a.file_type()),
-        }
-    }
-
-    /// The name of this inode below `fd_dir`.
-    fn link_name(&self) -> String {
-        self.fd.as_raw_fd().to_string()
-    }
-
-    /// The path that leads to this inode, for calls without a directory argument.
-    fn proc_path(&self) -> String {
-        format!("/proc/self/fd/{}", self.fd.as_raw_fd())
-    }
-
-    /// Opens the inode itself anew.
-    fn reopen(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
-        // Devices and FIFOs must not be opened: that may block or act.
-        match self.file_type()? {
-            FileType::Regular | FileType::Directory => {}
-            FileType::Symlink => return Err(Errno::ELOOP),
-            _ => return Err(Errno::ENXIO),
-        }
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
-        sys::openat(&self.shared.fd_dir, self.link_name(), flags, Mode::empty()).map_err(errno)
-    }
-
-    fn child(&self, name: &[u8]) -> Result<LinuxNode, Errno> {
-        let fd = sys::openat(&self.fd, name, NODE, Mode::empty()).map_err(errno)?;
-        Ok(LinuxNode::new(fd, self.shared.clone()))
-    }
-
     fn of(node: &dyn HostNode) -> Result<&LinuxNode, Errno> {
         node.as_any().downcast_ref().ok_or(Errno::EXDEV)
     }
 
     fn create_file(&self, name: &[u8], mode: Mode) -> Result<LinuxNode, Errno> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = sys::openat(&self.fd, name, flags, mode).map_err(errno)?;
+        let file = sys::openat(self.fd()?, name, flags, mode).map_err(errno)?;
         // By descriptor, not by name: somebody else may have replaced the entry already.
         let link = file.as_raw_fd().to_string();
         let fd = sys::openat(&self.shared.fd_dir, link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -178,15 +99,13 @@ impl LinuxNode {
         let times = Timestamps { last_access: one(set.atime), last_modification: one(set.mtime) };
         // Through the link rather than AT_EMPTY_PATH, which utimensat(2) knows only since Linux 5.8; the link leads
         // to a symbolic link's own inode, too.
-        sys::utimensat(&self.shared.fd_dir, self.link_name(), &times, AtFlags::empty()).map_err(errno)
+        sys::utimensat(&self.shared.fd_dir, self.link_name()?, &times, AtFlags::empty()).map_err(errno)
     }
 }
 
 impl HostNode for LinuxNode {
     fn attr(&self) -> Result<Attr, Errno> {
-        let attr = attr(self.fd.as_fd())?;
-        self.file_type.get_or_init(|| attr.file_type());
-        Ok(attr)
+        self.attr_now()
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn HostNode>, Errno> {
@@ -194,11 +113,21 @@ impl HostNode for LinuxNode {
         Ok(Arc::new(self.child(name)?))
     }
 
+    fn find(self: Arc<Self>, name: &[u8]) -> Result<(Arc<dyn HostNode>, Attr), Errno> {
+        check(name)?;
+        let (node, attr) = self.found(name)?;
+        Ok((Arc::new(node), attr))
+    }
+
+    fn hold(&self) -> Result<(), Errno> {
+        self.fd().map(drop)
+    }
+
     fn read_dir(&self) -> Result<Vec<HostDirEntry>, Errno> {
         if self.file_type()? != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
-        let dir = self.reopen(OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let dir = self.open_dir()?;
         let mut out = Vec::new();
         let mut buf = Vec::with_capacity(32 << 10);
         let mut iter = sys::RawDir::new(&dir, buf.spare_capacity_mut());
@@ -226,7 +155,7 @@ impl HostNode for LinuxNode {
         if self.file_type()? != FileType::Symlink {
             return Err(Errno::EINVAL);
         }
-        sys::readlinkat(&self.fd, c"", Vec::new()).map(CString::into_bytes).map_err(errno)
+        sys::readlinkat(self.fd()?, c"", Vec::new()).map(CString::into_bytes).map_err(errno)
     }
 
     fn open(&self, mode: OpenMode) -> Result<Arc<dyn HostFile>, Errno> {
@@ -241,13 +170,18 @@ impl HostNode for LinuxNode {
         Ok(Arc::new(LinuxFile::new(self.reopen(flags)?, self.shared.transfers.clone())))
     }
 
+    fn open_read(&self) -> Result<(Arc<dyn HostFile>, Attr), Errno> {
+        let Some((fd, attr)) = self.content() else { return Ok((self.open(OpenMode::Read)?, self.attr()?)) };
+        Ok((Arc::new(LinuxFile::new(fd, self.shared.transfers.clone())), attr))
+    }
+
     fn create(&self, name: &[u8], what: NewNode<'_>, mode: u32) -> Result<Arc<dyn HostNode>, Errno> {
         check(name)?;
         let bits = Mode::from_raw_mode(mode & 0o7777);
         let node = match what {
             NewNode::File => self.create_file(name, bits)?,
             NewNode::Directory => {
-                sys::mkdirat(&self.fd, name, bits).map_err(errno)?;
+                sys::mkdirat(self.fd()?, name, bits).map_err(errno)?;
                 let node = self.child(name)?;
                 if mode & 0o6000 != 0 && node.file_type()? == FileType::Directory {
                     // mkdir(2) ignores these two bits.
@@ -256,7 +190,7 @@ impl HostNode for LinuxNode {
                 node
             }
             NewNode::Symlink(target) => {
-                sys::symlinkat(target, &self.fd, name).map_err(errno)?;
+                sys::symlinkat(target, self.fd()?, name).map_err(errno)?;
                 self.child(name)?
             }
             NewNode::Special(kind, dev) => {
@@ -267,7 +201,7 @@ impl HostNode for LinuxNode {
                     FileType::BlockDevice => SysType::BlockDevice,
                     FileType::Regular | FileType::Directory | FileType::Symlink => return Err(Errno::EINVAL),
                 };
-                sys::mknodat(&self.fd, name, kind, bits, dev.encode()).map_err(errno)?;
+                sys::mknodat(self.fd()?, name, kind, bits, dev.encode()).map_err(errno)?;
                 self.child(name)?
             }
         };
@@ -278,21 +212,21 @@ impl HostNode for LinuxNode {
         check(name)?;
         let target = LinuxNode::of(target)?;
         // AT_EMPTY_PATH needs a capability; the link leads to the inode itself, symbolic links included.
-        sys::linkat(&target.shared.fd_dir, target.link_name(), &self.fd, name, AtFlags::SYMLINK_FOLLOW)
+        sys::linkat(&target.shared.fd_dir, target.link_name()?, self.fd()?, name, AtFlags::SYMLINK_FOLLOW)
             .map_err(errno)
     }
 
     fn unlink(&self, name: &[u8], directory: bool) -> Result<(), Errno> {
         check(name)?;
         let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        sys::unlinkat(&self.fd, name, flags).map_err(errno)
+        sys::unlinkat(self.fd()?, name, flags).map_err(errno)
     }
 
     fn rename(&self, name: &[u8], to: &dyn HostNode, to_name: &[u8], flags: u32) -> Result<(), Errno> {
         check(name)?;
         check(to_name)?;
         let flags = sys::RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-        sys::renameat_with(&self.fd, name, &LinuxNode::of(to)?.fd, to_name, flags).map_err(errno)
+        sys::renameat_with(self.fd()?, name, LinuxNode::of(to)?.fd()?, to_name, flags).map_err(errno)
     }
 
     fn set_attr(&self, set: &SetAttr) -> Result<(), Errno> {
@@ -307,7 +241,7 @@ impl HostNode for LinuxNode {
         if set.uid.is_some() || set.gid.is_some() {
             let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
             let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
-            sys::chownat(&self.fd, c"", uid, gid, flags).map_err(errno)?;
+            sys::chownat(self.fd()?, c"", uid, gid, flags).map_err(errno)?;
         }
         // After the owner, whose change clears the set-id bits.
         if let Some(mode) = set.mode {
@@ -315,7 +249,7 @@ impl HostNode for LinuxNode {
                 return Err(Errno::EOPNOTSUPP);
             }
             let mode = Mode::from_raw_mode(mode & 0o7777);
-            sys::chmodat(&self.shared.fd_dir, self.link_name(), mode, AtFlags::empty()).map_err(errno)?;
+            sys::chmodat(&self.shared.fd_dir, self.link_name()?, mode, AtFlags::empty()).map_err(errno)?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             self.set_times(set)?;
@@ -326,7 +260,7 @@ impl HostNode for LinuxNode {
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let mut value = vec![0; 256];
         loop {
-            match sys::getxattr(self.proc_path(), name, &mut value[..]) {
+            match sys::getxattr(self.proc_path()?, name, &mut value[..]) {
                 Ok(len) => {
                     value.truncate(len);
                     return Ok(value);
@@ -339,26 +273,27 @@ impl HostNode for LinuxNode {
 
     fn set_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> Result<(), Errno> {
         let flags = sys::XattrFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-        sys::setxattr(self.proc_path(), name, value, flags).map_err(errno)
+        sys::setxattr(self.proc_path()?, name, value, flags).map_err(errno)
     }
 
     fn list_xattr(&self) -> Result<Vec<Vec<u8>>, Errno> {
         // The kernel's limit for the whole list is 64 KiB.
         let mut names = vec![0; 1 << 16];
-        let len = sys::listxattr(self.proc_path(), &mut names[..]).map_err(errno)?;
+        let len = sys::listxattr(self.proc_path()?, &mut names[..]).map_err(errno)?;
         let names = names.get(..len).unwrap_or_default();
         Ok(names.split(|b| *b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect())
     }
 
     fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
-        sys::removexattr(self.proc_path(), name).map_err(errno)
+        sys::removexattr(self.proc_path()?, name).map_err(errno)
     }
 
     fn statfs(&self) -> Result<Statfs, Errno> {
+        let fd = self.fd()?;
         // SAFETY: an all-zero value is valid.
         let mut s: libc::statfs64 = unsafe { std::mem::zeroed() };
         // SAFETY: fills the structure; the descriptor is open. fsid has no accessor, hence not by rustix.
-        if unsafe { libc::fstatfs64(self.fd.as_raw_fd(), &mut s) } != 0 {
+        if unsafe { libc::fstatfs64(fd.as_raw_fd(), &mut s) } != 0 {
             return Err(last_errno());
         }
         // SAFETY: fsid_t is two 32-bit integers.
@@ -380,7 +315,9 @@ impl HostNode for LinuxNode {
     }
 
     fn describe(&self) -> String {
-        let path = sys::readlinkat(&self.shared.fd_dir, self.link_name(), Vec::new());
+        let path = self
+            .link_name()
+            .and_then(|link| sys::readlinkat(&self.shared.fd_dir, link, Vec::new()).map_err(errno));
         path.map_or_else(|_| "?".to_string(), |p| p.to_string_lossy().into_owned())
     }
 

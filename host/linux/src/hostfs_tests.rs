@@ -1,6 +1,8 @@
 //! Against a real directory: what matters is what the host's kernel does.
 
 use super::*;
+use abi::fs::DeviceId;
+use abi::time::Timespec;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -150,4 +152,63 @@ fn statfs_and_description() {
     let statfs = node.statfs().unwrap();
     assert!(statfs.bsize > 0 && statfs.namelen > 0 && statfs.fs_type != 0);
     assert_eq!(node.describe(), fs::canonicalize(&dir.0).unwrap().to_str().unwrap());
+}
+
+#[test]
+fn a_found_node_is_lost_when_the_host_replaces_it() {
+    let dir = TempDir::new("found");
+    let path = |name: &str| dir.0.join(name);
+    let node = dir.node();
+    let find = |name: &[u8]| node.clone().find(name).unwrap();
+    for name in ["held", "open", "gone", "other", "fifo", "link"] {
+        fs::write(path(name), name).unwrap();
+    }
+    fs::create_dir_all(path("sub/in")).unwrap();
+    let ((held, attr), (opened, _), (gone, _), (other, _)) =
+        (find(b"held"), find(b"open"), find(b"gone"), find(b"other"));
+    let ((fifo, _), (link, _), (sub, _)) = (find(b"fifo"), find(b"link"), find(b"sub"));
+    assert_eq!(attr, node.lookup(b"held").unwrap().attr().unwrap());
+    assert_eq!(err(node.clone().find(b"none")), Some(Errno::ENOENT));
+    assert_eq!(err(held.clone().find(b"x")), Some(Errno::ENOTDIR));
+    held.hold().unwrap();
+    let (file, _) = opened.open_read().unwrap();
+    let (inner, _) = sub.clone().find(b"in").unwrap();
+    assert!(inner.read_dir().unwrap().is_empty());
+    for name in ["held", "open", "other", "fifo", "link"] {
+        fs::write(path("new"), "another").unwrap();
+        fs::rename(path("new"), path(name)).unwrap();
+    }
+    fs::remove_file(path("gone")).unwrap();
+    fs::remove_file(path("link")).unwrap();
+    symlink("held", path("link")).unwrap();
+    fs::remove_file(path("fifo")).unwrap();
+    node.create(b"fifo", NewNode::Special(FileType::Fifo, DeviceId::default()), 0o600).unwrap();
+    fs::rename(path("sub"), path("moved")).unwrap();
+    fs::create_dir(path("sub")).unwrap();
+
+    let mut buf = [0; 8];
+    assert_eq!(held.open_read().unwrap().0.read_at(0, &mut buf), Ok(4));
+    assert_eq!((&buf[..4], held.attr().unwrap().nlink), (&b"held"[..], 0));
+    assert_eq!(file.read_at(0, &mut buf), Ok(4), "what is open stays");
+    for (lost, name) in [(&gone, "gone"), (&other, "other"), (&fifo, "fifo"), (&link, "link")] {
+        assert_eq!(err(lost.open_read()), Some(Errno::ESTALE), "{name}");
+        assert_eq!(err(lost.attr()), Some(Errno::ESTALE), "{name}");
+        assert_eq!(lost.hold(), Err(Errno::ESTALE), "{name}");
+    }
+    assert_eq!(err(sub.lookup(b"in")), None, "it was opened for the look into it");
+    assert_eq!(err(inner.open(OpenMode::Read)), Some(Errno::EISDIR));
+}
+
+#[test]
+fn a_deep_chain_of_found_nodes_is_dropped() {
+    let dir = TempDir::new("deep");
+    let mut node = dir.node();
+    for _ in 0..500 {
+        node.create(b"d", NewNode::Directory, 0o755).unwrap();
+        node = node.find(b"d").unwrap().0;
+    }
+    let small = std::thread::Builder::new().stack_size(16 << 10);
+    small.spawn(move || drop(node)).unwrap().join().unwrap();
+    let clean = || std::process::Command::new("rm").arg("-rf").arg(&dir.0).status();
+    assert!(clean().unwrap().success());
 }

@@ -8,6 +8,7 @@ mod cpu;
 mod fiber;
 mod hostfile;
 mod hostfs;
+mod hostnode;
 mod info;
 mod io;
 mod machine;

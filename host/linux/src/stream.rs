@@ -5,7 +5,8 @@
 //! socket is used with `MSG_DONTWAIT`, and a regular file is used as it is, because its position is shared.
 //! Where opening anew is refused, readiness is asked first and writes are small.
 
-use crate::hostfs::{attr, last_errno};
+use crate::hostfs::last_errno;
+use crate::hostnode::attr;
 use crate::io::{Events, Poller};
 use crate::{cpu::lock, stdfds, terminal};
 use abi::Errno;

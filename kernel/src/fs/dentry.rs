@@ -168,7 +168,7 @@ impl Dentry {
             }
             children.changes
         };
-        match with_room(cx, || self.inode.lookup(cx, name)) {
+        match self.unless_lost(with_room(cx, || self.inode.lookup(cx, name))) {
             Ok(inode) => Ok(self.attach(cx, name, inode, Some(changes))),
             Err(e) => {
                 if cacheable && e.errno() == Errno::ENOENT {
@@ -227,6 +227,26 @@ impl Dentry {
             cx.kernel.vfs.dentries.added(self, key);
         }
         new
+    }
+
+    /// Hands on what became of something that was done with the inode. When the host has put another file in its place (`ESTALE`), the cache
+    /// forgets the name, so that the next walk finds that one.
+    pub(super) fn unless_lost<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(e) = &result
+            && e.errno() == Errno::ESTALE
+            && let Some(parent) = self.parent()
+        {
+            let name = self.name();
+            let is_self = |slot: &Slot| matches!(slot, Slot::Cached(d) if core::ptr::eq(&**d, self));
+            let mut children = parent.children.lock();
+            let before = match children.map.get(&name) {
+                Some(child) if is_self(&child.slot) => children.map.remove(&name),
+                _ => None,
+            };
+            drop(children);
+            drop(before);
+        }
+        result
     }
 
     fn insert_negative(self: &Arc<Dentry>, cx: &Cx, name: &[u8], changes: Option<u64>) {

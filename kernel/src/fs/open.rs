@@ -33,6 +33,17 @@ pub fn open_scoped(
     let mut lookup = scope;
     lookup.set(Lookup::NOFOLLOW, flags.contains(OpenFlags::NOFOLLOW));
     lookup.set(Lookup::DIRECTORY, flags.contains(OpenFlags::DIRECTORY));
+    walk::unless_lost(|| open_once(cx, dirfd, path, flags, mode, lookup))
+}
+
+fn open_once(
+    cx: &Cx,
+    dirfd: Fd,
+    path: &[u8],
+    flags: OpenFlags,
+    mode: u32,
+    lookup: Lookup,
+) -> Result<Arc<OpenFile>> {
     if flags.contains(OpenFlags::PATH) {
         let at = walk::resolve(cx, dirfd, path, lookup)?;
         let keep = OpenFlags::PATH | OpenFlags::DIRECTORY | OpenFlags::NOFOLLOW;
@@ -52,6 +63,10 @@ pub fn open_scoped(
 /// Opens a program for execution: a regular file with execute permission on a mount that allows it, else `EACCES`. Read permission is
 /// not needed. `ETXTBSY` while somebody has it open for writing.
 pub fn open_exec(cx: &Cx, dirfd: Fd, path: &[u8], lookup: Lookup) -> Result<Arc<OpenFile>> {
+    walk::unless_lost(|| open_exec_once(cx, dirfd, path, lookup))
+}
+
+fn open_exec_once(cx: &Cx, dirfd: Fd, path: &[u8], lookup: Lookup) -> Result<Arc<OpenFile>> {
     let at = walk::resolve(cx, dirfd, path, lookup)?;
     let attr = at.dentry.inode.attr()?;
     match attr.file_type() {
@@ -177,7 +192,7 @@ pub fn open_at(cx: &Cx, at: Path, flags: OpenFlags, allowed: bool) -> Result<Arc
         FileType::Regular if writes => Some(cx.kernel.vfs.busy.write(&attr)?),
         _ => None,
     };
-    let file = with_room(cx, || inode.open(cx, &at, flags))?;
+    let file = at.dentry.unless_lost(with_room(cx, || inode.open(cx, &at, flags)))?;
     if flags.contains(OpenFlags::TRUNC) && file_type == FileType::Regular && !allowed {
         inode.set_attr(cx, &SetAttr { size: Some(0), ..SetAttr::default() })?;
         notify::path(cx, &at, notify::MODIFY);

@@ -435,5 +435,5 @@ pub fn read_link(cx: &Cx, at: &Path) -> Result<Vec<u8>> {
     if inode.attr()?.file_type() != FileType::Symlink {
         return err(Errno::EINVAL);
     }
-    inode.read_link(cx)
+    at.dentry.unless_lost(inode.read_link(cx))
 }

@@ -96,6 +96,15 @@ pub fn root(cx: &Cx) -> Result<Path> {
     Ok(dirs(cx)?.1)
 }
 
+/// Walks and does something with what is found; once more if that turns out to be lost (`ESTALE`): the host has put another file in its place,
+/// and the cache has forgotten it by now.
+pub fn unless_lost<T>(mut walk: impl FnMut() -> Result<T>) -> Result<T> {
+    match walk() {
+        Err(e) if e.errno() == Errno::ESTALE => walk(),
+        result => result,
+    }
+}
+
 /// The place that a path names. `dirfd` is [`Fd::CWD`] or a descriptor and counts only for relative paths.
 pub fn resolve(cx: &Cx, dirfd: Fd, path: &[u8], flags: Lookup) -> Result<Path> {
     resolve_as(cx, cx.task.creds(), dirfd, path, flags)
@@ -106,9 +115,11 @@ pub fn resolve_as(cx: &Cx, creds: Arc<Creds>, dirfd: Fd, path: &[u8], flags: Loo
     if path.is_empty() {
         return resolve_empty(cx, dirfd, flags);
     }
-    let mut walk = Walk::start(cx, creds, dirfd, path, flags)?;
-    walk.finish()?;
-    Ok(walk.at)
+    unless_lost(|| {
+        let mut walk = Walk::start(cx, creds.clone(), dirfd, path, flags)?;
+        walk.finish()?;
+        Ok(walk.at)
+    })
 }
 
 fn resolve_empty(cx: &Cx, dirfd: Fd, flags: Lookup) -> Result<Path> {
@@ -139,9 +150,11 @@ pub(super) fn resolve_last(cx: &Cx, dirfd: Fd, path: &[u8]) -> Result<(Path, Las
     if path.is_empty() {
         return err(Errno::ENOENT);
     }
-    let mut walk = Walk::start(cx, cx.task.creds(), dirfd, path, Lookup::empty())?;
-    let last = walk.walk_to_last()?;
-    Ok((walk.at, last))
+    unless_lost(|| {
+        let mut walk = Walk::start(cx, cx.task.creds(), dirfd, path, Lookup::empty())?;
+        let last = walk.walk_to_last()?;
+        Ok((walk.at, last))
+    })
 }
 
 /// A path for an open file; one that has no name gets a place of its own.
@@ -322,7 +335,7 @@ impl<'a> Walk<'a> {
             self.at = target;
             return Ok(());
         }
-        let text = link.inode.read_link(self.cx)?;
+        let text = link.unless_lost(link.inode.read_link(self.cx))?;
         match text.first() {
             None => return err(Errno::ENOENT),
             Some(b'/') if self.flags.contains(Lookup::BENEATH) => return err(Errno::EXDEV),

@@ -233,8 +233,7 @@ pub(super) fn readlinkat(cx: &Cx, dirfd: Fd, path: UserCStr, buf: UserPtr<u8>, s
     if path.is_empty() && dirfd == Fd::CWD {
         return err(Errno::ENOENT);
     }
-    let at = walk::resolve(cx, dirfd, &path, how)?;
-    let text = match ops::read_link(cx, &at) {
+    let text = match walk::unless_lost(|| ops::read_link(cx, &walk::resolve(cx, dirfd, &path, how)?)) {
         // An empty path with a descriptor of something else is "no such file".
         Err(e) if e.errno() == Errno::EINVAL && path.is_empty() => return err(Errno::ENOENT),
         other => other?,

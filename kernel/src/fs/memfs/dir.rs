@@ -74,7 +74,10 @@ impl Node {
             }
         };
         match &self.lower {
-            Some(lower) if merged => Ok((self.shared.adopt(lower.lookup(name)?)?, true)),
+            Some(lower) if merged => {
+                let (lower, attr) = lower.clone().find(name)?;
+                Ok((self.shared.adopt(lower, attr), true))
+            }
             _ => err(Errno::ENOENT),
         }
     }

@@ -4,7 +4,6 @@ use super::node::{Body, Node};
 use crate::error::{Result, err};
 use crate::fs::{File, Mappable, OpenFile, OpenFlags, host_read};
 use crate::mm::PageCache;
-use crate::sync::Mutex;
 use crate::task::Cx;
 use crate::user::{Sink, Source};
 use abi::Errno;
@@ -25,28 +24,24 @@ enum Content {
 /// An open regular file. What it reads is the inode's content at that moment, also when that was copied up after the open.
 pub struct MemFile {
     node: Arc<Node>,
-    /// Kept open while the content is the lower node's.
-    lower: Mutex<Option<Arc<dyn HostFile>>>,
 }
 
 pub(super) fn open(node: Arc<Node>, flags: OpenFlags) -> Result<Arc<dyn File>> {
-    let is_lower = matches!(node.state.lock().body, Body::Lower(_));
     // The host may refuse the content even to those whom the guest's permissions let in: better now than at the first read.
-    let lower = if is_lower && !flags.contains(OpenFlags::TRUNC) { Some(node.lower_file()?) } else { None };
-    Ok(Arc::new(MemFile { node, lower: Mutex::new(lower) }))
+    if !flags.contains(OpenFlags::TRUNC) {
+        node.open_lower()?;
+    }
+    Ok(Arc::new(MemFile { node }))
 }
 
 impl MemFile {
     fn content(&self) -> Result<Content> {
-        if let Body::Cache(cache) = &self.node.state.lock().body {
-            return Ok(Content::Cache(cache.clone()));
+        match &self.node.state.lock().body {
+            Body::Cache(cache) => return Ok(Content::Cache(cache.clone())),
+            Body::Lower(Some(file)) => return Ok(Content::Lower(file.clone())),
+            _ => {}
         }
-        if let Some(file) = &*self.lower.lock() {
-            return Ok(Content::Lower(file.clone()));
-        }
-        let file = self.node.lower_file()?;
-        *self.lower.lock() = Some(file.clone());
-        Ok(Content::Lower(file))
+        Ok(Content::Lower(self.node.lower_file()?))
     }
 }
 

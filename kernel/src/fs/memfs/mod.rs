@@ -9,7 +9,9 @@
 //!   only as long as someone uses it.
 //! * Content is copied up at the first write, not at open.
 //!
-//! The lower layer is taken to be unchanging: attributes are read when a node is first looked up, and again when it is opened.
+//! The lower layer is taken to be unchanging: attributes are read when a node is first looked up, and again when it is opened. A node that
+//! was only looked at may be lost when the host puts another file in its place (`ESTALE`, see [`hal::HostNode::find`]); the walk then looks
+//! again. What is open or changed stays.
 //!
 //! Lock order: a node's `state` is a leaf and never held across host calls or two at a time; `index` is never held with it.
 //! Directory changes are serialized by the VFS (a directory's latch), changes of content by the node's own latch.
@@ -28,7 +30,7 @@ use crate::Kernel;
 use crate::error::Result;
 use crate::mm::{Frames, PageCache, Quota};
 use crate::sync::Mutex;
-use abi::fs::{DeviceId, Statfs};
+use abi::fs::{Attr, DeviceId, Statfs};
 use abi::time::Timespec;
 use alloc::format;
 use alloc::string::String;
@@ -65,6 +67,13 @@ impl Default for MemOptions {
     }
 }
 
+/// What a lower inode is known by: device and number, and when it was born, for a number that was given to another inode since.
+type Key = (u64, u64, Option<(i64, i64)>);
+
+fn key(attr: &Attr) -> Key {
+    (attr.dev.encode(), attr.ino, attr.btime.map(|t| (t.sec, t.nsec)))
+}
+
 enum Indexed {
     /// Unchanged: found as long as it is used.
     Clean(Weak<Node>),
@@ -80,7 +89,7 @@ pub(super) struct Shared {
     machine: Arc<dyn Machine>,
     frames: Arc<Frames>,
     next_ino: AtomicU64,
-    index: Mutex<HashMap<(u64, u64), Indexed>>,
+    index: Mutex<HashMap<Key, Indexed>>,
     /// Pages of the content.
     quota: Arc<Quota>,
     max_inodes: u64,
@@ -102,33 +111,32 @@ impl Shared {
     }
 
     /// The node for a host node: the one that is known for the same host inode, else a new one.
-    fn adopt(self: &Arc<Shared>, lower: Arc<dyn HostNode>) -> Result<Arc<Node>> {
-        let attr = lower.attr()?;
-        let key = (attr.dev.encode(), attr.ino);
+    fn adopt(self: &Arc<Shared>, lower: Arc<dyn HostNode>, attr: Attr) -> Arc<Node> {
+        let key = key(&attr);
         let mut index = self.index.lock();
         match index.get(&key) {
-            Some(Indexed::Changed(node)) => return Ok(node.clone()),
+            Some(Indexed::Changed(node)) => return node.clone(),
             Some(Indexed::Clean(weak)) => {
                 if let Some(node) = weak.upgrade() {
-                    return Ok(node);
+                    return node;
                 }
             }
             None => {}
         }
         let node = Node::lower(self, lower, attr);
         index.insert(key, Indexed::Clean(Arc::downgrade(&node)));
-        Ok(node)
+        node
     }
 
     /// Keeps a changed node, or no longer keeps one that lost its last name.
-    fn keep(&self, key: (u64, u64), node: &Arc<Node>, keep: bool) {
+    fn keep(&self, key: Key, node: &Arc<Node>, keep: bool) {
         let entry = if keep { Indexed::Changed(node.clone()) } else { Indexed::Clean(Arc::downgrade(node)) };
         let before = self.index.lock().insert(key, entry);
         drop(before);
     }
 
     /// A node with this key is gone.
-    fn gone(&self, key: (u64, u64)) {
+    fn gone(&self, key: Key) {
         let mut index = self.index.lock();
         if matches!(index.get(&key), Some(Indexed::Clean(weak)) if weak.strong_count() == 0) {
             index.remove(&key);
@@ -156,9 +164,9 @@ impl MemFs {
     /// One that shows a host directory, and keeps changes to it in memory.
     pub fn overlay(kernel: &Kernel, lower: Arc<dyn HostNode>) -> Result<Arc<MemFs>> {
         let options = MemOptions { fs_type: "overlay", ..MemOptions::default() };
-        let dev = lower.attr()?.dev;
-        let shared = Self::shared(kernel, dev, &options, UPPER_INO);
-        let root = shared.adopt(lower.clone())?;
+        let attr = lower.attr()?;
+        let shared = Self::shared(kernel, attr.dev, &options, UPPER_INO);
+        let root = shared.adopt(lower.clone(), attr);
         Ok(Arc::new(MemFs { shared, root, fs_type: "overlay", lower: Some(lower), mode: 0o755 }))
     }
 

@@ -1,6 +1,6 @@
 //! Nodes: the inodes of a file system in memory.
 
-use super::{MemOptions, Shared};
+use super::{Key, MemOptions, Shared};
 use crate::error::{Result, err};
 use crate::fs::{File, Inode, Latch, NewInode, NewKind, OpenFlags, Path, device};
 use crate::mm::PageCache;
@@ -41,8 +41,8 @@ pub(super) struct Directory {
 }
 
 pub(super) enum Body {
-    /// A regular file whose content is the lower node's.
-    Lower(Option<Weak<dyn HostFile>>),
+    /// A regular file whose content is the lower node's, kept open once it was opened.
+    Lower(Option<Arc<dyn HostFile>>),
     /// A regular file in memory.
     Cache(Arc<PageCache>),
     Directory(Directory),
@@ -65,8 +65,7 @@ pub struct Node {
     pub(super) shared: Arc<Shared>,
     pub(super) me: Weak<Node>,
     pub(super) lower: Option<Arc<dyn HostNode>>,
-    /// The lower node's device and inode number.
-    pub(super) key: (u64, u64),
+    pub(super) key: Key,
     pub(super) state: Mutex<State>,
     /// Held while content changes.
     pub(super) content: Latch,
@@ -81,7 +80,7 @@ impl Node {
         changed: bool,
     ) -> Arc<Node> {
         let xattrs = if lower.is_some() { None } else { Some(BTreeMap::new()) };
-        let key = (attr.dev.encode(), attr.ino);
+        let key = super::key(&attr);
         shared.inodes.fetch_add(1, Ordering::Relaxed);
         Arc::new_cyclic(|me| Node {
             shared: shared.clone(),
@@ -164,6 +163,7 @@ impl Node {
 
     /// Changes the attributes; from now on the node is kept by the index while it has a name.
     pub(super) fn change(&self, f: impl FnOnce(&mut Attr)) {
+        self.hold();
         let (was_kept, keep) = {
             let mut state = self.state.lock();
             let was_kept = state.changed && state.attr.nlink > 0;
@@ -179,31 +179,52 @@ impl Node {
         }
     }
 
-    /// The lower file's content, opened.
+    /// Keeps the lower node from being lost. When that fails, it still works as long as the host leaves it where it is.
+    pub(super) fn hold(&self) {
+        if let Some(lower) = &self.lower {
+            let _ = lower.hold();
+        }
+    }
+
+    /// The lower file's content.
     pub(super) fn lower_file(&self) -> Result<Arc<dyn HostFile>> {
-        let known = match &self.state.lock().body {
-            Body::Lower(Some(weak)) => weak.upgrade(),
-            _ => None,
-        };
-        if let Some(file) = known {
-            return Ok(file);
+        if let Body::Lower(Some(file)) = &self.state.lock().body {
+            return Ok(file.clone());
         }
         let Some(lower) = &self.lower else { return err(Errno::EIO) };
-        let file = lower.open(hal::OpenMode::Read)?;
-        let fresh = lower.attr().ok();
+        let (file, attr) = lower.open_read()?;
+        self.refresh(attr, Some(&file));
+        Ok(file)
+    }
+
+    /// Opens the lower file's content, or looks at its attributes again if it is open.
+    pub(super) fn open_lower(&self) -> Result<()> {
+        let known = match &self.state.lock().body {
+            Body::Lower(Some(file)) => Some(file.clone()),
+            Body::Lower(None) => None,
+            _ => return Ok(()),
+        };
+        match known {
+            // The host may have changed it, but does not take it away.
+            Some(file) => self.refresh(file.attr()?, None),
+            None => drop(self.lower_file()?),
+        }
+        Ok(())
+    }
+
+    /// Takes over what the host says of a file whose content is the lower node's.
+    fn refresh(&self, fresh: Attr, opened: Option<&Arc<dyn HostFile>>) {
         let mut state = self.state.lock();
         let State { body, attr, changed, .. } = &mut *state;
-        if let Body::Lower(slot) = body {
-            *slot = Some(Arc::downgrade(&file));
-            if let Some(fresh) = fresh {
-                attr.size = fresh.size;
-                attr.blocks = fresh.blocks;
-                if !*changed {
-                    *attr = fresh;
-                }
-            }
+        let Body::Lower(slot) = body else { return };
+        if let (None, Some(file)) = (&slot, opened) {
+            *slot = Some(file.clone());
         }
-        Ok(file)
+        attr.size = fresh.size;
+        attr.blocks = fresh.blocks;
+        if !*changed {
+            *attr = fresh;
+        }
     }
 }
 
@@ -278,6 +299,9 @@ impl Inode for Node {
         }
         let Some(me) = self.me.upgrade() else { return err(Errno::ENOENT) };
         if self.is_directory() {
+            if let Some(lower) = &self.lower {
+                lower.hold()?;
+            }
             return Ok(Arc::new(super::dir::MemDir::new(me)));
         }
         super::file::open(me, flags)

@@ -199,6 +199,27 @@ fn descriptors_of_the_host_run_out() {
 }
 
 #[test]
+fn what_the_host_replaced_is_looked_up_again() {
+    on_overlay(tree, |cx, host| {
+        let before = attr(cx, "/etc/conf").ino;
+        host.remove("/etc/conf");
+        host.add_file("/etc/conf", 0o644, b"another");
+        assert_eq!(attr(cx, "/etc/conf").ino, before, "names are cached");
+        // What a host says of a node that it has only looked at.
+        host.fail(HostOp::Open, 0, Errno::ESTALE);
+        assert_eq!(read_file(cx, "/etc/conf"), "another");
+        assert_ne!(attr(cx, "/etc/conf").ino, before);
+        host.fail(HostOp::Lookup, 0, Errno::ESTALE);
+        assert_eq!(read_file(cx, "/etc/sub/deep"), "deep", "a directory on the way");
+        host.fail(HostOp::ReadLink, 0, Errno::ESTALE);
+        assert_eq!(read_file(cx, "/link"), "another");
+        host.fail(HostOp::Open, 0, Errno::ESTALE);
+        host.fail(HostOp::Open, 0, Errno::ESTALE);
+        assert_eq!(errno(open(cx, "/etc/other", OpenFlags::empty())), Some(Errno::ESTALE), "not for ever");
+    });
+}
+
+#[test]
 fn read_only_roots_refuse_everything() {
     let machine = MockMachine::builder().build();
     tree(machine.mock_fs());
