@@ -67,6 +67,13 @@ impl Area {
         unsafe { std::ptr::copy_nonoverlapping(self.at.add(offset), buf.as_mut_ptr(), buf.len()) }
     }
 
+    /// Fills a piece with zeros.
+    pub fn clear(&self, from: usize, to: usize) {
+        assert!(from <= to && to <= self.len, "clearing outside of the area");
+        // SAFETY: inside of the mapping, see above.
+        unsafe { std::ptr::write_bytes(self.at.add(from), 0, to - from) };
+    }
+
     /// Copies in.
     pub fn write(&self, offset: usize, buf: &[u8]) {
         assert!(

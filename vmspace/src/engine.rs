@@ -6,13 +6,14 @@ use crate::limit::Tasks;
 use crate::space::{Body, Vmspace};
 use crate::stub::{self, Addresses, data};
 use crate::sys;
+use crate::trust::Fresh;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Most destroyed address spaces that are kept for the next `create`.
 const RESERVE: usize = 8;
@@ -29,7 +30,7 @@ pub struct Engine {
     free_slots: Mutex<Slots>,
     tasks: Tasks,
     vdso: Option<u64>,
-    fpu_len: usize,
+    fresh: OnceLock<Fresh>,
     closed: AtomicBool,
 }
 
@@ -50,6 +51,10 @@ struct Slots {
 const BODY_TASKS: u64 = 3;
 /// The zygote's page comes first.
 const FIRST_SLOT: u64 = layout::SLOT_LEN;
+
+fn slot_offset(slot: u64) -> u64 {
+    FIRST_SLOT + slot * layout::SLOT_LEN
+}
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -110,7 +115,7 @@ impl Engine {
         let page = Area::map(control.as_fd(), 0, 4096)?;
         let mut zygote = Zygote { child, page, orders };
         let vdso = zygote.settle()?;
-        let mut engine = Engine {
+        let engine = Engine {
             zygote: Mutex::new(zygote),
             reserve: Mutex::new(Vec::new()),
             control,
@@ -118,19 +123,18 @@ impl Engine {
             free_slots: Mutex::new(Slots::default()),
             tasks: Tasks::of_host(),
             vdso,
-            fpu_len: 0,
+            fresh: OnceLock::new(),
             closed: AtomicBool::new(false),
         };
         // The first address space shows that it works, and waits in reserve.
         let body = engine.make_body()?;
-        engine.fpu_len = body.fpu_len();
         lock(&engine.reserve).push(body);
         Ok(Arc::new(engine))
     }
 
     /// Size in bytes of the floating-point images of contexts.
     pub fn fpu_len(&self) -> usize {
-        self.fpu_len
+        self.fresh.get().map_or(0, |fresh| fresh.fpu.1)
     }
 
     /// An empty address space. Blocks for the time of the host calls. `EAGAIN` when there are as many as the host may be asked for.
@@ -160,7 +164,7 @@ impl Engine {
                 slots.next - 1
             })
         };
-        let offset = FIRST_SLOT + slot * layout::SLOT_LEN;
+        let offset = slot_offset(slot);
         let mut zygote = lock(&self.zygote);
         let pid = zygote.call(&[[(-2i64) as u64, offset, u64::from(std::process::id()), 0, 0, 0, 0]])?[0];
         if pid < 0 {
@@ -178,7 +182,7 @@ impl Engine {
             Err(e) => {
                 sys::kill(mother, libc::SIGKILL);
                 sys::reap(mother);
-                lock(&self.free_slots).free.push(slot);
+                self.free_slot(slot);
                 return Err(e);
             }
         };
@@ -201,12 +205,13 @@ impl Engine {
         }
         sys::kill(body.mother, libc::SIGCONT);
         let listener = sys::receive_fd(self.hand_over.as_fd(), body.mother)?;
-        body.add_runner(listener)
+        body.add_runner(listener, &self.fresh)
     }
 
     /// Takes an address space back: emptied for the next user if it is sound, else ended.
     pub(crate) fn give_back(&self, body: Body) {
-        if self.closed.load(Ordering::SeqCst) || lock(&self.reserve).len() >= RESERVE || !body.empty() {
+        let full = self.closed.load(Ordering::SeqCst) || lock(&self.reserve).len() >= RESERVE;
+        if full || !body.empty(&self.control, slot_offset(body.slot)) {
             return self.discard(body);
         }
         let mut reserve = lock(&self.reserve);
@@ -222,6 +227,13 @@ impl Engine {
     fn end(&self, body: Body) {
         let slot = body.slot;
         body.kill();
+        self.free_slot(slot);
+    }
+
+    /// What its processes wrote is gone before another address space gets it.
+    fn free_slot(&self, slot: u64) {
+        let offset = slot_offset(slot);
+        sys::punch_hole(&self.control, offset..offset + layout::SLOT_LEN);
         lock(&self.free_slots).free.push(slot);
     }
 

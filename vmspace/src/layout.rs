@@ -113,6 +113,8 @@ pub mod nr {
 
 /// Offsets in `ucontext_t` on x86_64 (`uapi/asm/ucontext.h`, `uapi/asm/sigcontext.h`).
 pub mod uc {
+    /// Start of the alternate stack.
+    pub const STACK: usize = 16;
     /// The general registers, from `r8` to `eflags`: 18 words.
     pub const GREGS: usize = 40;
     /// Error code of the last fault.

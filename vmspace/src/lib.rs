@@ -21,6 +21,7 @@ mod runner;
 mod space;
 mod stub;
 mod sys;
+mod trust;
 
 pub use context::{Context, Regs};
 pub use engine::Engine;

@@ -8,19 +8,16 @@
 
 use crate::area::Area;
 use crate::context::{Answers, Cell, Full, Place, Regs};
-use crate::engine::{KICK, lock};
+use crate::engine::{KICK, SIGNALS, lock};
 use crate::gate::Pace;
 use crate::layout::{self, nr, uc};
 use crate::stub::{self, Addresses};
 use crate::sys::{self, Notification};
+use crate::trust::{Fresh, KICK_PATIENCE_NS, UNKICKABLE};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-
-/// How much CPU time a runner may use with a kick unanswered before the address space counts as hostile, in nanoseconds. Time on the clock
-/// says nothing: on a busy host it may be long before a runner runs at all, or before the thread that drives it sees what it reported.
-const KICK_PATIENCE_NS: u64 = 100_000_000;
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Where a parked runner waits.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +55,7 @@ pub(crate) struct Runner {
     ucontext: u64,
     /// Offset of the floating-point image in the area, and its length.
     fpu: (usize, usize),
-    /// The first frame's `ucontext_t` and floating-point image: what a fresh thread has.
+    /// `ucontext_t` and floating-point image of a fresh thread.
     fresh_uc: [u8; uc::LEN],
     fresh_fpu: Vec<u8>,
     pub addresses: Addresses,
@@ -69,6 +66,8 @@ pub(crate) struct Runner {
     stops: AtomicU64,
     /// A kick that has been sent: the number of stops before, and the CPU time after it. Once the number has changed it is answered.
     sent: Mutex<(u64, u64)>,
+    /// It was killed because it did not answer one.
+    unkickable: AtomicBool,
     /// The virtual CPU that used it last.
     pub cpu: AtomicUsize,
 }
@@ -79,8 +78,13 @@ pub(crate) type Fatal = String;
 pub(crate) const KILLED: &str = "a host process of it was killed";
 
 impl Runner {
-    /// Takes over a new runner: waits for its first report.
-    pub(crate) fn adopt(listener: OwnedFd, area: Arc<Area>, index: usize) -> io::Result<Runner> {
+    /// Takes over a new runner: waits for its first report. What fresh frames are is found out if it is the engine's first.
+    pub(crate) fn adopt(
+        listener: OwnedFd,
+        area: Arc<Area>,
+        index: usize,
+        fresh: &OnceLock<Fresh>,
+    ) -> io::Result<Runner> {
         let base = index * layout::AREA_LEN as usize;
         let at = layout::STATE + base as u64;
         let addresses = Addresses::get();
@@ -88,29 +92,20 @@ impl Runner {
         sys::set_sync_wake_up(listener.as_fd());
         let bad = |what: &str| io::Error::other(format!("a new runner misbehaved: {what}"));
         let ucontext = first.args[2];
-        let within = |a: u64, len: usize| {
-            a >= at && a.checked_add(len as u64).is_some_and(|e| e <= at + layout::AREA_LEN)
-        };
-        if first.nr as u64 != nr::TRAP || first.ip != addresses.trapped || !within(ucontext, uc::LEN) {
+        if first.nr as u64 != nr::TRAP || first.ip != addresses.trapped {
             return Err(bad("unexpected first call"));
         }
-        let mut fresh_uc = [0u8; uc::LEN];
-        let offset = base + (ucontext - at) as usize;
-        area.read(offset, &mut fresh_uc);
-        let fpstate = area.load(offset + uc::FPSTATE);
-        if !within(fpstate, 576) {
-            return Err(bad("no floating-point state"));
+        let fresh = match fresh.get() {
+            Some(fresh) => fresh,
+            None => {
+                let found = Fresh::take(&area, base, ucontext).ok_or_else(|| bad("unexpected frame"))?;
+                fresh.get_or_init(|| found)
+            }
+        };
+        // Guest code that runs beside a further runner can write to its area, but not to its registers.
+        if ucontext != at + fresh.uc as u64 {
+            return Err(bad("a frame elsewhere"));
         }
-        let fpu_offset = base + (fpstate - at) as usize;
-        // `struct _fpx_sw_bytes` at 464: magic, extended size.
-        let sw = area.load(fpu_offset + 464);
-        let (magic, extended) = (sw as u32, (sw >> 32) as usize);
-        let fpu_len = if magic == 0x4650_5853 { extended } else { 512 };
-        if !within(fpstate, fpu_len) {
-            return Err(bad("floating-point state too large"));
-        }
-        let mut fresh_fpu = vec![0; fpu_len];
-        area.read(fpu_offset, &mut fresh_fpu);
         let runner = Runner {
             pid: first.pid as i32,
             listener,
@@ -118,9 +113,9 @@ impl Runner {
             base,
             at,
             ucontext,
-            fpu: (fpu_offset, fpu_len),
-            fresh_uc,
-            fresh_fpu,
+            fpu: (base + fresh.fpu.0, fresh.fpu.1),
+            fresh_uc: fresh.ucontext(at),
+            fresh_fpu: fresh.fpu_image.clone(),
             addresses,
             inner: Mutex::new(Inner {
                 mode: Mode::Handler { id: first.id },
@@ -133,6 +128,7 @@ impl Runner {
             kicked: AtomicBool::new(false),
             stops: AtomicU64::new(0),
             sent: Mutex::new((u64::MAX, 0)),
+            unkickable: AtomicBool::new(false),
             cpu: AtomicUsize::new(usize::MAX),
         };
         runner.clear_gate();
@@ -143,23 +139,20 @@ impl Runner {
         self.listener.as_fd()
     }
 
-    /// Size of a floating-point image.
-    pub(crate) fn fpu_len(&self) -> usize {
-        self.fpu.1
-    }
-
     pub(crate) fn uc_offset(&self) -> usize {
         self.base + (self.ucontext - self.at) as usize
     }
 
     /// The next notification of this runner.
     pub(crate) fn receive(&self) -> Result<Notification, Fatal> {
-        receive(self.listener(), self.pid)
+        let ended = |why| if self.unkickable.load(Ordering::SeqCst) { UNKICKABLE.into() } else { why };
+        receive(self.listener(), self.pid).map_err(ended)
     }
 
-    /// Whether a notification is the handler's, from a frame where frames are.
+    /// Whether a notification is the handler's, of a signal that it handles, from a frame where frames are.
     pub(crate) fn is_trap(&self, n: &Notification) -> bool {
-        n.nr as u64 == nr::TRAP && n.ip == self.addresses.trapped && n.args[2] == self.ucontext
+        let handled = SIGNALS.iter().any(|signo| *signo as u64 == n.args[0]);
+        n.nr as u64 == nr::TRAP && n.ip == self.addresses.trapped && n.args[2] == self.ucontext && handled
     }
 
     /// Whether it is the gate's, which waits for an answer.
@@ -175,7 +168,8 @@ impl Runner {
     /// `siginfo_t`'s code and address of a trap.
     pub(crate) fn siginfo(&self, n: &Notification) -> (i32, u64) {
         let at = n.args[1];
-        if at < self.at || at + 32 > self.at + layout::AREA_LEN || at % 8 != 0 {
+        let end = self.at + layout::AREA_LEN - 32;
+        if !(self.at..=end).contains(&at) || at % 8 != 0 {
             return (0, 0);
         }
         let offset = self.base + (at - self.at) as usize;
@@ -264,17 +258,14 @@ impl Runner {
     /// Takes whoever's registers it holds out of it and leaves it in the handler.
     pub(crate) fn evict(&self, inner: &mut Inner) -> Result<(), Fatal> {
         let call = match inner.mode {
-            Mode::Direct { nr, ip, .. } | Mode::Taken { nr, ip } => Some((nr, ip)),
+            Mode::Direct { id, nr, ip } => Some((Some(id), nr, ip)),
+            Mode::Taken { nr, ip } => Some((None, nr, ip)),
             Mode::Handler { .. } => None,
         };
-        if let Some((call, ip)) = call {
+        if let Some((asleep, call, ip)) = call {
             self.come_home(inner);
             sys::kill(self.pid, KICK);
-            let mut n = self.receive()?;
-            // It may have gone to sleep in the gate just before.
-            while self.is_wait(&n) {
-                n = self.receive()?;
-            }
+            let n = self.report_of_kick(asleep)?;
             self.evicted(inner, &n, call, ip)?;
         }
         if let Some(owner) = inner.owner.take() {
@@ -329,6 +320,7 @@ impl Runner {
             *sent = (stops, now);
         } else if now > sent.1 + KICK_PATIENCE_NS && self.stops.load(Ordering::SeqCst) == stops {
             // Guest code can block the signal by forging a return frame. Then it has lost its right to run.
+            self.unkickable.store(true, Ordering::SeqCst);
             sys::kill(self.pid, libc::SIGKILL);
         }
     }

@@ -1,13 +1,14 @@
 //! Address spaces.
 
 use crate::area::Area;
-use crate::context::{Context, Place};
+use crate::context::{Answers, Context, Place};
 use crate::engine::{Engine, KICK, lock};
 use crate::gate::{Heard, SYSCALL_LEN};
 use crate::layout::{self, fd};
 use crate::mapper::{Call, Mapper};
 use crate::runner::{self, Fatal, Mode, Runner};
 use crate::sys;
+use crate::trust::{self, Fresh};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,33 +32,37 @@ impl Body {
     }
 
     /// Takes over a runner that has just been made.
-    pub(crate) fn add_runner(&self, listener: OwnedFd) -> io::Result<()> {
+    pub(crate) fn add_runner(&self, listener: OwnedFd, fresh: &OnceLock<Fresh>) -> io::Result<()> {
         let mut runners = lock(&self.runners);
-        let runner = Runner::adopt(listener, self.area.clone(), runners.len())?;
+        let runner = Runner::adopt(listener, self.area.clone(), runners.len(), fresh)?;
         runners.push(Arc::new(runner));
         Ok(())
     }
 
-    /// Unmaps everything of the guest's. False when that did not work and the processes have to go.
-    pub(crate) fn empty(&self) -> bool {
-        for runner in lock(&self.runners).iter() {
+    /// Unmaps everything of the guest's, and leaves no trace of it in memory that the next one can read or in the host tasks. False when that did not
+    /// work and the processes have to go. `control` is the control memory, in which this space's starts at `offset`.
+    pub(crate) fn empty(&self, control: &OwnedFd, offset: u64) -> bool {
+        let runners = lock(&self.runners);
+        // First all of them out of guest code: a thread that has left the address space (execve) still wants its registers.
+        for runner in runners.iter() {
             let mut inner = lock(&runner.inner);
-            // A thread that has left the address space (execve) still wants its registers.
-            let wanted = inner.owner.as_ref().is_some_and(|o| lock(&o.state).place_in(runner).is_some());
-            if wanted && runner.evict(&mut inner).is_err() {
+            if runner.evict(&mut inner).is_err() {
                 return false;
             }
             runner.come_home(&mut inner);
-            inner.owner = None;
-            runner.kicked.store(false, Ordering::SeqCst);
         }
         let call = [libc::SYS_munmap as u64, 0, layout::REGION, 0, 0, 0, 0];
-        matches!(lock(&self.mapper).make(&[call]), Ok(Ok(())))
-    }
-
-    /// Size of the floating-point images.
-    pub(crate) fn fpu_len(&self) -> usize {
-        lock(&self.runners).first().map_or(0, |r| r.fpu_len())
+        if !matches!(lock(&self.mapper).make(&[call]), Ok(Ok(()))) {
+            return false;
+        }
+        trust::clear_areas(control, &self.area, offset, runners.len());
+        runners.iter().all(|runner| {
+            let mut inner = lock(&runner.inner);
+            runner.clear_gate();
+            inner.answers = Answers::default();
+            runner.kicked.store(false, Ordering::SeqCst);
+            runner.cleanse(&mut inner).is_ok()
+        })
     }
 
     /// Ends all its processes.

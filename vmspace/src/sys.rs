@@ -1,7 +1,9 @@
 //! Host calls that the crate needs and `libc` does not wrap safely.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// `struct seccomp_notif` (`uapi/linux/seccomp.h`).
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,6 +44,7 @@ struct AddFd {
 
 const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
 const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
+const NOTIF_ID_VALID: libc::c_ulong = 0x4008_2102;
 const NOTIF_ADDFD: libc::c_ulong = 0x4018_2103;
 const NOTIF_SET_FLAGS: libc::c_ulong = 0x4008_2104;
 const ADDFD_FLAG_SETFD: u32 = 1;
@@ -189,6 +192,42 @@ pub fn is_ready(listener: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd.
     unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
+}
+
+/// The same, or it became so within this time.
+pub fn is_ready_within(listener: BorrowedFd<'_>, time: Duration) -> bool {
+    let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, time.as_millis() as libc::c_int) > 0 }
+}
+
+/// Whether the task is still in this notification.
+pub fn is_waiting(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: the request reads one word.
+    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ID_VALID, &raw const id) == 0 }
+}
+
+/// Whether a task blocks a signal; false when there is no such task.
+pub fn blocks_signal(pid: i32, signo: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> (signo - 1) & 1 == 1)
+}
+
+/// Whether something was ever written to a piece of a memory file.
+pub fn has_data(file: &impl AsRawFd, range: Range<u64>) -> bool {
+    // SAFETY: no pointers. The file's position is of no use to anybody.
+    let data = unsafe { libc::lseek(file.as_raw_fd(), range.start as libc::off_t, libc::SEEK_DATA) };
+    u64::try_from(data).is_ok_and(|data| data < range.end)
+}
+
+/// Gives a piece of a memory file back to the host; it reads as zeros.
+pub fn punch_hole(file: &impl AsRawFd, range: Range<u64>) {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let (start, len) = (range.start as libc::off_t, (range.end - range.start) as libc::off_t);
+    // SAFETY: no pointers. It does not fail for memory files.
+    unsafe { libc::fallocate(file.as_raw_fd(), mode, start, len) };
 }
 
 /// A memory file. Executable mappings of it are allowed, where the host makes a difference.

@@ -4,7 +4,8 @@
 //! and then does what the old value asks for (wake the sleeper, kick the running space).
 //!
 //! Alarms: one timerfd for all CPUs, always armed for the earliest alarm or earlier. Setting an alarm that is
-//! later than the armed time costs neither a host call nor a lock; the I/O thread re-arms when it rings.
+//! later than the armed time costs neither a host call nor a lock; the I/O thread re-arms when it rings. A kick sets one as well: guest code
+//! that does not want to be interrupted is kicked again, and found out by that.
 
 use hal::{Cpu, CpuId};
 use std::cell::Cell;
@@ -22,6 +23,11 @@ const PENDING: u32 = 1;
 const SLEEPING: u32 = 2;
 /// The thread is in guest mode: the space must be kicked.
 const GUEST: u32 = 3;
+/// The same, an interrupt is pending, and it has been kicked.
+const KICKED: u32 = 4;
+
+/// A kick that guest code has not answered after this time is repeated: a guest that does not want to be interrupted gets noticed by that.
+const KICK_AGAIN_NS: u64 = 50_000_000;
 
 /// No alarm.
 const NEVER: u64 = u64::MAX;
@@ -110,7 +116,6 @@ impl LinuxCpus {
 
     /// The timer rang: interrupts the CPUs whose alarm is due and arms it for the next.
     pub(crate) fn ring(&self) {
-        let _arming = lock(&self.arming);
         let mut expirations = [0u8; 8];
         // SAFETY: reads at most eight bytes into the buffer. EAGAIN when the timer was set anew meanwhile.
         unsafe { libc::read(self.timer.as_raw_fd(), expirations.as_mut_ptr().cast(), 8) };
@@ -124,6 +129,7 @@ impl LinuxCpus {
                 self.interrupt(CpuId(cpu));
             }
         }
+        let _arming = lock(&self.arming);
         // An alarm that is set while we look either sees the new armed time or is seen by the next look.
         let earliest = || self.slots.iter().map(|s| s.alarm_ns.load(Ordering::SeqCst)).min().unwrap_or(NEVER);
         let mut next = earliest();
@@ -171,8 +177,27 @@ impl LinuxCpus {
         let state = &self.slots[cpu.0].state;
         if interrupted {
             state.swap(RUNNING, Ordering::SeqCst);
-        } else {
-            let _ = state.compare_exchange(GUEST, RUNNING, Ordering::SeqCst, Ordering::SeqCst);
+        } else if state.compare_exchange(GUEST, RUNNING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            let _ = state.compare_exchange(KICKED, PENDING, Ordering::SeqCst, Ordering::SeqCst);
+        }
+    }
+
+    /// Has a CPU interrupted again soon if it does not set another alarm before, as it does when it is out of guest mode.
+    fn look_again(&self, slot: &Slot) {
+        let at = now_ns(libc::CLOCK_MONOTONIC) + KICK_AGAIN_NS;
+        slot.alarm_ns.fetch_min(at, Ordering::SeqCst);
+        self.arm_for(at);
+    }
+
+    /// Arms the timer unless it rings before this time anyway.
+    fn arm_for(&self, at_ns: u64) {
+        if at_ns >= self.armed_ns.load(Ordering::SeqCst) {
+            return;
+        }
+        let _arming = lock(&self.arming);
+        if at_ns < self.armed_ns.load(Ordering::SeqCst) {
+            self.armed_ns.store(at_ns, Ordering::SeqCst);
+            self.arm(at_ns);
         }
     }
 
@@ -265,7 +290,9 @@ impl Cpu for LinuxCpus {
 
     fn interrupt(&self, cpu: CpuId) {
         let slot = &self.slots[cpu.0];
-        match slot.state.swap(PENDING, Ordering::SeqCst) {
+        let to = |state| Some(if matches!(state, GUEST | KICKED) { KICKED } else { PENDING });
+        let before = slot.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, to);
+        match before.unwrap_or(PENDING) {
             SLEEPING => {
                 // SAFETY: wakes waiters of the word; no memory is touched.
                 unsafe {
@@ -277,11 +304,12 @@ impl Cpu for LinuxCpus {
                     )
                 };
             }
-            GUEST => {
+            GUEST | KICKED => {
                 let space = lock(&slot.space).as_ref().and_then(Weak::upgrade);
                 if let Some(space) = space {
                     space.kick(cpu.0);
                 }
+                self.look_again(slot);
             }
             _ => {}
         }
@@ -294,14 +322,7 @@ impl Cpu for LinuxCpus {
             return;
         }
         alarm.store(at, Ordering::SeqCst);
-        if at >= self.armed_ns.load(Ordering::SeqCst) {
-            return;
-        }
-        let _arming = lock(&self.arming);
-        if at < self.armed_ns.load(Ordering::SeqCst) {
-            self.armed_ns.store(at, Ordering::SeqCst);
-            self.arm(at);
-        }
+        self.arm_for(at);
     }
 }
 
@@ -390,6 +411,13 @@ mod tests {
         assert!(cpus.enter_guest(CpuId(0), &space));
         cpus.interrupt(CpuId(0));
         assert_eq!(space.0.load(Ordering::SeqCst), 1);
+        // Nobody has answered: the timer will see to it.
+        assert!(cpus.armed_ns.load(Ordering::SeqCst) <= now_ns(libc::CLOCK_MONOTONIC) + KICK_AGAIN_NS);
+        while cpus.slots[0].alarm_ns.load(Ordering::SeqCst) > now_ns(libc::CLOCK_MONOTONIC) {
+            std::thread::yield_now();
+        }
+        cpus.ring();
+        assert_eq!(space.0.load(Ordering::SeqCst), 2);
         cpus.leave_guest(CpuId(0), false);
         assert!(!cpus.enter_guest(CpuId(0), &space), "the interrupt is still pending");
         assert!(cpus.enter_guest(CpuId(0), &space));

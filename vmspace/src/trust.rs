@@ -1,0 +1,136 @@
+//! What guest code may have done to the host task that it ran in, and how that is found out or undone.
+//!
+//! `rt_sigreturn` is the one call that guest code can make unseen. With a forged frame it changes what else belongs to the task: the signal mask, so
+//! that a kick is not answered, and the alternate stack, so that later frames lie elsewhere. Neither may outlast the process that did it,
+//! and no owner may wait for it.
+
+use crate::area::Area;
+use crate::context::Full;
+use crate::engine::KICK;
+use crate::layout::{self, AREA_LEN, AREA_STACK, uc};
+use crate::runner::{Fatal, Inner, Mode, Runner};
+use crate::sys::{self, Notification};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+/// How long nobody asks why a kick is not answered.
+const LOOK: Duration = Duration::from_millis(20);
+/// How much CPU time a runner may use with a kick unanswered before the address space counts as hostile, in nanoseconds. Time on the clock
+/// says nothing: on a busy host it may be long before a runner runs at all, or before the thread that drives it sees what it reported.
+pub(crate) const KICK_PATIENCE_NS: u64 = 100_000_000;
+/// Why it ends then.
+pub(crate) const UNKICKABLE: &str = "guest code blocked the signal that interrupts it";
+/// How many kicks a task can have pending when its signal mask is emptied: one of each way of sending.
+const MOST_PENDING: usize = 4;
+
+/// The first frame of the engine's first runner, from before there was any guest code: what a fresh thread has, and where frames lie in every area.
+#[derive(Clone)]
+pub(crate) struct Fresh {
+    /// Offset of `ucontext_t` in an area.
+    pub uc: usize,
+    /// Offset of the floating-point image in an area, and its length.
+    pub fpu: (usize, usize),
+    uc_image: [u8; uc::LEN],
+    pub fpu_image: Vec<u8>,
+}
+
+impl Fresh {
+    /// Takes it out of the frame that the runner whose area starts at offset `base` has reported. No guest code may have run in the address space.
+    pub(crate) fn take(area: &Area, base: usize, ucontext: u64) -> Option<Fresh> {
+        let at = layout::STATE + base as u64;
+        let within = |a: u64, len: usize| {
+            a >= at && a % 8 == 0 && a.checked_add(len as u64).is_some_and(|end| end <= at + AREA_LEN)
+        };
+        if !within(ucontext, uc::LEN) {
+            return None;
+        }
+        let mut uc_image = [0; uc::LEN];
+        let uc = (ucontext - at) as usize;
+        area.read(base + uc, &mut uc_image);
+        let fpstate = area.load(base + uc + uc::FPSTATE);
+        if !within(fpstate, 576) {
+            return None;
+        }
+        let fpu = (fpstate - at) as usize;
+        // `struct _fpx_sw_bytes` at 464: magic, extended size.
+        let sw = area.load(base + fpu + 464);
+        let (magic, extended) = (sw as u32, (sw >> 32) as usize);
+        let len = if magic == 0x4650_5853 { extended } else { 512 };
+        if len < 512 || !within(fpstate, len) {
+            return None;
+        }
+        let mut fpu_image = vec![0; len];
+        area.read(base + fpu, &mut fpu_image);
+        Some(Fresh { uc, fpu: (fpu, len), uc_image, fpu_image })
+    }
+
+    /// The `ucontext_t` of a runner whose area starts at this address.
+    pub(crate) fn ucontext(&self, at: u64) -> [u8; uc::LEN] {
+        let mut image = self.uc_image;
+        let mut put =
+            |offset: usize, word: u64| image[offset..offset + 8].copy_from_slice(&word.to_le_bytes());
+        put(uc::STACK, at + AREA_STACK);
+        put(uc::FPSTATE, at + self.fpu.0 as u64);
+        image
+    }
+}
+
+impl Runner {
+    /// Waits for the handler's report after a kick. `asleep` is the notification that the runner waited in, if any.
+    pub(crate) fn report_of_kick(&self, mut asleep: Option<u64>) -> Result<Notification, Fatal> {
+        let mut before = None;
+        loop {
+            if sys::is_ready_within(self.listener(), LOOK) {
+                let n = self.receive()?;
+                if !self.is_wait(&n) {
+                    return Ok(n);
+                }
+                // It went to sleep in the gate just before.
+                asleep = Some(n.id);
+                continue;
+            }
+            // A task that is still in its notification is not in the handler, which blocks everything: the mask is guest code's.
+            let blocked = asleep
+                .is_some_and(|id| sys::blocks_signal(self.pid, KICK) && sys::is_waiting(self.listener(), id));
+            let now = sys::cpu_time_ns(self.pid);
+            if blocked || now > *before.get_or_insert(now) + KICK_PATIENCE_NS {
+                return Err(UNKICKABLE.into());
+            }
+        }
+    }
+
+    /// Takes everything out of the task that the guest code which ran in it may have left there; the address space has nothing mapped any more. It
+    /// goes through an empty frame, which sets mask and stack, and has to report a fault at address zero from the right place. The stack pointer
+    /// is zero meanwhile: the host does not change an alternate stack that it points into.
+    pub(crate) fn cleanse(&self, inner: &mut Inner) -> Result<(), Fatal> {
+        self.evict(inner)?;
+        inner.owner = None;
+        self.write_frame(inner, &Full::default());
+        for _ in 0..MOST_PENDING {
+            let Mode::Handler { id } = inner.mode else {
+                return Err("the runner is not in its handler".into());
+            };
+            self.answer(id, 0)?;
+            let n = self.receive()?;
+            if !self.is_trap(&n) {
+                return Err(Runner::intrusion(&n));
+            }
+            inner.mode = Mode::Handler { id: n.id };
+            inner.bases = Runner::bases(&n);
+            if n.args[0] as i32 == libc::SIGSEGV {
+                return Ok(());
+            }
+        }
+        Err(UNKICKABLE.into())
+    }
+}
+
+/// Makes the areas of an address space say nothing: those of its runners are overwritten, and what guest code put behind them goes back to the host.
+pub(crate) fn clear_areas(control: &impl AsRawFd, area: &Area, offset: u64, runners: usize) {
+    let used = runners as u64 * AREA_LEN;
+    area.clear(0, used as usize);
+    let unused = offset + used..offset + layout::STATE_LEN;
+    if sys::has_data(control, unused.clone()) {
+        sys::punch_hole(control, unused);
+    }
+}

@@ -1,0 +1,191 @@
+//! Guest code that turns the stub's own instructions against its owner. The attack tests (`tests/attack`) do the same through the whole kernel, and at random.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use vmspace::{Context, Engine, Exit, Op, Vmspace};
+
+const CODE: u64 = 0x40_0000;
+const DATA: u64 = 0x50_0000;
+/// The runners' areas, and the size of one.
+const STATE: u64 = 0x7fff_ff20_0000;
+const AREA: u64 = 0x4000;
+/// `mov eax, 39 ; syscall ; jmp back`.
+const SYSCALL_LOOP: &[u8] = &[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
+
+struct Rig {
+    ram: File,
+    engine: Arc<Engine>,
+}
+
+fn alone() -> Option<usize> {
+    None
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let name: &CStr = c"test-ram";
+        // SAFETY: the name is a C string and the descriptor is new.
+        let fd = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC)) };
+        let ram = File::from(fd);
+        ram.set_len(1 << 24).unwrap();
+        let engine = Engine::new(&OwnedFd::from(ram.try_clone().unwrap())).unwrap();
+        Rig { ram, engine }
+    }
+
+    /// An address space with this code at `CODE` and a data page at `DATA` (offset 0x10000).
+    fn space(&self, code: &[u8]) -> Vmspace {
+        self.ram.write_all_at(code, 0).unwrap();
+        let space = self.engine.create().unwrap();
+        let map = |at, prot, offset| Op::MapRam { at, len: 4096, prot, offset, populate: false };
+        let (rx, rw) = (libc::PROT_READ | libc::PROT_EXEC, libc::PROT_READ | libc::PROT_WRITE);
+        space.update(0, &[map(CODE, rx, 0), map(DATA, rw, 0x10000)]).unwrap();
+        space
+    }
+
+    /// Where the stub's page has these bytes, found by having guest code read it.
+    fn find(&self, bytes: &[u8]) -> u64 {
+        // rep movsb ; mov eax, 1 ; syscall
+        let space = self.space(&[0xf3, 0xa4, 0xb8, 1, 0, 0, 0, 0x0f, 0x05]);
+        let mut context = start(CODE);
+        let regs = context.regs();
+        (regs.rsi, regs.rdi, regs.rcx) = (self.engine.user_limit(), DATA, 4096);
+        assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 1, .. }));
+        let mut page = vec![0; 4096];
+        self.ram.read_exact_at(&mut page, 0x10000).unwrap();
+        let at = page.windows(bytes.len()).position(|w| w == bytes).expect("the stub has these instructions");
+        self.engine.user_limit() + at as u64
+    }
+
+    /// Registers with which guest code starts by returning from a signal that never was, to `CODE`.
+    fn forging(&self, mask: u64, stack: (u64, u64), rsp: u64) -> Context {
+        // mov eax, 15 ; syscall
+        let mut context = start(self.find(&[0xb8, 15, 0, 0, 0, 0x0f, 0x05]));
+        context.regs().rsp = DATA;
+        let mut frame = [0u8; 304];
+        let mut put =
+            |offset: usize, word: u64| frame[offset..offset + 8].copy_from_slice(&word.to_le_bytes());
+        put(16, stack.0);
+        put(32, stack.1);
+        put(40 + 15 * 8, rsp);
+        put(40 + 16 * 8, CODE);
+        put(40 + 17 * 8, 0x202);
+        put(40 + 18 * 8, 0x2b << 48 | 0x33);
+        put(296, mask);
+        self.ram.write_all_at(&frame, 0x10000).unwrap();
+        context
+    }
+}
+
+fn start(ip: u64) -> Context {
+    let mut context = Context::new();
+    let regs = context.regs();
+    regs.rip = ip;
+    regs.eflags = 0x202;
+    context
+}
+
+#[test]
+fn who_blocks_the_kick_and_makes_a_call_loses_the_space_when_its_registers_are_wanted() {
+    let rig = Rig::new();
+    let mut context = rig.forging(!0, (0, 0), DATA + 0x800);
+    let space = rig.space(SYSCALL_LOOP);
+    assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 39, .. }));
+    // Another thread of the process.
+    let exit = space.run(0, &mut start(CODE), &alone);
+    assert!(matches!(exit, Exit::Dead(_)), "{exit:?}");
+    // Its own are lost; asking for them must not hang.
+    context.regs();
+    let other = rig.space(SYSCALL_LOOP);
+    assert!(matches!(other.run(0, &mut start(CODE), &alone), Exit::Syscall { nr: 39, .. }));
+}
+
+#[test]
+fn the_next_user_of_a_space_does_not_inherit_mask_and_stack() {
+    let rig = Rig::new();
+    // The alternate stack is everything; the stack pointer is where frames come to lie in the right place nevertheless.
+    for (mask, rsp) in [(0, STATE + AREA + 128), (0, DATA + 0x800), (!0, DATA + 0x800)] {
+        let mut context = rig.forging(mask, (0x1000, STATE + AREA * 2), rsp);
+        let space = rig.space(SYSCALL_LOOP);
+        assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 39, .. }));
+        drop(context);
+        drop(space);
+        for _ in 0..10 {
+            // mov rax, [0] with a stack pointer of its own.
+            let space = rig.space(&[0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0]);
+            let mut context = start(CODE);
+            context.regs().rsp = DATA + 0x800;
+            for _ in 0..3 {
+                let exit = space.run(0, &mut context, &alone);
+                assert!(matches!(exit, Exit::Fault { trapno: 14, addr: 0, .. }), "{exit:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_next_user_of_a_space_sees_nothing_of_the_last() {
+    let rig = Rig::new();
+    // mov [rdi], rdx ; mov [rsi], rdx ; movq xmm9, rdx ; mov rax, [0]
+    let writer = [
+        0x48, 0x89, 0x17, 0x48, 0x89, 0x16, 0x66, 0x4c, 0x0f, 0x6e, 0xca, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0,
+    ];
+    // L: mov rax, [rdi] ; cmp rax, rdx ; je +0 ; add rdi, 8 ; cmp rdi, rsi ; jb L ; mov eax, 1 ; syscall ; found: mov eax, 2 ; syscall
+    let reader = [
+        0x48, 0x8b, 0x07, 0x48, 0x39, 0xd0, 0x74, 0x10, 0x48, 0x83, 0xc7, 8, 0x48, 0x39, 0xf7, 0x72, 0xef,
+        0xb8, 1, 0, 0, 0, 0x0f, 0x05, 0xb8, 2, 0, 0, 0, 0x0f, 0x05,
+    ];
+    const SECRET: u64 = 0x5ec2_e75e_c2e7_0001;
+    let space = rig.space(&writer);
+    let mut context = start(CODE);
+    let regs = context.regs();
+    (regs.rdi, regs.rsi, regs.rdx) = (STATE + 0xef8, STATE + 5 * AREA + 0x10, SECRET);
+    assert!(matches!(space.run(0, &mut context, &alone), Exit::Fault { trapno: 14, .. }));
+    drop(context);
+    drop(space);
+    for round in 0..3 {
+        let space = rig.space(&reader);
+        let mut context = start(CODE);
+        let regs = context.regs();
+        // The register itself must not be what is found: the frame that loads it holds it, too.
+        (regs.rdi, regs.rsi, regs.rdx) = (STATE + 0x100, STATE + 8 * AREA, SECRET);
+        let exit = space.run(0, &mut context, &alone);
+        let found = context.regs().rdi;
+        let own_frame = (STATE + 0x1000..STATE + AREA).contains(&found);
+        assert!(matches!(exit, Exit::Syscall { nr: 1, .. }) || own_frame, "round {round}: {found:#x}");
+        context.regs().rdi = STATE + AREA;
+        context.regs().rip = CODE;
+        assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 1, .. }), "round {round}");
+    }
+}
+
+#[test]
+fn reports_that_are_made_up_are_worth_nothing() {
+    let rig = Rig::new();
+    // mov eax, 1000 ; syscall: of the handler
+    let report = rig.find(&[0xb8, 0xe8, 3, 0, 0, 0x0f, 0x05]);
+    // Frames lie in one place only, which is found by trying.
+    let with = |signo, info, frame| {
+        let space = rig.space(SYSCALL_LOOP);
+        let mut context = start(report);
+        let regs = context.regs();
+        (regs.rdi, regs.rsi, regs.rdx) = (signo, info, frame);
+        // Dead, a fault, or a kick that nobody has sent; no panic.
+        let exit = space.run(0, &mut context, &alone);
+        assert!(!matches!(exit, Exit::Syscall { .. }), "{exit:?}");
+        exit
+    };
+    let places = (STATE + 0x1000..STATE + AREA).step_by(16);
+    let frame =
+        places.into_iter().find(|at| matches!(with(11, 0, *at), Exit::Fault { .. })).expect("a frame");
+    for signo in [0, 9, 19, 64, 65, u64::MAX] {
+        assert!(matches!(with(signo, 0, frame), Exit::Dead(_)));
+    }
+    for info in [0, u64::MAX - 15, u64::MAX - 39, u64::MAX - 7, STATE + AREA - 8, STATE, 1 << 63] {
+        assert!(matches!(with(11, info, frame), Exit::Fault { .. }));
+    }
+    let other = rig.space(SYSCALL_LOOP);
+    assert!(matches!(other.run(0, &mut start(CODE), &alone), Exit::Syscall { nr: 39, .. }));
+}
