@@ -51,11 +51,27 @@ impl Traps {
     }
 }
 
-/// An area with slots: where it starts, and how many are taken.
-#[derive(Clone, Copy)]
+/// An area with slots: where it starts, and for which sites the first ones are.
+#[derive(Clone)]
 pub(super) struct Slots {
     start: u64,
-    taken: u64,
+    sites: Vec<Site>,
+}
+
+/// A patched site.
+#[derive(Clone, Copy)]
+struct Site {
+    /// Where the instruction was that moved to the slot.
+    moved: u64,
+    /// Its `syscall` instruction.
+    at: u64,
+}
+
+impl Slots {
+    /// The first slot that is not taken.
+    fn next(&self) -> u64 {
+        self.start + (self.sites.len() * SLOT_LEN) as u64
+    }
 }
 
 /// A page that shall be patched, as it is now.
@@ -82,6 +98,21 @@ impl Mm {
         }
     }
 
+    /// Where a thread believes to be that is at `ip`: outside of the slots. What a slot does behind the moved instruction changes only what the call
+    /// destroys anyway.
+    pub(crate) fn outside_slots(&self, ip: u64) -> u64 {
+        if self.gate.is_none() {
+            return ip;
+        }
+        let inner = self.inner.lock();
+        let found = inner.slots.iter().find_map(|slots| {
+            let distance = ip.checked_sub(slots.start)?;
+            let site = slots.sites.get(usize::try_from(distance).ok()? / SLOT_LEN)?;
+            Some(if distance % SLOT_LEN as u64 == 0 { site.moved } else { site.at })
+        });
+        found.unwrap_or(ip)
+    }
+
     fn patch(&self, cx: &Cx, site: u64, gate: u64) -> Option<()> {
         let page = self.page_to_patch(&self.inner.lock(), site / PAGE_SIZE);
         let mut page = page?;
@@ -105,7 +136,8 @@ impl Mm {
         }
         let mut batch = Batch::default();
         let copy = self.frames.alloc_run(1, None, Fill::Anything)?.0;
-        if self.write_slot(inner, slot, &code, &mut batch).is_none() {
+        let site = Site { moved: plan.moved_from(at), at: site };
+        if self.write_slot(inner, slot, site, &code, &mut batch).is_none() {
             self.frames.put_all([copy]);
             return None;
         }
@@ -139,9 +171,9 @@ impl Mm {
     /// The next free slot that a jump from `at` reaches.
     fn slot_near(&self, inner: &Inner, at: u64) -> Option<u64> {
         let near = |slots: &&Slots| {
-            slots.start.abs_diff(at) < REACH && (slots.taken + 1) * SLOT_LEN as u64 <= AREA_LEN
+            slots.start.abs_diff(at) < REACH && slots.next() + SLOT_LEN as u64 <= slots.start + AREA_LEN
         };
-        inner.slots.iter().find(near).map(|slots| slots.start + slots.taken * SLOT_LEN as u64)
+        inner.slots.iter().find(near).map(Slots::next)
     }
 
     fn make_area(&self, cx: &Cx, near: u64) -> Option<()> {
@@ -161,12 +193,19 @@ impl Mm {
             return None;
         }
         self.seal(start, start + AREA_LEN).ok()?;
-        self.inner.lock().slots.push(Slots { start, taken: 0 });
+        self.inner.lock().slots.push(Slots { start, sites: Vec::new() });
         Some(())
     }
 
-    /// Takes the slot and fills it in.
-    fn write_slot(&self, inner: &mut Inner, slot: u64, code: &[u8], batch: &mut Batch) -> Option<()> {
+    /// Takes the slot for a site and fills it in.
+    fn write_slot(
+        &self,
+        inner: &mut Inner,
+        slot: u64,
+        site: Site,
+        code: &[u8],
+        batch: &mut Batch,
+    ) -> Option<()> {
         let mut done = 0;
         while done < code.len() {
             let at = slot + done as u64;
@@ -176,8 +215,7 @@ impl Mm {
             self.machine.ram().write(hal::PhysAddr(pfn.phys().0 + offset), code.get(done..done + len)?);
             done += len;
         }
-        let slots = inner.slots.iter_mut().find(|s| s.start + s.taken * SLOT_LEN as u64 == slot)?;
-        slots.taken += 1;
+        inner.slots.iter_mut().find(|slots| slots.next() == slot)?.sites.push(site);
         Some(())
     }
 

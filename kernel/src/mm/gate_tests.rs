@@ -94,6 +94,14 @@ fn a_busy_site_is_patched_in_a_copy_of_its_page() {
         assert_eq!(bytes[14..22], GATE.to_le_bytes());
         assert_eq!(mm.unmap(cx, gates.start, PAGE).unwrap_err().errno(), Errno::EPERM);
 
+        // A signal that comes there shows where the program believes to be.
+        let believed = |ip: u64| mm.outside_slots(ip).wrapping_sub(at);
+        assert_eq!(
+            (believed(slot), believed(slot + 5), believed(slot + 22)),
+            (SITE as u64 - 5, SITE as u64, SITE as u64)
+        );
+        assert_eq!((believed(slot + 48), believed(at)), ((slot + 48).wrapping_sub(at), 0), "nothing there");
+
         // More traps change nothing. A copy of the address space has the same code, and its own slots.
         (0..100).for_each(|_| trap(&mm));
         assert_eq!(code(&mm), patched);

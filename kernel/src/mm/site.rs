@@ -238,6 +238,11 @@ fn jump(from: u64, to: u64) -> Option<[u8; JUMP_LEN]> {
 }
 
 impl Plan {
+    /// Where the moved instruction is, in a page that lies at `at`.
+    pub(super) fn moved_from(&self, at: u64) -> u64 {
+        at + self.moved.start as u64
+    }
+
     /// Changes the page, which lies at `at`, so that the site uses the slot at `slot`. `None`, and nothing changed, when that is too far away.
     pub(super) fn apply(&self, page: &mut [u8], at: u64, slot: u64) -> Option<()> {
         let start = self.moved.start;

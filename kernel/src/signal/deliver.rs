@@ -150,6 +150,9 @@ fn run_handler(cx: &Cx, info: &SigInfo, action: Sigaction, interrupted: Option<I
         let mut signals = cx.task.signals.lock();
         signals.saved_mask.take().unwrap_or(signals.mask)
     };
+    // Programs know nothing of patched calls.
+    let ip = cx.user.borrow_mut().regs().rip;
+    cx.user.borrow_mut().regs().rip = cx.mm().outside_slots(ip);
     crate::task::rseq::update(cx);
     let pushed = with_memory(cx, || frame::push(cx, info, &action, old_mask));
     if pushed.is_ok() {

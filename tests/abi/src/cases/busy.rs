@@ -1,6 +1,7 @@
 //! Calls that a program makes over and over: a kernel that answers them in a shorter way must not be seen to.
 
 use crate::kit::prelude::*;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 /// More often than anybody waits before he takes a shorter way.
@@ -96,6 +97,37 @@ fn signals_come_between_calls_and_spoil_none() -> R {
     Ok(())
 }
 
+fn signals_find_the_program_in_its_own_code() -> R {
+    static PLACES: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
+    static SEEN: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn note(_: i32, _: *mut siginfo_t, context: *mut c_void) {
+        // SAFETY: the third argument of a handler with SA_SIGINFO.
+        let ip = unsafe { (*context.cast::<ucontext_t>()).uc_mcontext.gregs[REG_RIP as usize] };
+        PLACES[SEEN.fetch_add(1, SeqCst) % PLACES.len()].store(ip as u64, SeqCst);
+    }
+    sig::handle(SIGALRM, note, 0, &[])?;
+    sig::interval(200)?;
+    while SEEN.load(SeqCst) < PLACES.len() {
+        sc!(SYS_getpid)?;
+        sc!(SYS_umask, 0o22)?;
+    }
+    sig::interval(0)?;
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|_| E(EIO))?;
+    let code: Vec<_> = maps
+        .lines()
+        .filter(|line| line.contains("r-xp") && (line.contains('/') || line.contains("[vdso]")))
+        .filter_map(|line| line.split(' ').next()?.split_once('-'))
+        .filter_map(|(start, end)| {
+            Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
+        })
+        .collect();
+    for place in &PLACES {
+        let ip = place.load(SeqCst);
+        that!(code.iter().any(|range| range.contains(&ip)), "{ip:#x} {maps}");
+    }
+    Ok(())
+}
+
 fn code_may_become_writable_and_go_on() -> R {
     let page = syscall as *const () as usize & !4095;
     sc!(SYS_umask, 0o22)?;
@@ -126,6 +158,7 @@ cases!("busy":
     every_thread_has_an_id_of_its_own,
     a_change_of_user_is_seen_at_once,
     signals_come_between_calls_and_spoil_none,
+    signals_find_the_program_in_its_own_code,
     code_may_become_writable_and_go_on,
     errors_stay_errors,
 );
