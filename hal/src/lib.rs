@@ -35,5 +35,5 @@ pub use hostfs::{
 };
 pub use machine::{ClockId, Event, LogLevel, Machine};
 pub use ram::Ram;
-pub use space::{Backing, Exit, Fault, MapOp, Prot, Regs, SpaceError, UserContext, VmSpace};
+pub use space::{Backing, Exit, Fault, MapOp, Offers, Prot, Regs, SpaceError, UserContext, VmSpace};
 pub use stream::{Readiness, Stream, StreamKind, WindowSize};

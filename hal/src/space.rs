@@ -167,6 +167,15 @@ pub struct Regs {
     pub gs_base: u64,
 }
 
+/// What calls through [`crate::Machine::gate`] may do to a thread without leaving [`VmSpace::run`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// `sched_yield` returns at once: nobody waits for the CPU.
+    pub yields: bool,
+    /// `rt_sigprocmask` reads and changes this signal mask, without those of `SIGKILL` and `SIGSTOP`.
+    pub sigmask: Option<u64>,
+}
+
 /// The registers of one guest thread. Belongs to one task; made by [`crate::Machine::new_context`].
 ///
 /// After a system call the registers may still be in the CPU: [`UserContext::set_syscall_result`] is then far
@@ -186,6 +195,12 @@ pub trait UserContext: Send {
     /// What calls through [`crate::Machine::gate`] may be answered with while this thread runs, without leaving [`VmSpace::run`]: numbers below 256
     /// and results that are no errors. Copies begin with none.
     fn set_answers(&mut self, _answers: &[(u8, u64)]) {}
+    /// What else such calls may do when it runs next. Copies begin with nothing.
+    fn set_offers(&mut self, _offers: Offers) {}
+    /// The signal mask that guest code has left, if it was offered.
+    fn sigmask(&self) -> Option<u64> {
+        None
+    }
     /// A copy with all registers, for a new thread.
     fn duplicate(&mut self) -> Box<dyn UserContext>;
     /// For the implementation, to find its own type again.

@@ -140,6 +140,15 @@ impl State {
 /// System calls that the gate may answer for a thread: number and result.
 pub(crate) type Answers = Arc<Vec<(u8, u64)>>;
 
+/// What the gate does for a thread besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// `sched_yield` has nothing to do.
+    pub yields: bool,
+    /// `rt_sigprocmask` changes this mask: whoever sets it sees its new value after [`crate::Vmspace::run`].
+    pub sigmask: Option<u64>,
+}
+
 /// The shared part of a context: its runner has to reach it when it gives the registers back.
 #[derive(Default)]
 pub(crate) struct Cell {
@@ -155,6 +164,8 @@ pub struct Context {
     scratch: Regs,
     dirty: bool,
     pub(crate) answers: Answers,
+    /// What the gate does for this thread while it runs. Copies begin with nothing.
+    pub offers: Offers,
 }
 
 impl Context {
@@ -214,6 +225,7 @@ impl Context {
             scratch: Regs::default(),
             dirty: false,
             answers: Answers::default(),
+            offers: Offers::default(),
         }
     }
 

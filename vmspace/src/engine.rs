@@ -31,6 +31,7 @@ pub struct Engine {
     tasks: Tasks,
     vdso: Option<u64>,
     fresh: OnceLock<Fresh>,
+    gate: OnceLock<u64>,
     closed: AtomicBool,
 }
 
@@ -124,10 +125,14 @@ impl Engine {
             tasks: Tasks::of_host(),
             vdso,
             fresh: OnceLock::new(),
+            gate: OnceLock::new(),
             closed: AtomicBool::new(false),
         };
         // The first address space shows that it works, and waits in reserve.
         let body = engine.make_body()?;
+        if body.has_gate() {
+            engine.gate.get_or_init(|| Addresses::get().gate.start);
+        }
         lock(&engine.reserve).push(body);
         Ok(Arc::new(engine))
     }
@@ -175,7 +180,8 @@ impl Engine {
         // She makes the mapper without being asked for.
         let made = sys::receive_fd(self.hand_over.as_fd(), mother).and_then(|listener| {
             let area = Area::map(self.control.as_fd(), offset, layout::SLOT_LEN as usize)?;
-            Body::new(mother, slot, area, listener)
+            let clock = self.vdso.and_then(|vdso| Some(vdso + sys::vdso_clock()?));
+            Body::new(mother, slot, area, listener, clock)
         });
         let body = match made {
             Ok(body) => body,
@@ -244,9 +250,10 @@ impl Engine {
 
     /// The gate, in every address space: code that a `syscall` instruction can be replaced by. It wants the number in `rax`, the address of
     /// the instruction in `rcx` and the arguments where the instruction has them; it comes back behind the instruction with the result, or
-    /// to the instruction with all registers but `rcx`, `r11` and the arithmetic flags as they were.
-    pub fn gate(&self) -> u64 {
-        Addresses::get().gate
+    /// to the instruction with all registers but `rcx`, `r11` and the arithmetic flags as they were. `None` where the CPU can't save a thread's state
+    /// without the host's help (`XSAVEOPT`).
+    pub fn gate(&self) -> Option<u64> {
+        self.gate.get().copied()
     }
 
     /// The first address that guests can't use.

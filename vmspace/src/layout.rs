@@ -17,7 +17,7 @@ pub const TEXT: u64 = REGION;
 /// Length of the text page.
 pub const TEXT_LEN: u64 = 4096;
 /// Where constant data starts in the text page.
-pub const TEXT_DATA: u64 = 0x800;
+pub const TEXT_DATA: u64 = 0xa00;
 /// The zygote's page.
 pub const ZYGOTE_PAGE: u64 = REGION + 0x1_0000;
 /// Where the vDSO and its data are moved to.
@@ -48,10 +48,20 @@ pub const AREA_ANSWERS: u64 = 0;
 pub const ANSWERS: usize = 256;
 /// Offset of the call that guest code made through the gate.
 pub const AREA_CALL: u64 = 0x800;
+/// Offset of the general registers of a guest thread in an area: 18 words as in a signal frame, then FS base.
+pub const AREA_REGS: u64 = 0x900;
+/// Offset of the small stack that the gate calls the vDSO on, and its end.
+pub const AREA_CLOCK_STACK: u64 = 0xa00;
+/// See [`AREA_CLOCK_STACK`].
+pub const AREA_CLOCK_STACK_END: u64 = 0xf00;
 /// Offset of a scratch `stack_t` in an area.
 pub const AREA_STACK_T: u64 = 0xf00;
+/// Offset of the floating-point state of a guest thread in an area, as `XSAVE` writes it.
+pub const AREA_XSTATE: u64 = 0x1000;
+/// Room for it.
+pub const XSTATE_LEN: usize = 0x1000;
 /// Offset of the alternate signal stack in an area.
-pub const AREA_STACK: u64 = 0x1000;
+pub const AREA_STACK: u64 = 0x2000;
 /// Where the program image of the zygote is loaded before it moves to [`TEXT`].
 pub const BOOT: u64 = 0x1000_0000;
 
@@ -71,22 +81,40 @@ pub mod fd {
     pub const FILES: i32 = 16;
 }
 
-/// Offsets behind [`AREA_CALL`].
+/// Offsets behind [`AREA_CALL`]. What both sides look at or change with every call lies in one cache line, the call itself in the next.
 pub mod call {
-    /// Nonzero while the owner looks at [`STATE`].
+    /// Nonzero while the owner looks at [`STATE`] and [`TRAP`].
     pub const LISTENING: u64 = 0;
     /// Where the call is; the values are in [`super::state`].
     pub const STATE: u64 = 8;
+    /// Where the report of the signal handler is; the values are in [`super::trap`].
+    pub const TRAP: u64 = 16;
     /// Nonzero while the runner sleeps, or is about to, until it is answered.
-    pub const WAITING: u64 = 16;
-    /// Number.
-    pub const NR: u64 = 24;
-    /// Six arguments.
-    pub const ARGS: u64 = 32;
-    /// Address of the `syscall` instruction.
-    pub const SITE: u64 = 80;
+    pub const WAITING: u64 = 24;
     /// What the call returns.
-    pub const RESULT: u64 = 88;
+    pub const RESULT: u64 = 32;
+    /// Nonzero when the runner shall save all registers with each call.
+    pub const EAGER: u64 = 40;
+    /// Number.
+    pub const NR: u64 = 64;
+    /// Six arguments.
+    pub const ARGS: u64 = 72;
+    /// Address of the `syscall` instruction.
+    pub const SITE: u64 = 120;
+    /// The state components that `XSAVE` and `XRSTOR` concern.
+    pub const COMPONENTS: u64 = 128;
+    /// The five arguments of the report.
+    pub const TRAP_ARGS: u64 = 136;
+    /// Address of the vDSO's `clock_gettime`.
+    pub const CLOCK: u64 = 176;
+    /// What it said, two words.
+    pub const TIME: u64 = 184;
+    /// The stack pointer meanwhile.
+    pub const CLOCK_SP: u64 = 200;
+    /// The thread's signal mask, for [`super::answer::SIGMASK`].
+    pub const SIGMASK: u64 = 208;
+    /// Nonzero when all registers of the thread that makes the call are in the area.
+    pub const SAVED: u64 = 216;
 }
 
 /// Values of [`call::STATE`].
@@ -95,10 +123,34 @@ pub mod state {
     pub const NONE: u64 = 0;
     /// The stub has made one.
     pub const POSTED: u64 = 1;
-    /// It has been answered.
-    pub const ANSWERED: u64 = 2;
     /// The owner is at work on it.
     pub const TAKEN: u64 = 3;
+    /// From here on the runner has something to do: it has been answered.
+    pub const ANSWERED: u64 = 8;
+    /// The runner shall save the registers, and wait on.
+    pub const SAVE: u64 = 9;
+    /// The runner shall load other registers, and go on with them.
+    pub const LOAD: u64 = 10;
+}
+
+/// Values of [`call::TRAP`]; 0 is no report.
+pub mod trap {
+    /// The handler has reported.
+    pub const POSTED: u64 = 1;
+    /// The owner is at work on it.
+    pub const TAKEN: u64 = 2;
+    /// It may go on.
+    pub const ANSWERED: u64 = 8;
+}
+
+/// Words behind [`AREA_ANSWERS`] that are no answers.
+pub mod answer {
+    /// None.
+    pub const NONE: u64 = u64::MAX;
+    /// The vDSO knows.
+    pub const CLOCK: u64 = u64::MAX - 1;
+    /// The area has the thread's signal mask.
+    pub const SIGMASK: u64 = u64::MAX - 2;
 }
 
 /// System-call numbers that no kernel has: how the stub talks to its owner.
@@ -107,7 +159,7 @@ pub mod nr {
     pub const TRAP: u64 = 1000;
     /// The mapper waits for orders: last result, number of orders not done.
     pub const DONE: u64 = 1001;
-    /// A runner waits for the answer to a call that the owner took.
+    /// A runner waits until it has something to do: the words of its area say what for.
     pub const WAIT: u64 = 1002;
 }
 

@@ -1,16 +1,16 @@
 //! Runners: the host tasks that run guest code, one per virtual CPU of an address space.
 //!
-//! A runner is always in one of four places: in guest code; parked in a *direct* notification, that is in a system call of guest code
-//! whose other registers nobody but the host knows; the same, but in the gate; or parked in the stub's handler, where the whole state lies in
-//! the signal frame. Only in the handler can it be given other registers; a kick takes it there from a call.
+//! A runner is always in one of five places: in guest code; parked in a *direct* notification, that is in a system call of guest code
+//! whose other registers nobody but the host knows; in the gate with a call, or there with nobody's registers, which it saves and loads when it is told
+//! to; or parked in the stub's handler, where the whole state lies in the signal frame. A kick takes it into the handler from everywhere else.
 //!
 //! Lock order: a runner's `inner`, then a context's cell.
 
 use crate::area::Area;
-use crate::context::{Answers, Cell, Full, Place, Regs};
+use crate::context::{Answers, Cell, Offers, Place};
 use crate::engine::{KICK, SIGNALS, lock};
-use crate::gate::Pace;
 use crate::layout::{self, nr, uc};
+use crate::pace::Pace;
 use crate::stub::{self, Addresses};
 use crate::sys::{self, Notification};
 use crate::trust::{Fresh, KICK_PATIENCE_NS, UNKICKABLE};
@@ -19,15 +19,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// Where a parked runner waits.
+/// Where a parked runner waits. A notification is what it sleeps in; without one it looks at its area, or is about to sleep.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mode {
     /// In a system call of guest code: notification, number, address behind the instruction.
     Direct { id: u64, nr: u64, ip: u64 },
-    /// In a system call that it made through the gate: number, address behind the instruction.
-    Taken { nr: u64, ip: u64 },
+    /// In a system call that it made through the gate: notification, number, address behind the instruction.
+    Taken { id: Option<u64>, nr: u64, ip: u64 },
+    /// In the gate, with nobody's registers.
+    Free { id: Option<u64> },
     /// In the stub's handler.
-    Handler { id: u64 },
+    Handler { id: Option<u64> },
 }
 
 /// What only the thread that drives the runner touches.
@@ -39,6 +41,10 @@ pub(crate) struct Inner {
     pub bases: (u64, u64),
     /// What its gate answers.
     pub answers: Answers,
+    /// What else it does.
+    pub offers: Offers,
+    /// How many more calls it saves all registers with.
+    pub eager: u32,
     /// Whether it has a CPU of its own.
     pub pace: Pace,
 }
@@ -50,14 +56,14 @@ pub(crate) struct Runner {
     pub area: Arc<Area>,
     /// Where its part of the area starts, as an offset and as the guest's address.
     pub base: usize,
-    at: u64,
+    pub at: u64,
     /// Address of the `ucontext_t` of every frame: the stack is always empty when a signal comes.
-    ucontext: u64,
+    pub ucontext: u64,
     /// Offset of the floating-point image in the area, and its length.
-    fpu: (usize, usize),
+    pub fpu: (usize, usize),
     /// `ucontext_t` and floating-point image of a fresh thread.
-    fresh_uc: [u8; uc::LEN],
-    fresh_fpu: Vec<u8>,
+    pub fresh_uc: [u8; uc::LEN],
+    pub fresh_fpu: Vec<u8>,
     pub addresses: Addresses,
     pub inner: Mutex<Inner>,
     pub in_guest: AtomicBool,
@@ -79,11 +85,13 @@ pub(crate) const KILLED: &str = "a host process of it was killed";
 
 impl Runner {
     /// Takes over a new runner: waits for its first report. What fresh frames are is found out if it is the engine's first.
+    /// `clock` is where the vDSO's `clock_gettime` is.
     pub(crate) fn adopt(
         listener: OwnedFd,
         area: Arc<Area>,
         index: usize,
         fresh: &OnceLock<Fresh>,
+        clock: Option<u64>,
     ) -> io::Result<Runner> {
         let base = index * layout::AREA_LEN as usize;
         let at = layout::STATE + base as u64;
@@ -118,10 +126,12 @@ impl Runner {
             fresh_fpu: fresh.fpu_image.clone(),
             addresses,
             inner: Mutex::new(Inner {
-                mode: Mode::Handler { id: first.id },
+                mode: Mode::Handler { id: Some(first.id) },
                 owner: None,
                 bases: (0, 0),
                 answers: Answers::default(),
+                offers: Offers::default(),
+                eager: 0,
                 pace: Pace::new(),
             }),
             in_guest: AtomicBool::new(false),
@@ -131,7 +141,7 @@ impl Runner {
             unkickable: AtomicBool::new(false),
             cpu: AtomicUsize::new(usize::MAX),
         };
-        runner.clear_gate();
+        runner.clear_gate(clock);
         Ok(runner)
     }
 
@@ -151,13 +161,17 @@ impl Runner {
 
     /// Whether a notification is the handler's, of a signal that it handles, from a frame where frames are.
     pub(crate) fn is_trap(&self, n: &Notification) -> bool {
-        let handled = SIGNALS.iter().any(|signo| *signo as u64 == n.args[0]);
-        n.nr as u64 == nr::TRAP && n.ip == self.addresses.trapped && n.args[2] == self.ucontext && handled
+        n.nr as u64 == nr::TRAP && n.ip == self.addresses.trapped && self.is_report(&n.args)
     }
 
-    /// Whether it is the gate's, which waits for an answer.
+    /// Whether these can be the arguments of such a report.
+    pub(crate) fn is_report(&self, args: &[u64; 6]) -> bool {
+        SIGNALS.iter().any(|signo| *signo as u64 == args[0]) && args[2] == self.ucontext
+    }
+
+    /// Whether it is one that only waits.
     pub(crate) fn is_wait(&self, n: &Notification) -> bool {
-        n.nr as u64 == nr::WAIT && n.ip == self.addresses.gate_waited
+        n.nr as u64 == nr::WAIT && [self.addresses.gate.waited, self.addresses.rested].contains(&n.ip)
     }
 
     /// What to say of a notification from the stub's text that nobody ordered.
@@ -166,8 +180,8 @@ impl Runner {
     }
 
     /// `siginfo_t`'s code and address of a trap.
-    pub(crate) fn siginfo(&self, n: &Notification) -> (i32, u64) {
-        let at = n.args[1];
+    pub(crate) fn siginfo(&self, args: &[u64; 6]) -> (i32, u64) {
+        let at = args[1];
         let end = self.at + layout::AREA_LEN - 32;
         if !(self.at..=end).contains(&at) || at % 8 != 0 {
             return (0, 0);
@@ -183,127 +197,16 @@ impl Runner {
         (word(uc::TRAPNO) as u32, word(uc::ERR) as u32, word(uc::CR2))
     }
 
-    /// Copies the state out of the frame.
-    pub(crate) fn read_frame(&self, inner: &Inner) -> Full {
-        let at = self.uc_offset();
-        let mut words = [0u64; 18];
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = self.area.load(at + uc::GREGS + i * 8);
-        }
-        let mut fpu = vec![0; self.fpu.1];
-        self.area.read(self.fpu.0, &mut fpu);
-        Full { regs: Regs::from_words(&words, inner.bases), fpu }
-    }
-
-    /// Puts a state into the frame; everything else in it becomes what it was at first.
-    pub(crate) fn write_frame(&self, inner: &mut Inner, full: &Full) {
-        let mut frame = self.fresh_uc;
-        for (i, word) in full.regs.to_words().iter().enumerate() {
-            frame[uc::GREGS + i * 8..uc::GREGS + i * 8 + 8].copy_from_slice(&word.to_le_bytes());
-        }
-        frame[uc::SIGMASK..uc::SIGMASK + 8].fill(0);
-        self.area.write(self.uc_offset(), &frame);
-        let usable = full.fpu.len() == self.fpu.1;
-        self.area.write(self.fpu.0, if usable { &full.fpu } else { &self.fresh_fpu });
-        inner.bases = (full.regs.fs_base, full.regs.gs_base);
-        self.write_bases(inner);
-    }
-
-    /// Tells the stub FS and GS base for the way back. A guest without a GS base of its own gets that of the area, by which the gate finds it.
-    pub(crate) fn write_bases(&self, inner: &Inner) {
-        let gs = if inner.bases.1 == 0 { self.at } else { inner.bases.1 };
-        self.area.store(self.uc_offset() + uc::SPARE, inner.bases.0);
-        self.area.store(self.uc_offset() + uc::SPARE + 8, gs);
-    }
-
-    /// FS and GS base of guest code as a report of the handler says.
-    pub(crate) fn bases(n: &Notification) -> (u64, u64) {
-        let areas = layout::STATE..layout::STATE + layout::STATE_LEN;
-        (n.args[3], if areas.contains(&n.args[4]) { 0 } else { n.args[4] })
-    }
-
-    /// Merges a floating-point image of a guest's signal frame into one that this machine accepts; `None` when it can't.
-    pub(crate) fn acceptable_fpu(&self, image: &[u8]) -> Option<Vec<u8>> {
-        let len = self.fpu.1;
-        if image.len() != len && image.len() != 512 {
-            return None;
-        }
-        let mut fpu = self.fresh_fpu.clone();
-        fpu[..image.len()].copy_from_slice(image);
-        // The software bytes and the end magic are the host's own; so is the header where the image has none.
-        let sw = 464..512;
-        fpu[sw.clone()].copy_from_slice(&self.fresh_fpu[sw]);
-        if len > 512 {
-            fpu[len - 4..].copy_from_slice(&self.fresh_fpu[len - 4..]);
-            if image.len() == 512 {
-                fpu[512..520].copy_from_slice(&3u64.to_le_bytes());
-            } else {
-                // Features that the host does not know, and the reserved rest of the header, make rt_sigreturn fail.
-                let known = u64::from_le_bytes(self.fresh_fpu[472..480].try_into().ok()?);
-                let asked = u64::from_le_bytes(fpu[512..520].try_into().ok()?);
-                fpu[512..520].copy_from_slice(&(asked & known).to_le_bytes());
-                fpu[520..576].fill(0);
-            }
-        }
-        // Reserved bits of MXCSR make it fail too.
-        let mask = match u32::from_le_bytes(fpu[28..32].try_into().ok()?) {
-            0 => 0xffbf,
-            mask => mask,
-        };
-        let mxcsr = u32::from_le_bytes(fpu[24..28].try_into().ok()?) & mask;
-        fpu[24..28].copy_from_slice(&mxcsr.to_le_bytes());
-        Some(fpu)
-    }
-
-    /// Takes whoever's registers it holds out of it and leaves it in the handler.
-    pub(crate) fn evict(&self, inner: &mut Inner) -> Result<(), Fatal> {
-        let call = match inner.mode {
-            Mode::Direct { id, nr, ip } => Some((Some(id), nr, ip)),
-            Mode::Taken { nr, ip } => Some((None, nr, ip)),
-            Mode::Handler { .. } => None,
-        };
-        if let Some((asleep, call, ip)) = call {
-            self.come_home(inner);
-            sys::kill(self.pid, KICK);
-            let n = self.report_of_kick(asleep)?;
-            self.evicted(inner, &n, call, ip)?;
-        }
-        if let Some(owner) = inner.owner.take() {
-            let full = self.read_frame(inner);
-            lock(&owner.state).settle(full);
-        }
-        Ok(())
-    }
-
-    /// A kick took the runner out of a direct notification; `n` is the handler's report. The frame is made to look as if the call had
-    /// been made and the owner's answer, if there is one, had come.
-    pub(crate) fn evicted(
-        &self,
-        inner: &mut Inner,
-        n: &Notification,
-        call: u64,
-        ip: u64,
-    ) -> Result<(), Fatal> {
-        if !self.is_trap(n) {
-            return Err(Runner::intrusion(n));
-        }
-        self.drop_call();
-        inner.mode = Mode::Handler { id: n.id };
-        inner.bases = Runner::bases(n);
-        let mut full = self.read_frame(inner);
-        full.regs.rip = ip;
-        full.regs.rcx = ip;
-        full.regs.r11 = full.regs.eflags;
-        full.regs.rax = call;
-        if let Some(owner) = inner.owner.take() {
-            lock(&owner.state).settle(full);
-        }
-        Ok(())
-    }
-
-    /// Answers a notification of the handler, where no kick can come in between.
-    pub(crate) fn answer(&self, id: u64, value: u64) -> Result<(), Fatal> {
-        sys::answer(self.listener(), id, value).map_err(|_| KILLED.into())
+    /// The state components that its frames hold; 0 when the gate can't switch threads.
+    pub(crate) fn components(&self) -> u64 {
+        let word = self
+            .fresh_fpu
+            .get(472..480)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u64::from_le_bytes);
+        let able =
+            (577..=layout::XSTATE_LEN).contains(&self.fpu.1) && std::is_x86_feature_detected!("xsaveopt");
+        if able { word } else { 0 }
     }
 
     /// Has it stop running guest code soon. Any thread, any time.

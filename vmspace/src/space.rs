@@ -1,10 +1,10 @@
 //! Address spaces.
 
 use crate::area::Area;
-use crate::context::{Answers, Context, Place};
+use crate::context::{Answers, Context, Offers, Place};
 use crate::engine::{Engine, KICK, lock};
 use crate::gate::{Heard, SYSCALL_LEN};
-use crate::layout::{self, fd};
+use crate::layout::{self, call, fd};
 use crate::mapper::{Call, Mapper};
 use crate::runner::{self, Fatal, Mode, Runner};
 use crate::sys;
@@ -21,20 +21,28 @@ pub(crate) struct Body {
     area: Arc<Area>,
     mapper: Mutex<Mapper>,
     runners: Mutex<Vec<Arc<Runner>>>,
+    /// Where the vDSO's `clock_gettime` is.
+    clock: Option<u64>,
 }
 
 impl Body {
     /// Takes over a mother's first task, the mapper.
-    pub(crate) fn new(mother: i32, slot: u64, area: Area, mapper: OwnedFd) -> io::Result<Body> {
+    pub(crate) fn new(
+        mother: i32,
+        slot: u64,
+        area: Area,
+        mapper: OwnedFd,
+        clock: Option<u64>,
+    ) -> io::Result<Body> {
         let area = Arc::new(area);
         let mapper = Mutex::new(Mapper::adopt(mapper, area.clone())?);
-        Ok(Body { mother, slot, area, mapper, runners: Mutex::new(Vec::new()) })
+        Ok(Body { mother, slot, area, mapper, runners: Mutex::new(Vec::new()), clock })
     }
 
     /// Takes over a runner that has just been made.
     pub(crate) fn add_runner(&self, listener: OwnedFd, fresh: &OnceLock<Fresh>) -> io::Result<()> {
         let mut runners = lock(&self.runners);
-        let runner = Runner::adopt(listener, self.area.clone(), runners.len(), fresh)?;
+        let runner = Runner::adopt(listener, self.area.clone(), runners.len(), fresh, self.clock)?;
         runners.push(Arc::new(runner));
         Ok(())
     }
@@ -58,16 +66,23 @@ impl Body {
         trust::clear_areas(control, &self.area, offset, runners.len());
         runners.iter().all(|runner| {
             let mut inner = lock(&runner.inner);
-            runner.clear_gate();
-            inner.answers = Answers::default();
+            runner.clear_gate(self.clock);
+            (inner.answers, inner.offers) = (Answers::default(), Offers::default());
             runner.kicked.store(false, Ordering::SeqCst);
             runner.cleanse(&mut inner).is_ok()
         })
     }
 
+    /// Whether the gate of its runners can switch threads.
+    pub(crate) fn has_gate(&self) -> bool {
+        lock(&self.runners).first().is_some_and(|r| r.components() != 0)
+    }
+
     /// Ends all its processes.
     pub(crate) fn kill(self) {
         let runners = lock(&self.runners);
+        // Whoever gets the areas next begins without.
+        runners.iter().for_each(|r| r.put(call::LISTENING, 0));
         let mapper = lock(&self.mapper).pid;
         let pids = || runners.iter().map(|r| r.pid).chain([mapper, self.mother]);
         pids().for_each(|pid| sys::kill(pid, libc::SIGKILL));
@@ -322,51 +337,14 @@ impl Vmspace {
             return Ok(Exit::Interrupted);
         }
         runner.load_answers(&mut inner, &context.answers);
-        let exit = self
-            .enter(runner, &mut inner, context)
-            .and_then(|()| self.leave(runner, &mut inner, context, spare));
+        runner.load_offers(&mut inner, &context.offers);
+        let exit =
+            runner.enter(&mut inner, context).and_then(|()| self.leave(runner, &mut inner, context, spare));
         runner.left_guest();
-        exit
-    }
-
-    /// Sends the runner into guest code with the context's registers.
-    fn enter(
-        &self,
-        runner: &Arc<Runner>,
-        inner: &mut runner::Inner,
-        context: &mut Context,
-    ) -> Result<(), Fatal> {
-        let place = lock(&context.cell.state).place_in(runner);
-        if let (Some(Place::Direct), Mode::Direct { id, nr, ip }) = (place, inner.mode) {
-            let result = lock(&context.cell.state).result.unwrap_or(nr);
-            match sys::answer(runner.listener(), id, result) {
-                Ok(()) => return Ok(()),
-                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
-                    // A kick was faster: the runner is on its way into the handler.
-                    let n = runner.receive()?;
-                    runner.evicted(inner, &n, nr, ip)?;
-                }
-                Err(e) => return Err(format!("can't answer a system call: {e}")),
-            }
-        } else if let (Some(Place::Direct), Mode::Taken { nr, .. }) = (place, inner.mode) {
-            let result = lock(&context.cell.state).result.unwrap_or(nr);
-            runner.answer_call(result);
-            return Ok(());
-        } else if let (Some(Place::Frame), Mode::Handler { id }) = (place, inner.mode) {
-            runner.write_bases(inner);
-            return runner.answer(id, 0);
+        if let Some(mask) = &mut context.offers.sigmask {
+            *mask = runner.get(call::SIGMASK);
         }
-        // Somebody else's registers, or nobody's: make room, then load.
-        runner.evict(inner)?;
-        let Mode::Handler { id } = inner.mode else { return Err("the runner is not in its handler".into()) };
-        let mut state = lock(&context.cell.state);
-        let Some(full) = state.full() else { return Err("the registers are elsewhere".into()) };
-        let mut full = full.clone();
-        drop_unusable_fpu(runner, &mut full.fpu);
-        runner.write_frame(inner, &full);
-        state.result = None;
-        drop(state);
-        runner.answer(id, 0)
+        exit
     }
 
     /// Waits until guest code stops.
@@ -377,41 +355,32 @@ impl Vmspace {
         context: &mut Context,
         spare: &dyn Fn() -> Option<usize>,
     ) -> Result<Exit, Fatal> {
-        let n = match runner.hear(inner, spare)? {
-            Heard::Notification(n) => n,
-            Heard::Call { nr, args, site } => {
-                let ip = site.wrapping_add(SYSCALL_LEN);
-                inner.mode = Mode::Taken { nr: nr as u32 as u64, ip };
+        match runner.hear(inner, spare)? {
+            Heard::Direct(n) => {
+                runner.consider_listening(inner, spare);
+                let nr = u64::from(n.nr as u32);
+                inner.mode = Mode::Direct { id: n.id, nr, ip: n.ip };
                 runner::park(runner, &context.cell, inner, Place::Direct);
-                return Ok(Exit::Syscall { nr: nr as u32 as u64, args, ip });
+                Ok(Exit::Syscall { nr, args: n.args, ip: n.ip })
             }
-        };
-        if !runner::from_stub(&n) {
-            runner.consider_listening(inner, spare);
-            inner.mode = Mode::Direct { id: n.id, nr: n.nr as u32 as u64, ip: n.ip };
-            runner::park(runner, &context.cell, inner, Place::Direct);
-            return Ok(Exit::Syscall { nr: n.nr as u32 as u64, args: n.args, ip: n.ip });
+            Heard::Call { id, nr, args, site } => {
+                if id.is_some() {
+                    runner.consider_listening(inner, spare);
+                }
+                runner.count_eager(inner);
+                let (nr, ip) = (u64::from(nr as u32), site.wrapping_add(SYSCALL_LEN));
+                inner.mode = Mode::Taken { id, nr, ip };
+                runner::park(runner, &context.cell, inner, Place::Direct);
+                Ok(Exit::Syscall { nr, args, ip })
+            }
+            Heard::Trap { id, args } => {
+                inner.mode = Mode::Handler { id };
+                inner.bases = Runner::bases(&args);
+                let in_gate = runner.leave_gate(inner);
+                runner::park(runner, &context.cell, inner, Place::Frame);
+                Ok(trapped(runner, &args, in_gate))
+            }
         }
-        if !runner.is_trap(&n) {
-            return Err(Runner::intrusion(&n));
-        }
-        inner.mode = Mode::Handler { id: n.id };
-        inner.bases = Runner::bases(&n);
-        runner.leave_gate();
-        runner::park(runner, &context.cell, inner, Place::Frame);
-        let signo = n.args[0] as i32;
-        if signo == KICK {
-            runner.kicked.store(false, Ordering::SeqCst);
-            return Ok(Exit::Interrupted);
-        }
-        let (code, si_addr) = runner.siginfo(&n);
-        let (trapno, error, cr2) = runner.fault_words();
-        if signo == libc::SIGSYS {
-            // A call of another instruction set, which there is no kernel for here: as if the instruction did not exist.
-            return Ok(Exit::Fault { signo: libc::SIGSEGV, code: 0x80, trapno: 13, error: 0, addr: 0 });
-        }
-        let addr = if trapno == 14 { cr2 } else { si_addr };
-        Ok(Exit::Fault { signo, code, trapno, error, addr })
     }
 
     /// Makes [`Vmspace::run`] on `cpu` return [`Exit::Interrupted`] soon: the present call, or the next. Any thread, any time.
@@ -438,10 +407,24 @@ impl Vmspace {
     }
 }
 
-fn drop_unusable_fpu(runner: &Runner, fpu: &mut Vec<u8>) {
-    if !fpu.is_empty() {
-        *fpu = runner.acceptable_fpu(fpu).unwrap_or_default();
+/// What the handler reported.
+fn trapped(runner: &Runner, args: &[u64; 6], in_gate: bool) -> Exit {
+    let signo = args[0] as i32;
+    if signo == KICK {
+        runner.kicked.store(false, Ordering::SeqCst);
     }
+    // What goes wrong in the gate goes wrong again at the instruction, which knows what it means.
+    if signo == KICK || in_gate {
+        return Exit::Interrupted;
+    }
+    let (code, si_addr) = runner.siginfo(args);
+    let (trapno, error, cr2) = runner.fault_words();
+    if signo == libc::SIGSYS {
+        // A call of another instruction set, which there is no kernel for here: as if the instruction did not exist.
+        return Exit::Fault { signo: libc::SIGSEGV, code: 0x80, trapno: 13, error: 0, addr: 0 };
+    }
+    let addr = if trapno == 14 { cr2 } else { si_addr };
+    Exit::Fault { signo, code, trapno, error, addr }
 }
 
 impl Drop for Vmspace {

@@ -3,359 +3,15 @@
 //! Nothing here uses a stack or memory that guest code could change to gain something: see the notes at each part.
 
 use crate::filter;
-use crate::layout::{self, call, fd, nr, state};
+use crate::layout::{self, answer, call, fd, nr, state, trap};
 use std::arch::global_asm;
 
-/// How many times the gate looks for an answer before it does something else: some 200 µs.
+/// How many times a runner looks for something to do before it sleeps: some 200 µs.
 const PATIENCE: u32 = 5000;
 
 global_asm!(
-    r#"
-    .pushsection .rodata.vmspace_stub,"a",@progbits
-    .balign 64
-    .globl vmspace_stub_start
-    .hidden vmspace_stub_start
-vmspace_stub_start:
-
-    // ---- The zygote's first steps, at the boot address: map the text page and the orders, go on there.
-    .globl vmspace_stub_boot
-    .hidden vmspace_stub_boot
-vmspace_stub_boot:
-    movabs rdi, {TEXT}
-    mov esi, 4096
-    mov edx, 5                      // PROT_READ | PROT_EXEC
-    mov r10d, 0x12                  // MAP_PRIVATE | MAP_FIXED
-    mov r8d, {FD_PROGRAM}
-    mov r9d, 4096
-    mov eax, 9                      // mmap
-    syscall
-    movabs rdi, {ZYGOTE_PAGE}
-    mov esi, 4096
-    mov edx, 3
-    mov r10d, 0x11                  // MAP_SHARED | MAP_FIXED
-    mov r8d, {FD_CONTROL}
-    xor r9d, r9d
-    mov eax, 9
-    syscall
-    movabs rax, {TEXT}
-    lea rcx, [rip + 2f]
-    lea rdx, [rip + vmspace_stub_start]
-    sub rcx, rdx
-    add rax, rcx
-    jmp rax
-
-    // ---- The zygote: waits for an order on its socket, does the calls that its page lists, answers.
-2:  movabs rbx, {ZYGOTE_PAGE}
-    mov edi, {FD_ORDERS}
-    lea rsi, [rbx + 8]
-    mov edx, 8
-    xor eax, eax                    // read
-    syscall
-    cmp rax, 0
-    jle 9f
-    mov r12, [rbx + 16]             // number of calls
-    lea r13, [rbx + 64]
-3:  test r12, r12
-    jz 5f
-    mov rax, [r13]
-    cmp rax, -2
-    je 6f
-    mov rdi, [r13 + 8]
-    mov rsi, [r13 + 16]
-    mov rdx, [r13 + 24]
-    mov r10, [r13 + 32]
-    mov r8, [r13 + 40]
-    mov r9, [r13 + 48]
-    syscall
-4:  mov [r13 + 56], rax
-    add r13, 64
-    dec r12
-    jmp 3b
-5:  mov edi, {FD_ORDERS}
-    lea rsi, [rbx + 8]
-    mov edx, 8
-    mov eax, 1                      // write
-    syscall
-    jmp 2b
-
-    // Number -2: make an address space. Argument 1: offset of its areas; argument 2: the owner's pid.
-6:  mov r14, [r13 + 8]
-    mov r15, [r13 + 16]
-    mov edi, 0x8011                 // CLONE_PARENT | SIGCHLD
-    xor esi, esi
-    xor edx, edx
-    xor r10d, r10d
-    xor r8d, r8d
-    mov eax, 56                     // clone
-    syscall
-    test rax, rax
-    jnz 4b
-
-    // ---- The mother of an address space. She is never filtered and never runs guest code; once guest code runs beside her in the
-    // same memory she relies on registers and on this page only. She makes the mapper, and each time she is continued the next runner.
-    movabs rdi, {STATE}
-    mov esi, {STATE_LEN}
-    mov edx, 3
-    mov r10d, 0x11
-    mov r8d, {FD_CONTROL}
-    mov r9, r14
-    mov eax, 9                      // mmap
-    syscall
-    movabs rdi, {ORDERS}
-    mov esi, {ORDERS_LEN}
-    mov edx, 1                      // PROT_READ
-    mov r10d, 0x11
-    mov r8d, {FD_CONTROL}
-    lea r9, [r14 + {STATE_LEN}]
-    mov eax, 9
-    syscall
-    movabs rdi, {ZYGOTE_PAGE}
-    mov esi, 4096
-    mov eax, 11                     // munmap
-    syscall
-    mov edi, 1                      // PR_SET_PDEATHSIG
-    mov esi, 9
-    mov eax, 157
-    syscall
-    mov eax, 110                    // getppid
-    syscall
-    cmp rax, r15
-    jne 9f
-    xor ebx, ebx
-7:  mov edi, 0x8111                 // CLONE_VM | CLONE_PARENT | SIGCHLD
-    xor esi, esi
-    xor edx, edx
-    xor r10d, r10d
-    xor r8d, r8d
-    mov eax, 56
-    syscall
-    test rax, rax
-    jz 8f
-    js 9f                           // no room: her end tells the owner
-    inc ebx
-    mov eax, 39                     // getpid
-    syscall
-    mov edi, eax
-    mov esi, 19                     // SIGSTOP
-    mov eax, 62                     // kill
-    syscall
-    jmp 7b
-
-    // ---- A task beside her: dies with the owner's thread. The first is the mapper.
-8:  mov edi, 1
-    mov esi, 9
-    mov eax, 157
-    syscall
-    mov eax, 110
-    syscall
-    cmp rax, r15
-    jne 9f
-    test ebx, ebx
-    jz 30f
-
-    // ---- A runner: takes its area, its alternate stack and its filter, hands the listener over, closes everything, and reports by a
-    // fault.
-    lea rax, [rbx - 1]
-    shl rax, {AREA_SHIFT}
-    movabs rbp, {STATE}
-    add rbp, rax
-    lea rax, [rbp + {AREA_STACK}]
-    mov [rbp + {AREA_STACK_T}], rax
-    mov qword ptr [rbp + {AREA_STACK_T} + 8], 0
-    mov qword ptr [rbp + {AREA_STACK_T} + 16], {STACK_LEN}
-    lea rdi, [rbp + {AREA_STACK_T}]
-    xor esi, esi
-    mov eax, 131                    // sigaltstack
-    syscall
-    movabs rdx, {RUNNER_FPROG}
-    mov edi, 1                      // SECCOMP_SET_MODE_FILTER
-    mov esi, 8                      // SECCOMP_FILTER_FLAG_NEW_LISTENER
-    mov eax, 317                    // seccomp
-    syscall
-    cmp eax, {FD_LISTENER}
-    jne 9f
-    mov edi, {FD_HAND_OVER}
-    movabs rsi, {MSGHDR}
-    xor edx, edx
-    mov eax, 46                     // sendmsg
-    syscall
-    .globl vmspace_stub_sent
-    .hidden vmspace_stub_sent
-vmspace_stub_sent:
-    xor edi, edi
-    mov esi, 0xffffffff
-    xor edx, edx
-    mov eax, 436                    // close_range
-    syscall
-    .globl vmspace_stub_closed
-    .hidden vmspace_stub_closed
-vmspace_stub_closed:
-    ud2
-
-9:  mov edi, 1
-    mov eax, 231                    // exit_group
-    syscall
-    ud2
-
-    // ---- The mapper: changes what the address space shows. Its filter only serves to wait with; it never runs guest code, relies on
-    // registers, on this page and on the orders' pages, which nobody in the address space can write, and gets no signals.
-30: movabs rdx, {MAPPER_FPROG}
-    mov edi, 1
-    mov esi, 8
-    mov eax, 317
-    syscall
-    cmp eax, {FD_LISTENER}
-    jne 9b
-    mov edi, {FD_HAND_OVER}
-    movabs rsi, {MSGHDR}
-    xor edx, edx
-    mov eax, 46
-    syscall
-    mov edi, {FD_CONTROL}
-    mov esi, 0xffffffff
-    xor edx, edx
-    mov eax, 436
-    syscall
-    xor eax, eax
-    xor r13d, r13d
-    // Report the last result and how many are left undone; the answer is how many to do now.
-31: mov rdi, rax
-    mov esi, r13d
-    mov eax, {NR_DONE}
-    syscall
-    movabs r12, {ORDERS}
-    mov r13d, eax
-    xor eax, eax
-    test r13d, r13d
-    jz 31b
-32: mov rax, [r12]
-    mov rdi, [r12 + 8]
-    mov rsi, [r12 + 16]
-    mov rdx, [r12 + 24]
-    mov r10, [r12 + 32]
-    mov r8, [r12 + 40]
-    mov r9, [r12 + 48]
-    syscall
-    cmp rax, -4096
-    ja 31b
-    add r12, {ORDER_LEN}
-    dec r13d
-    jnz 32b
-    jmp 31b
-
-    // ---- The handler of every signal that a runner gets. The host has saved all registers in the frame on the alternate stack; the owner
-    // reads and changes them there. rdi: signal, rsi: siginfo_t, rdx: ucontext_t.
-    .globl vmspace_stub_handler
-    .hidden vmspace_stub_handler
-vmspace_stub_handler:
-    rdfsbase r10
-    rdgsbase r8
-    mov eax, {NR_TRAP}
-    syscall
-    .globl vmspace_stub_trapped
-    .hidden vmspace_stub_trapped
-vmspace_stub_trapped:
-    // Go on with the guest: the frame holds FS and GS base in words that the host leaves alone.
-    mov rax, [rdx + {UC_SPARE}]
-    wrfsbase rax
-    mov rax, [rdx + {UC_SPARE} + 8]
-    wrgsbase rax
-    mov rsp, rdx
-    mov eax, 15                     // rt_sigreturn
-    syscall
-    .globl vmspace_stub_returned
-    .hidden vmspace_stub_returned
-vmspace_stub_returned:
-    ud2
-
-    // ---- The gate: what patched code jumps to in place of a system call. eax: number; rcx: address of the `syscall` instruction; r11 is free,
-    // and so are the flags. It answers from the area, or hands the call to an owner who listens, or goes back to the instruction.
-    // Where a kick may find it, and what becomes of the call then: `Runner::leave_gate`.
-    .globl vmspace_stub_gate
-    .hidden vmspace_stub_gate
-vmspace_stub_gate:
-    rdgsbase r11
-    shr r11, 20
-    cmp r11d, {STATE_TAG}
-    jne 40f
-    cmp eax, {LAST_ANSWER}
-    ja 41f
-    mov r11d, eax
-    mov r11, gs:[r11 * 8 + {AREA_ANSWERS}]
-    test r11, r11
-    js 41f
-    mov rax, r11
-    .globl vmspace_stub_gate_known
-    .hidden vmspace_stub_gate_known
-vmspace_stub_gate_known:
-    lea rcx, [rcx + 2]
-40: jmp rcx
-
-41: cmp dword ptr gs:[{LISTENING}], 0
-    je 40b
-    mov gs:[{NR}], rax
-    mov gs:[{ARGS}], rdi
-    mov gs:[{ARGS} + 8], rsi
-    mov gs:[{ARGS} + 16], rdx
-    mov gs:[{ARGS} + 24], r10
-    mov gs:[{ARGS} + 32], r8
-    mov gs:[{ARGS} + 40], r9
-    mov gs:[{SITE}], rcx
-    .globl vmspace_stub_gate_posted
-    .hidden vmspace_stub_gate_posted
-vmspace_stub_gate_posted:
-    mov r11d, {POSTED}
-    xchg gs:[{CALL_STATE}], r11d
-    cmp dword ptr gs:[{LISTENING}], 0
-    je 43f
-    mov r11d, {PATIENCE}
-42: cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
-    je 47f
-    pause
-    dec r11d
-    jnz 42b
-43: mov eax, {POSTED}
-    xor r11d, r11d
-    lock cmpxchg gs:[{CALL_STATE}], r11d
-    mov rax, gs:[{NR}]
-    jne 44f
-    jmp rcx
-    // The owner has taken the call: wait for him, asleep in the end.
-44: mov r11d, {PATIENCE}
-45: cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
-    je 47f
-    pause
-    dec r11d
-    jnz 45b
-    mov r11d, 1
-    xchg gs:[{WAITING}], r11d
-    cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
-    je 46f
-    mov eax, {NR_WAIT}
-    syscall
-    .globl vmspace_stub_gate_waited
-    .hidden vmspace_stub_gate_waited
-vmspace_stub_gate_waited:
-    mov rcx, gs:[{SITE}]
-46: mov dword ptr gs:[{WAITING}], 0
-    cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
-    jne 44b
-47: mov rax, gs:[{RESULT}]
-    mov dword ptr gs:[{CALL_STATE}], {NONE}
-    .globl vmspace_stub_gate_answered
-    .hidden vmspace_stub_gate_answered
-vmspace_stub_gate_answered:
-    lea rcx, [rcx + 2]
-    jmp rcx
-    .globl vmspace_stub_gate_end
-    .hidden vmspace_stub_gate_end
-vmspace_stub_gate_end:
-
-    .globl vmspace_stub_end
-    .hidden vmspace_stub_end
-vmspace_stub_end:
-    .popsection
-    "#,
+    include_str!("stub.s"),
+    include_str!("gate.s"),
     TEXT = const layout::TEXT,
     ZYGOTE_PAGE = const layout::ZYGOTE_PAGE,
     STATE = const layout::STATE,
@@ -364,6 +20,7 @@ vmspace_stub_end:
     ORDERS_LEN = const layout::ORDERS_LEN,
     ORDER_LEN = const layout::ORDER_LEN,
     AREA_SHIFT = const layout::AREA_SHIFT,
+    AREA_LEN = const layout::AREA_LEN,
     AREA_STACK = const layout::AREA_STACK,
     AREA_STACK_T = const layout::AREA_STACK_T,
     STACK_LEN = const layout::AREA_LEN - layout::AREA_STACK,
@@ -381,9 +38,27 @@ vmspace_stub_end:
     ARGS = const layout::AREA_CALL + call::ARGS,
     SITE = const layout::AREA_CALL + call::SITE,
     RESULT = const layout::AREA_CALL + call::RESULT,
+    SAVED = const layout::AREA_CALL + call::SAVED,
+    EAGER = const layout::AREA_CALL + call::EAGER,
+    COMPONENTS = const layout::AREA_CALL + call::COMPONENTS,
+    TRAP = const layout::AREA_CALL + call::TRAP,
+    TRAP_ARGS = const layout::AREA_CALL + call::TRAP_ARGS,
+    CLOCK = const layout::AREA_CALL + call::CLOCK,
+    TIME = const layout::AREA_CALL + call::TIME,
+    CLOCK_SP = const layout::AREA_CALL + call::CLOCK_SP,
+    CLOCK_STACK_END = const layout::AREA_CLOCK_STACK_END,
+    SIGMASK = const layout::AREA_CALL + call::SIGMASK,
+    REGS = const layout::AREA_REGS,
+    XSTATE = const layout::AREA_XSTATE,
     NONE = const state::NONE,
     POSTED = const state::POSTED,
+    TAKEN = const state::TAKEN,
     ANSWERED = const state::ANSWERED,
+    SAVE = const state::SAVE,
+    TRAP_POSTED = const trap::POSTED,
+    TRAP_ANSWERED = const trap::ANSWERED,
+    ANSWER_CLOCK = const answer::CLOCK as i64,
+    ANSWER_SIGMASK = const answer::SIGMASK as i64,
     PATIENCE = const PATIENCE,
     RUNNER_FPROG = const layout::TEXT + data::RUNNER_FPROG,
     MAPPER_FPROG = const layout::TEXT + data::MAPPER_FPROG,
@@ -424,13 +99,19 @@ unsafe extern "C" {
     static vmspace_stub_sent: u8;
     static vmspace_stub_closed: u8;
     static vmspace_stub_handler: u8;
+    static vmspace_stub_rested: u8;
     static vmspace_stub_trapped: u8;
     static vmspace_stub_returned: u8;
     static vmspace_stub_gate: u8;
     static vmspace_stub_gate_known: u8;
+    static vmspace_stub_gate_mask: u8;
+    static vmspace_stub_gate_masked: u8;
+    static vmspace_stub_gate_clock: u8;
+    static vmspace_stub_gate_clocked: u8;
     static vmspace_stub_gate_posted: u8;
     static vmspace_stub_gate_waited: u8;
     static vmspace_stub_gate_answered: u8;
+    static vmspace_stub_gate_load: u8;
     static vmspace_stub_gate_end: u8;
     static vmspace_stub_end: u8;
 }
@@ -440,6 +121,8 @@ unsafe extern "C" {
 pub struct Addresses {
     /// Signal handler.
     pub handler: u64,
+    /// The call by which the handler waits for the answer to a report that the owner took.
+    pub rested: u64,
     /// The call that reports a trap.
     pub trapped: u64,
     /// `rt_sigreturn`.
@@ -448,18 +131,35 @@ pub struct Addresses {
     pub sent: u64,
     /// The `close_range` of a new runner.
     pub closed: u64,
-    /// The gate, and the instructions in it that matter to whoever finds a runner there.
-    pub gate: u64,
+    /// The gate's parts.
+    pub gate: Gate,
+}
+
+/// The gate, and the instructions in it that matter to whoever finds a runner there, in the order of their addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate {
+    /// Its first instruction.
+    pub start: u64,
     /// The result is in its register, the way back not in its.
-    pub gate_known: u64,
+    pub known: u64,
+    /// From here on the number's register holds something else.
+    pub mask: u64,
+    /// From here on the mask is the new one.
+    pub masked: u64,
+    /// From here on registers belong to the vDSO.
+    pub clock: u64,
+    /// From here on they are the thread's again.
+    pub clocked: u64,
     /// From here on the call is in the area.
-    pub gate_posted: u64,
-    /// The call by which a runner waits for an answer.
-    pub gate_waited: u64,
-    /// As `gate_known`, and the call is no longer in the area.
-    pub gate_answered: u64,
-    /// The gate's end.
-    pub gate_end: u64,
+    pub posted: u64,
+    /// The call by which a runner waits.
+    pub waited: u64,
+    /// As `known`, and the call is no longer in the area.
+    pub answered: u64,
+    /// From here on registers are replaced by those in the area.
+    pub load: u64,
+    /// The end.
+    pub end: u64,
 }
 
 fn offset(symbol: *const u8) -> u64 {
@@ -472,16 +172,24 @@ impl Addresses {
         let at = |symbol| layout::TEXT + offset(symbol);
         Addresses {
             handler: at(&raw const vmspace_stub_handler),
+            rested: at(&raw const vmspace_stub_rested),
             trapped: at(&raw const vmspace_stub_trapped),
             returned: at(&raw const vmspace_stub_returned),
             sent: at(&raw const vmspace_stub_sent),
             closed: at(&raw const vmspace_stub_closed),
-            gate: at(&raw const vmspace_stub_gate),
-            gate_known: at(&raw const vmspace_stub_gate_known),
-            gate_posted: at(&raw const vmspace_stub_gate_posted),
-            gate_waited: at(&raw const vmspace_stub_gate_waited),
-            gate_answered: at(&raw const vmspace_stub_gate_answered),
-            gate_end: at(&raw const vmspace_stub_gate_end),
+            gate: Gate {
+                start: at(&raw const vmspace_stub_gate),
+                known: at(&raw const vmspace_stub_gate_known),
+                mask: at(&raw const vmspace_stub_gate_mask),
+                masked: at(&raw const vmspace_stub_gate_masked),
+                clock: at(&raw const vmspace_stub_gate_clock),
+                clocked: at(&raw const vmspace_stub_gate_clocked),
+                posted: at(&raw const vmspace_stub_gate_posted),
+                waited: at(&raw const vmspace_stub_gate_waited),
+                answered: at(&raw const vmspace_stub_gate_answered),
+                load: at(&raw const vmspace_stub_gate_load),
+                end: at(&raw const vmspace_stub_gate_end),
+            },
         }
     }
 }

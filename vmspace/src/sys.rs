@@ -230,6 +230,19 @@ pub fn punch_hole(file: &impl AsRawFd, range: Range<u64>) {
     unsafe { libc::fallocate(file.as_raw_fd(), mode, start, len) };
 }
 
+/// Where `clock_gettime` is in the vDSO, from its start.
+pub fn vdso_clock() -> Option<u64> {
+    // SAFETY: the names are C strings; nothing is loaded, and the vDSO stays for good.
+    unsafe {
+        let base = libc::getauxval(libc::AT_SYSINFO_EHDR);
+        let vdso = libc::dlopen(c"linux-vdso.so.1".as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+        if base == 0 || vdso.is_null() {
+            return None;
+        }
+        (libc::dlsym(vdso, c"__vdso_clock_gettime".as_ptr()) as u64).checked_sub(base)
+    }
+}
+
 /// A memory file. Executable mappings of it are allowed, where the host makes a difference.
 pub fn memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     const MFD_EXEC: u32 = 0x10;

@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// How long nobody asks why a kick is not answered.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 /// How much CPU time a runner may use with a kick unanswered before the address space counts as hostile, in nanoseconds. Time on the clock
 /// says nothing: on a busy host it may be long before a runner runs at all, or before the thread that drives it sees what it reported.
 pub(crate) const KICK_PATIENCE_NS: u64 = 100_000_000;
@@ -104,19 +104,22 @@ impl Runner {
     /// is zero meanwhile: the host does not change an alternate stack that it points into.
     pub(crate) fn cleanse(&self, inner: &mut Inner) -> Result<(), Fatal> {
         self.evict(inner)?;
+        if !matches!(inner.mode, Mode::Handler { .. }) {
+            self.kick_out(inner)?;
+        }
         inner.owner = None;
         self.write_frame(inner, &Full::default());
         for _ in 0..MOST_PENDING {
             let Mode::Handler { id } = inner.mode else {
                 return Err("the runner is not in its handler".into());
             };
-            self.answer(id, 0)?;
+            self.leave_handler(id)?;
             let n = self.receive()?;
             if !self.is_trap(&n) {
                 return Err(Runner::intrusion(&n));
             }
-            inner.mode = Mode::Handler { id: n.id };
-            inner.bases = Runner::bases(&n);
+            inner.mode = Mode::Handler { id: Some(n.id) };
+            inner.bases = Runner::bases(&n.args);
             if n.args[0] as i32 == libc::SIGSEGV {
                 return Ok(());
             }

@@ -28,7 +28,7 @@ fn looping(engine: &Arc<Engine>, ram: &File) -> Vmspace {
     let mut code = vec![0xb8, NR as u8, 0, 0, 0]; // mov eax, NR
     code.extend([0x48, 0x8d, 0x0d, 13, 0, 0, 0]); // lea rcx, [rip + 13]
     code.extend([0x49, 0xbb]); // movabs r11, gate
-    code.extend(engine.gate().to_le_bytes());
+    code.extend(engine.gate().unwrap().to_le_bytes());
     code.extend([0x41, 0xff, 0xe3]); // jmp r11
     code.extend([0x0f, 0x05]); // syscall
     code.extend([0x48, 0x01, 0xc3]); // add rbx, rax

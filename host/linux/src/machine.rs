@@ -233,7 +233,7 @@ impl Machine for LinuxMachine {
         self.spaces.user_limit()
     }
     fn gate(&self) -> Option<u64> {
-        Some(self.spaces.gate())
+        self.spaces.gate()
     }
 
     fn vdso(&self) -> Option<u64> {

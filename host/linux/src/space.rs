@@ -3,7 +3,7 @@
 use crate::cpu::{Kick, LinuxCpus};
 use crate::hostfile::LinuxFile;
 use crate::ram::LinuxRam;
-use hal::{Backing, CpuId, Exit, Fault, MapOp, Regs, SpaceError, UserContext, VmSpace};
+use hal::{Backing, CpuId, Exit, Fault, MapOp, Offers, Regs, SpaceError, UserContext, VmSpace};
 use std::any::Any;
 use std::sync::Arc;
 use vmspace::{Context, Engine, Op, UpdateError, Vmspace};
@@ -43,7 +43,7 @@ impl Spaces {
         self.engine.user_limit()
     }
 
-    pub(crate) fn gate(&self) -> u64 {
+    pub(crate) fn gate(&self) -> Option<u64> {
         self.engine.gate()
     }
 
@@ -217,6 +217,14 @@ impl UserContext for LinuxContext {
 
     fn set_answers(&mut self, answers: &[(u8, u64)]) {
         self.inner.set_answers(answers);
+    }
+
+    fn set_offers(&mut self, offers: Offers) {
+        self.inner.offers = vmspace::Offers { yields: offers.yields, sigmask: offers.sigmask };
+    }
+
+    fn sigmask(&self) -> Option<u64> {
+        self.inner.offers.sigmask
     }
 
     fn duplicate(&mut self) -> Box<dyn UserContext> {

@@ -107,19 +107,21 @@ fn idle(sched: &Scheduler, cpu: CpuId) -> Option<Arc<Task>> {
 
 impl Scheduler {
     /// To be called by the user loop before guest code runs: arms the alarm for the next timer or, when others wait
-    /// for a CPU, for the end of the time slice; at the latest for `latest_ns`.
-    pub(crate) fn arm(&self, cpu: CpuId, latest_ns: Option<u64>) {
-        let Some(me) = self.cpus.get(cpu.0) else { return };
+    /// for a CPU, for the end of the time slice; at the latest for `latest_ns`. Returns whether nobody waits, which holds until the CPU is interrupted.
+    pub(crate) fn arm(&self, cpu: CpuId, latest_ns: Option<u64>) -> bool {
+        let Some(me) = self.cpus.get(cpu.0) else { return false };
         // Said before the look at `waiting`: whoever enqueues sees this, or is seen here.
         me.slice.store(GUEST_WITHOUT_TICK, Ordering::SeqCst);
         let mut deadline = self.timers.earliest();
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        let alone = self.waiting.load(Ordering::SeqCst) == 0;
+        if !alone {
             me.slice.store(GUEST_WITH_TICK, Ordering::SeqCst);
             let slice_end = Some(me.slice_end_ns.load(Ordering::Relaxed));
             deadline = [deadline, slice_end, self.hand_over(cpu)].into_iter().flatten().min();
         }
         let deadline = [deadline, latest_ns].into_iter().flatten().min();
         self.machine.cpu().set_alarm(cpu, deadline);
+        alone
     }
 
     /// To be called by the user loop when guest code has stopped.

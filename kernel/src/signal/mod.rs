@@ -20,6 +20,7 @@ pub use group::send_to_group;
 pub use info::{SigInfo, SigSource, code};
 mod action;
 pub use action::{set_action, take};
+pub(crate) use mask::{count_mask_call, lend_mask, take_mask_back};
 pub use mask::{read_mask, set_mask, with_temporary_mask};
 pub use pending::{PendingQueue, SharedSignals, TaskSignals};
 pub use send::{SIG_DFL, SIG_IGN, ignored_by_default, interrupts_wait, send_to_process, send_to_task};

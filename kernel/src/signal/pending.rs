@@ -104,11 +104,20 @@ impl PendingQueue {
     }
 }
 
+impl TaskSignals {
+    /// Whether the thread can take one of these now, as far as that is known.
+    pub(super) fn may_take(&self, set: SigSet) -> bool {
+        self.mask_lent || !(set - self.mask).is_empty()
+    }
+}
+
 /// A thread's signal state.
 #[derive(Default)]
 pub struct TaskSignals {
     /// Blocked signals.
     pub mask: SigSet,
+    /// Guest code runs and may have changed the mask meanwhile: what is sent now has to be looked at with the new one.
+    pub mask_lent: bool,
     /// The mask to put back when the present call is over (`sigsuspend`, `ppoll`…).
     pub saved_mask: Option<SigSet>,
     /// Sent to this thread.

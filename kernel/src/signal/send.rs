@@ -51,7 +51,7 @@ pub(crate) fn try_send(process: &Arc<Process>, target: Option<&Arc<Task>>, info:
     side_effects(process, info.signo);
     let blocks = |task: &Arc<Task>| {
         let signals = task.signals.lock();
-        (signals.mask | signals.waiting_for).has(info.signo)
+        signals.mask_lent || (signals.mask | signals.waiting_for).has(info.signo)
     };
     // An ignored signal is kept only while it is blocked: the action may change before it is unblocked.
     if is_ignored(process, info.signo) {
@@ -77,10 +77,20 @@ pub(crate) fn try_send(process: &Arc<Process>, target: Option<&Arc<Task>>, info:
     Ok(())
 }
 
-/// Tells the first thread that does not block one of these signals: the main thread if it can take it, as Linux prefers.
+/// Tells the first thread that does not block one of these signals: the main thread if it can take it, as Linux prefers; and those before it
+/// that may.
 fn notify_one(threads: &[Arc<Task>], set: SigSet) {
-    if let Some(task) = threads.iter().find(|t| !(set - t.signals.lock().mask).is_empty()) {
-        task.notify_signal();
+    for task in threads {
+        let (may, lent) = {
+            let signals = task.signals.lock();
+            (signals.may_take(set), signals.mask_lent)
+        };
+        if may {
+            task.notify_signal();
+        }
+        if may && !lent {
+            return;
+        }
     }
 }
 
@@ -95,7 +105,7 @@ pub(crate) fn retarget(task: &Arc<Task>, blocked: SigSet) {
 }
 
 fn notify_if_ready(task: &Arc<Task>, signo: i32) {
-    if !task.signals.lock().mask.has(signo) {
+    if task.signals.lock().may_take(SigSet::of(signo)) {
         task.notify_signal();
     }
 }

@@ -67,6 +67,7 @@ pub(super) fn rt_sigprocmask(
             _ => return err(Errno::EINVAL),
         };
         signal::set_mask(cx.task, mask);
+        signal::count_mask_call(cx);
     }
     old.write_if_some(cx, &before)
 }

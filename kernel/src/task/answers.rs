@@ -1,7 +1,9 @@
-//! System calls whose results a task knows in advance: who it is.
+//! System calls that the machine may answer itself: those whose results a task knows in advance, because they say who it is, and those
+//! that change nothing but its own state.
 
 use super::Cx;
 use abi::raw;
+use hal::Offers;
 
 /// Tells the machine what it may answer for this task, if it is time. Whoever changes one of these sets [`Cx::answers_stale`].
 pub(super) fn update(cx: &Cx) {
@@ -18,4 +20,23 @@ pub(super) fn update(cx: &Cx) {
         (raw::__NR_getegid, creds.egid),
     ];
     cx.user.borrow_mut().set_answers(&answers.map(|(nr, value)| (nr as u8, u64::from(value))));
+}
+
+/// Before guest code runs: what the machine may do for it. `alone` says that nobody waits for the CPU.
+pub(super) fn offer(cx: &Cx, alone: bool) {
+    if cx.kernel.patches() {
+        let sigmask = crate::signal::lend_mask(cx).map(|mask| mask.0);
+        cx.user.borrow_mut().set_offers(Offers { yields: alone, sigmask });
+    }
+}
+
+/// Guest code has stopped: takes over what it has changed.
+pub(super) fn take_back(cx: &Cx) {
+    if cx.mask_calls.get() == 0 {
+        return;
+    }
+    let sigmask = cx.user.borrow().sigmask();
+    if let Some(mask) = sigmask {
+        crate::signal::take_mask_back(cx, crate::signal::SigSet(mask));
+    }
 }

@@ -53,6 +53,8 @@ pub struct Cx<'a> {
     pub(crate) ram_full: Cell<bool>,
     /// Whether what [`super::answers`] says has to be said again.
     pub(crate) answers_stale: Cell<bool>,
+    /// How many times the task has changed its signal mask, up to what [`crate::signal::lend_mask`] asks for.
+    pub(crate) mask_calls: Cell<u8>,
     /// What `restart_syscall(2)` goes on with.
     pub(crate) restart: Cell<Option<RestartState>>,
 }
@@ -133,6 +135,7 @@ impl<'a> Cx<'a> {
             rseq_stale: Cell::new(true),
             ram_full: Cell::new(false),
             answers_stale: Cell::new(true),
+            mask_calls: Cell::new(0),
             restart: Cell::new(None),
         }
     }

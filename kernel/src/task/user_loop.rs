@@ -40,6 +40,7 @@ pub(crate) fn user_loop(cx: &Cx) {
             exit
         };
         cx.kernel.sched.left_guest(cx.cpu());
+        super::answers::take_back(cx);
         cx.task.user_ns.fetch_add(cx.now_ns().saturating_sub(start), Ordering::Relaxed);
         match exit {
             Exit::Syscall { nr, args, ip } => match call(cx, nr, &args, ip) {
@@ -107,7 +108,8 @@ fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> bool {
         }
     }
     super::answers::update(cx);
-    cx.kernel.sched.arm(cx.cpu(), cpu_check);
+    let alone = cx.kernel.sched.arm(cx.cpu(), cpu_check);
+    super::answers::offer(cx, alone);
     true
 }
 

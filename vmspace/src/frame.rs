@@ -1,0 +1,218 @@
+//! Registers on their way between contexts and runners: in the frame of the signal handler, and in the area's words for the gate.
+//!
+//! Both are memory that guest code can write: what is read is good for nothing but the guest's own registers.
+
+use crate::context::{Full, Regs};
+use crate::gate::SYSCALL_LEN;
+use crate::layout::{self, AREA_CLOCK_STACK, AREA_CLOCK_STACK_END, AREA_REGS, AREA_XSTATE, call, state, uc};
+use crate::runner::{Inner, Runner};
+
+/// Words of a frame's general registers.
+const WORDS: usize = 18;
+/// Positions among them.
+const RDI: usize = 8;
+const RSI: usize = 9;
+const RDX: usize = 12;
+const RAX: usize = 13;
+const RCX: usize = 14;
+const RSP: usize = 15;
+const RIP: usize = 16;
+/// As long as no larger component than AVX is in use, the image ends here for all that matters.
+const AVX_LEN: usize = 832;
+/// The state components up to AVX (SDM vol. 1, 13.1).
+const AVX: u64 = 7;
+/// Offset of `XSTATE_BV` in an image.
+const XSTATE_BV: usize = 512;
+/// The trap flag.
+const TF: u64 = 1 << 8;
+
+impl Runner {
+    /// Copies the state out of the frame.
+    pub(crate) fn read_frame(&self, inner: &Inner) -> Full {
+        let at = self.uc_offset();
+        let mut words = [0u64; 18];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.area.load(at + uc::GREGS + i * 8);
+        }
+        let mut fpu = vec![0; self.fpu.1];
+        self.area.read(self.fpu.0, &mut fpu);
+        Full { regs: Regs::from_words(&words, inner.bases), fpu }
+    }
+
+    /// Puts a state into the frame; everything else in it becomes what it was at first.
+    pub(crate) fn write_frame(&self, inner: &mut Inner, full: &Full) {
+        let mut frame = self.fresh_uc;
+        for (i, word) in full.regs.to_words().iter().enumerate() {
+            frame[uc::GREGS + i * 8..uc::GREGS + i * 8 + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        frame[uc::SIGMASK..uc::SIGMASK + 8].fill(0);
+        self.area.write(self.uc_offset(), &frame);
+        let usable = full.fpu.len() == self.fpu.1;
+        self.area.write(self.fpu.0, if usable { &full.fpu } else { &self.fresh_fpu });
+        inner.bases = (full.regs.fs_base, full.regs.gs_base);
+        self.write_bases(inner);
+    }
+
+    /// Tells the stub FS and GS base for the way back. A guest without a GS base of its own gets that of the area, by which the gate finds it.
+    pub(crate) fn write_bases(&self, inner: &Inner) {
+        let gs = if inner.bases.1 == 0 { self.at } else { inner.bases.1 };
+        self.area.store(self.uc_offset() + uc::SPARE, inner.bases.0);
+        self.area.store(self.uc_offset() + uc::SPARE + 8, gs);
+    }
+
+    /// FS and GS base of guest code as a report of the handler says.
+    pub(crate) fn bases(args: &[u64; 6]) -> (u64, u64) {
+        let areas = layout::STATE..layout::STATE + layout::STATE_LEN;
+        (args[3], if areas.contains(&args[4]) { 0 } else { args[4] })
+    }
+
+    /// The software bytes and the end magic of an image are the host's own.
+    fn sign_fpu(&self, fpu: &mut [u8]) {
+        let len = fpu.len();
+        for part in [464..512, len.max(516) - 4..len] {
+            fpu[part.clone()].copy_from_slice(&self.fresh_fpu[part]);
+        }
+    }
+
+    /// Merges a floating-point image of a guest's signal frame into one that this machine accepts; `None` when it can't.
+    pub(crate) fn acceptable_fpu(&self, image: &[u8]) -> Option<Vec<u8>> {
+        let len = self.fpu.1;
+        if image.len() != len && image.len() != 512 {
+            return None;
+        }
+        let mut fpu = self.fresh_fpu.clone();
+        fpu[..image.len()].copy_from_slice(image);
+        self.sign_fpu(&mut fpu);
+        if len > 512 {
+            // So is the header where the image has none.
+            if image.len() == 512 {
+                fpu[512..520].copy_from_slice(&3u64.to_le_bytes());
+            } else {
+                // Features that the host does not know, and the reserved rest of the header, make rt_sigreturn fail.
+                let known = u64::from_le_bytes(self.fresh_fpu[472..480].try_into().ok()?);
+                let asked = u64::from_le_bytes(fpu[512..520].try_into().ok()?);
+                fpu[512..520].copy_from_slice(&(asked & known).to_le_bytes());
+                fpu[520..576].fill(0);
+            }
+        }
+        // Reserved bits of MXCSR make it fail too.
+        let mask = match u32::from_le_bytes(fpu[28..32].try_into().ok()?) {
+            0 => 0xffbf,
+            mask => mask,
+        };
+        let mxcsr = u32::from_le_bytes(fpu[24..28].try_into().ok()?) & mask;
+        fpu[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+        Some(fpu)
+    }
+
+    /// The general registers and the floating-point state that the gate saved; `nr` and `ip` are of the call.
+    pub(crate) fn read_saved(&self, nr: u64, ip: u64) -> Full {
+        let mut words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(i)));
+        // `r8` to `r10` and `rdi`, `rsi`, `rdx` are arguments of the call.
+        for (i, arg) in [(RDI, 0), (RSI, 1), (RDX, 2), (2, 3), (0, 4), (1, 5)] {
+            words[i] = self.get(call::ARGS + 8 * arg);
+        }
+        (words[RAX], words[RCX], words[RIP]) = (nr, ip, ip);
+        (words[3], words[17]) = (FLAGS, FLAGS);
+        let fs_base = self.area.load(self.reg(WORDS));
+        Full { regs: Regs::from_words(&words, (fs_base, 0)), fpu: self.saved_fpu() }
+    }
+
+    fn saved_fpu(&self) -> Vec<u8> {
+        let at = self.base + AREA_XSTATE as usize;
+        let mut fpu = self.fresh_fpu.clone();
+        let used = if self.area.load(at + XSTATE_BV) <= AVX { AVX_LEN.min(fpu.len()) } else { fpu.len() };
+        self.area.read(at, &mut fpu[..used]);
+        self.sign_fpu(&mut fpu);
+        fpu
+    }
+
+    /// Whether the gate can load these registers.
+    pub(crate) fn can_load(&self, full: &Full) -> bool {
+        full.regs.gs_base == 0 && full.regs.eflags & TF == 0 && self.components() != 0
+    }
+
+    /// Puts registers where the gate loads them from.
+    pub(crate) fn write_saved(&self, inner: &mut Inner, full: &Full) {
+        for (i, word) in full.regs.to_words().into_iter().enumerate() {
+            self.area.store(self.reg(i), word);
+        }
+        self.area.store(self.reg(WORDS), full.regs.fs_base);
+        let fpu = if full.fpu.len() == self.fpu.1 { &full.fpu } else { &self.fresh_fpu };
+        let bv =
+            fpu.get(XSTATE_BV..XSTATE_BV + 8).and_then(|b| b.try_into().ok()).map_or(!0, u64::from_le_bytes);
+        let used = if bv <= AVX { AVX_LEN.min(fpu.len()) } else { fpu.len() };
+        self.area.write(self.base + AREA_XSTATE as usize, &fpu[..used]);
+        inner.bases = (full.regs.fs_base, 0);
+    }
+
+    fn reg(&self, i: usize) -> usize {
+        self.base + AREA_REGS as usize + i * 8
+    }
+
+    /// The handler's frame may show the runner inside the gate. Afterwards it shows it at the `syscall` instruction that the call came from;
+    /// behind it when the call has been answered; or where the registers are that it was to load. Whether it did.
+    pub(crate) fn leave_gate(&self, inner: &mut Inner) -> bool {
+        let frame = self.uc_offset() + uc::GREGS;
+        let get = |i: usize| self.area.load(frame + i * 8);
+        let set = |i: usize, value| self.area.store(frame + i * 8, value);
+        let gate = &self.addresses.gate;
+        let (ip, sp) = (get(RIP), get(RSP));
+        let clock_stack = self.at + AREA_CLOCK_STACK..self.at + AREA_CLOCK_STACK_END + 1;
+        if (gate.clock..gate.clocked).contains(&ip) || (ip >= layout::REGION && clock_stack.contains(&sp)) {
+            for (i, arg) in [(RDI, 0), (RSI, 1), (RDX, 2), (2, 3), (0, 4), (1, 5)] {
+                set(i, self.get(call::ARGS + 8 * arg));
+            }
+            set(RSP, self.get(call::CLOCK_SP));
+            set(RAX, self.get(call::NR));
+            set(RCX, self.get(call::SITE));
+            set(RIP, self.get(call::SITE));
+            return true;
+        }
+        if !(gate.start..gate.end).contains(&ip) {
+            return false;
+        }
+        let (back, result) = match ip {
+            _ if ip >= gate.load => return self.show_loaded(inner),
+            _ if ip == gate.known || ip == gate.answered => (SYSCALL_LEN, get(RAX)),
+            _ if ip > gate.answered => (0, get(RAX)),
+            _ if ip >= gate.posted => return self.leave_call(inner),
+            _ if ip >= gate.clock => (0, get(RAX)),
+            _ if ip == gate.masked || ip == gate.masked + 2 => (SYSCALL_LEN, 0),
+            _ if ip >= gate.mask && ip < gate.masked => (0, libc::SYS_rt_sigprocmask as u64),
+            _ => (0, get(RAX)),
+        };
+        set(RIP, get(RCX).wrapping_add(back));
+        set(RAX, result);
+        true
+    }
+
+    /// The frame shows the runner where a call waits.
+    fn leave_call(&self, inner: &mut Inner) -> bool {
+        let frame = self.uc_offset() + uc::GREGS;
+        let site = self.get(call::SITE);
+        let (ip, result) = match self.get(call::STATE) {
+            state::LOAD => return self.show_loaded(inner),
+            state::ANSWERED => (site.wrapping_add(SYSCALL_LEN), self.get(call::RESULT)),
+            _ => (site, self.get(call::NR)),
+        };
+        for (i, value) in [(RIP, ip), (RCX, ip), (RAX, result), (RDX, self.get(call::ARGS + 16))] {
+            self.area.store(frame + i * 8, value);
+        }
+        self.drop_call();
+        true
+    }
+
+    /// Has the frame show the registers that the gate was to load.
+    fn show_loaded(&self, inner: &mut Inner) -> bool {
+        let words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(i)));
+        let regs = Regs::from_words(&words, (self.area.load(self.reg(WORDS)), 0));
+        let fpu = self.acceptable_fpu(&self.saved_fpu()).unwrap_or_default();
+        self.write_frame(inner, &Full { regs, fpu });
+        self.drop_call();
+        true
+    }
+}
+
+/// The flags behind a call through the gate.
+const FLAGS: u64 = 0x202;

@@ -1,0 +1,186 @@
+// ---- The gate: what patched code jumps to in place of a system call. eax: number; rcx: address of the `syscall` instruction; r11 is free, and
+// so are the arithmetic flags. The area's words say what becomes of a call: a constant answer, one that is found here, or the owner's.
+// What whoever finds a runner in here has to do says `frame.rs`.
+at vmspace_stub_gate
+    rdgsbase r11
+    shr r11, 20
+    cmp r11d, {STATE_TAG}
+    jne 40f
+    cmp eax, {LAST_ANSWER}
+    ja 60f
+    mov r11d, eax
+    mov r11, gs:[r11 * 8 + {AREA_ANSWERS}]
+    test r11, r11
+    js 41f
+    mov rax, r11
+at vmspace_stub_gate_known
+    lea rcx, [rcx + 2]
+40: jmp rcx                         // somebody else's GS base: the instruction traps
+41: cmp r11, {ANSWER_CLOCK}
+    je 50f
+    cmp r11, {ANSWER_SIGMASK}
+    jne 60f
+
+    // rt_sigprocmask(how: edi, set: rsi, old: rdx, size: r10) on the mask in the area.
+    cmp r10, 8
+    jne 60f
+    cmp edi, 2
+    ja 60f
+at vmspace_stub_gate_mask
+    mov rax, gs:[{SIGMASK}]
+    mov r11, rax
+    test rsi, rsi
+    jz 44f
+    mov r11, [rsi]
+    cmp edi, 1
+    ja 43f                          // SIG_SETMASK
+    je 42f
+    or r11, rax                     // SIG_BLOCK
+    jmp 43f
+42: not r11                         // SIG_UNBLOCK
+    and r11, rax
+43: btr r11, 8                      // SIGKILL
+    btr r11, 18                     // SIGSTOP
+44: test rdx, rdx
+    jz 45f
+    mov [rdx], rax
+45: mov gs:[{SIGMASK}], r11
+at vmspace_stub_gate_masked
+    xor eax, eax
+    jmp vmspace_stub_gate_known
+
+    // clock_gettime(clock: edi, time: rsi) of the clocks that the vDSO knows, called on a stack in the area.
+50: cmp edi, 11
+    ja 60f
+    mov r11d, 0x8f3                 // REALTIME, MONOTONIC, MONOTONIC_RAW, the COARSE ones, BOOTTIME, TAI
+    bt r11d, edi
+    jnc 60f
+    mov gs:[{NR}], rax
+    mov gs:[{ARGS}], rdi
+    mov gs:[{ARGS} + 8], rsi
+    mov gs:[{ARGS} + 16], rdx
+    mov gs:[{ARGS} + 24], r10
+    mov gs:[{ARGS} + 32], r8
+    mov gs:[{ARGS} + 40], r9
+    mov gs:[{SITE}], rcx
+    mov gs:[{CLOCK_SP}], rsp
+    rdgsbase r11
+    lea rsp, [r11 + {CLOCK_STACK_END}]
+at vmspace_stub_gate_clock
+    lea rsi, [r11 + {TIME}]
+    call qword ptr gs:[{CLOCK}]
+    mov rsp, gs:[{CLOCK_SP}]
+    mov rdi, gs:[{ARGS}]
+    mov rsi, gs:[{ARGS} + 8]
+    mov rdx, gs:[{ARGS} + 16]
+    mov r10, gs:[{ARGS} + 24]
+    mov r8, gs:[{ARGS} + 32]
+    mov r9, gs:[{ARGS} + 40]
+    mov rcx, gs:[{SITE}]
+    mov r11d, eax
+    mov rax, gs:[{NR}]
+at vmspace_stub_gate_clocked
+    test r11d, r11d
+    jnz 60f
+    mov r11, gs:[{TIME}]
+    mov [rsi], r11
+    mov r11, gs:[{TIME} + 8]
+    mov [rsi + 8], r11
+    jmp vmspace_stub_gate_masked
+
+    // Every other call waits in the area for the owner.
+60: mov gs:[{NR}], rax
+    mov gs:[{ARGS}], rdi
+    mov gs:[{ARGS} + 8], rsi
+    mov gs:[{ARGS} + 16], rdx
+    mov gs:[{ARGS} + 24], r10
+    mov gs:[{ARGS} + 32], r8
+    mov gs:[{ARGS} + 40], r9
+    mov gs:[{SITE}], rcx
+    mov dword ptr gs:[{SAVED}], 0
+    mov r11d, {POSTED}
+    xchg gs:[{CALL_STATE}], r11d
+at vmspace_stub_gate_posted
+    cmp dword ptr gs:[{EAGER}], 0
+    je 62f
+
+    // The other registers of the thread.
+61: mov gs:[{REGS} + 4 * 8], r12
+    mov gs:[{REGS} + 5 * 8], r13
+    mov gs:[{REGS} + 6 * 8], r14
+    mov gs:[{REGS} + 7 * 8], r15
+    mov gs:[{REGS} + 10 * 8], rbp
+    mov gs:[{REGS} + 11 * 8], rbx
+    mov gs:[{REGS} + 15 * 8], rsp
+    rdfsbase r11
+    mov gs:[{REGS} + 18 * 8], r11
+    mov eax, gs:[{COMPONENTS}]
+    mov edx, gs:[{COMPONENTS} + 4]
+    xsaveopt64 gs:[{XSTATE}]
+    mov rdx, gs:[{ARGS} + 16]
+    mov dword ptr gs:[{SAVED}], 1
+    mov eax, {SAVE}
+    mov r11d, {TAKEN}
+    lock cmpxchg gs:[{CALL_STATE}], r11d
+
+    // Look for something to do while the owner listens, and then sleep.
+62: mov r11d, {PATIENCE}
+63: cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
+    jae 66f
+    cmp dword ptr gs:[{LISTENING}], 0
+    je 64f
+    pause
+    dec r11d
+    jnz 63b
+64: mov r11d, 1
+    xchg gs:[{WAITING}], r11d
+    cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
+    jae 65f
+    mov eax, {NR_WAIT}
+    syscall
+at vmspace_stub_gate_waited
+    cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
+    jb 62b
+65: mov dword ptr gs:[{WAITING}], 0
+66: cmp dword ptr gs:[{CALL_STATE}], {SAVE}
+    je 61b
+    ja vmspace_stub_gate_load
+    mov rcx, gs:[{SITE}]
+    mov rax, gs:[{RESULT}]
+at vmspace_stub_gate_answered
+    lea rcx, [rcx + 2]
+    jmp rcx
+
+    // Go on as another thread.
+at vmspace_stub_gate_load
+    mov eax, gs:[{COMPONENTS}]
+    mov edx, gs:[{COMPONENTS} + 4]
+    xrstor64 gs:[{XSTATE}]
+    mov rax, gs:[{REGS} + 18 * 8]
+    wrfsbase rax
+    rdgsbase rsp
+    lea rsp, [rsp + {REGS} + 17 * 8]
+    popfq
+    mov r8, gs:[{REGS}]
+    mov r9, gs:[{REGS} + 1 * 8]
+    mov r10, gs:[{REGS} + 2 * 8]
+    mov r11, gs:[{REGS} + 3 * 8]
+    mov r12, gs:[{REGS} + 4 * 8]
+    mov r13, gs:[{REGS} + 5 * 8]
+    mov r14, gs:[{REGS} + 6 * 8]
+    mov r15, gs:[{REGS} + 7 * 8]
+    mov rdi, gs:[{REGS} + 8 * 8]
+    mov rsi, gs:[{REGS} + 9 * 8]
+    mov rbp, gs:[{REGS} + 10 * 8]
+    mov rbx, gs:[{REGS} + 11 * 8]
+    mov rdx, gs:[{REGS} + 12 * 8]
+    mov rax, gs:[{REGS} + 13 * 8]
+    mov rcx, gs:[{REGS} + 14 * 8]
+    mov dword ptr gs:[{CALL_STATE}], {NONE}
+    mov rsp, gs:[{REGS} + 15 * 8]
+    jmp qword ptr gs:[{REGS} + 16 * 8]
+at vmspace_stub_gate_end
+
+at vmspace_stub_end
+.popsection
+.purgem at

@@ -1,0 +1,165 @@
+//! Giving a runner other registers: taking out those that it holds, and loading a context's.
+
+use crate::context::{Context, Full, Place};
+use crate::engine::{KICK, lock};
+use crate::layout::{call, state};
+use crate::runner::{Fatal, Inner, Mode, Runner};
+use crate::sys;
+use crate::trust;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How many calls are made with all registers saved after one for which that was wanted.
+const EAGER: u32 = 64;
+/// How long to look for the registers before asking the host.
+const LOOK: Duration = Duration::from_micros(20);
+
+impl Runner {
+    /// Sends the runner into guest code with the context's registers.
+    pub(crate) fn enter(self: &Arc<Runner>, inner: &mut Inner, context: &Context) -> Result<(), Fatal> {
+        let (place, result) = {
+            let state = lock(&context.cell.state);
+            (state.place_in(self), state.result)
+        };
+        match (place, inner.mode) {
+            (Some(Place::Direct), Mode::Direct { id, nr, ip }) => {
+                match sys::answer(self.listener(), id, result.unwrap_or(nr)) {
+                    Ok(()) => return Ok(()),
+                    Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                        // A kick was faster: the runner is on its way into the handler.
+                        let args = self.kicked_out(inner, None)?;
+                        self.evicted(inner, &args, nr, ip);
+                    }
+                    Err(e) => return Err(format!("can't answer a system call: {e}")),
+                }
+            }
+            (Some(Place::Direct), Mode::Taken { id, nr, .. }) => {
+                self.put(call::RESULT, result.unwrap_or(nr));
+                return self.give_order(id, state::ANSWERED);
+            }
+            (Some(Place::Frame), Mode::Handler { id }) => {
+                self.write_bases(inner);
+                return self.leave_handler(id);
+            }
+            _ => {}
+        }
+        // Somebody else's registers, or nobody's: make room, then load.
+        self.evict(inner)?;
+        let mut state = lock(&context.cell.state);
+        state.result = None;
+        let Some(full) = state.full() else { return Err("the registers are elsewhere".into()) };
+        if let Mode::Free { id } = inner.mode {
+            if self.can_load(full) {
+                self.write_saved(inner, full);
+                return self.give_order(id, state::LOAD);
+            }
+            self.kick_out(inner)?;
+            self.drop_call();
+        }
+        let Mode::Handler { id } = inner.mode else { return Err("the runner is not in its handler".into()) };
+        let fpu =
+            if full.fpu.is_empty() { Vec::new() } else { self.acceptable_fpu(&full.fpu).unwrap_or_default() };
+        self.write_frame(inner, &Full { regs: full.regs, fpu });
+        self.leave_handler(id)
+    }
+
+    /// Takes whoever's registers it holds out of it.
+    pub(crate) fn evict(&self, inner: &mut Inner) -> Result<(), Fatal> {
+        match inner.mode {
+            Mode::Direct { nr, ip, .. } => {
+                let args = self.kick_out(inner)?;
+                self.evicted(inner, &args, nr, ip);
+            }
+            Mode::Taken { id, nr, ip } => self.take_saved(inner, id, nr, ip)?,
+            Mode::Handler { .. } => {
+                if let Some(owner) = inner.owner.take() {
+                    lock(&owner.state).settle(self.read_frame(inner));
+                }
+            }
+            Mode::Free { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Has the registers of a call through the gate saved, if they are not, and gives them to their owner.
+    fn take_saved(&self, inner: &mut Inner, id: Option<u64>, nr: u64, ip: u64) -> Result<(), Fatal> {
+        let mut id = id;
+        inner.eager = EAGER;
+        if self.get(call::SAVED) == 0 {
+            self.put(call::EAGER, 1);
+            let awake = id.is_none();
+            self.give_order(id.take(), state::SAVE)?;
+            let start = Instant::now();
+            while self.get(call::SAVED) == 0 {
+                if awake && start.elapsed() < LOOK {
+                    std::hint::spin_loop();
+                    continue;
+                }
+                // It says by a notification that it has nothing more to do. Another thread may have told it something else meanwhile.
+                if !sys::is_ready_within(self.listener(), trust::LOOK) {
+                    inner.mode = Mode::Taken { id: None, nr, ip };
+                    let args = self.kick_out(inner)?;
+                    self.evicted(inner, &args, nr, ip);
+                    return Ok(());
+                }
+                let n = self.receive()?;
+                if !self.is_wait(&n) {
+                    // A kick took it out of the gate.
+                    if !self.is_trap(&n) {
+                        return Err(Runner::intrusion(&n));
+                    }
+                    inner.mode = Mode::Handler { id: Some(n.id) };
+                    self.evicted(inner, &n.args, nr, ip);
+                    return Ok(());
+                }
+                if self.get(call::SAVED) != 0 {
+                    id = Some(n.id);
+                } else {
+                    self.give_order(Some(n.id), state::SAVE)?;
+                }
+            }
+        }
+        inner.mode = Mode::Free { id };
+        if let Some(owner) = inner.owner.take() {
+            lock(&owner.state).settle(self.read_saved(nr, ip));
+        }
+        Ok(())
+    }
+
+    /// Takes the runner into its handler from wherever it waits. Returns the arguments of its report.
+    pub(crate) fn kick_out(&self, inner: &mut Inner) -> Result<[u64; 6], Fatal> {
+        self.come_home(inner);
+        sys::kill(self.pid, KICK);
+        let asleep = match inner.mode {
+            Mode::Direct { id, .. } => Some(id),
+            Mode::Taken { id, .. } | Mode::Free { id } | Mode::Handler { id } => id,
+        };
+        self.kicked_out(inner, asleep)
+    }
+
+    /// A kick takes the runner into its handler. `asleep` is the notification that it waited in, if any. Returns the arguments of its report.
+    fn kicked_out(&self, inner: &mut Inner, asleep: Option<u64>) -> Result<[u64; 6], Fatal> {
+        let n = self.report_of_kick(asleep)?;
+        if !self.is_trap(&n) {
+            return Err(Runner::intrusion(&n));
+        }
+        inner.mode = Mode::Handler { id: Some(n.id) };
+        Ok(n.args)
+    }
+
+    /// A kick took the runner out of a call. The frame is made to look as if the call had been made and the owner's answer, if there is one,
+    /// had come.
+    fn evicted(&self, inner: &mut Inner, args: &[u64; 6], nr: u64, ip: u64) {
+        inner.bases = Runner::bases(args);
+        self.leave_gate(inner);
+        self.drop_call();
+        let mut full = self.read_frame(inner);
+        full.regs.rip = ip;
+        full.regs.rcx = ip;
+        full.regs.r11 = full.regs.eflags;
+        full.regs.rax = nr;
+        if let Some(owner) = inner.owner.take() {
+            lock(&owner.state).settle(full);
+        }
+    }
+}
