@@ -133,6 +133,7 @@ impl Engine {
         if body.has_gate() {
             engine.gate.get_or_init(|| Addresses::get().gate.start);
         }
+        body.empty();
         lock(&engine.reserve).push(body);
         Ok(Arc::new(engine))
     }
@@ -144,12 +145,20 @@ impl Engine {
 
     /// An empty address space. Blocks for the time of the host calls. `EAGAIN` when there are as many as the host may be asked for.
     pub fn create(self: &Arc<Engine>) -> io::Result<Vmspace> {
-        let spare = lock(&self.reserve).pop();
-        let body = match spare {
-            Some(body) => body,
-            None => self.make_body()?,
-        };
-        Ok(Vmspace::new(self.clone(), body))
+        while let Some(body) = self.spare() {
+            if body.cleanse(&self.control, slot_offset(body.slot)) {
+                return Ok(Vmspace::new(self.clone(), body));
+            }
+            self.discard(body);
+        }
+        Ok(Vmspace::new(self.clone(), self.make_body()?))
+    }
+
+    /// One of the reserve: the last that is empty, or else the first.
+    fn spare(&self) -> Option<Body> {
+        let mut reserve = lock(&self.reserve);
+        let at = reserve.iter().rposition(Body::is_empty).unwrap_or(0);
+        (at < reserve.len()).then(|| reserve.remove(at))
     }
 
     fn make_body(&self) -> io::Result<Body> {
@@ -217,7 +226,7 @@ impl Engine {
     /// Takes an address space back: emptied for the next user if it is sound, else ended.
     pub(crate) fn give_back(&self, body: Body) {
         let full = self.closed.load(Ordering::SeqCst) || lock(&self.reserve).len() >= RESERVE;
-        if full || !body.empty(&self.control, slot_offset(body.slot)) {
+        if full || !body.empty() {
             return self.discard(body);
         }
         let mut reserve = lock(&self.reserve);

@@ -34,6 +34,8 @@ pub(crate) struct Mapper {
     in_batch: u32,
     /// The virtual CPU whose host CPUs it has.
     cpu: usize,
+    /// Number of calls that it was given by [`Mapper::start`] and not asked about yet.
+    started: usize,
 }
 
 impl Mapper {
@@ -53,6 +55,7 @@ impl Mapper {
             next_file: 0,
             in_batch: 0,
             cpu: usize::MAX,
+            started: 0,
         })
     }
 
@@ -87,6 +90,12 @@ impl Mapper {
 
     /// Makes at most [`layout::MAX_BATCH`] calls in the address space. Stops at the first that fails; its position and errno. Blocks for their time.
     pub(crate) fn make(&mut self, calls: &[Call]) -> Result<Result<(), (usize, i32)>, Fatal> {
+        self.start(calls)?;
+        self.finish()
+    }
+
+    /// Has it begin with calls. [`Mapper::finish`] comes before anything else.
+    pub(crate) fn start(&mut self, calls: &[Call]) -> Result<(), Fatal> {
         self.in_batch = 0;
         let words = calls.iter().flatten();
         for (word, offset) in
@@ -94,13 +103,23 @@ impl Mapper {
         {
             self.area.store(offset, *word);
         }
-        sys::answer(self.listener.as_fd(), self.waiting, calls.len() as u64)
-            .map_err(|_| Fatal::from(KILLED))?;
+        self.started = calls.len();
+        sys::answer(self.listener.as_fd(), self.waiting, calls.len() as u64).map_err(|_| Fatal::from(KILLED))
+    }
+
+    /// Waits until what was started last is done; the result is that of [`Mapper::make`].
+    pub(crate) fn finish(&mut self) -> Result<Result<(), (usize, i32)>, Fatal> {
+        let calls = std::mem::take(&mut self.started);
         let done = receive(self.listener.as_fd(), self.pid)?;
         self.waiting = done.id;
-        match (done.args[1] as usize).min(calls.len()) {
+        match (done.args[1] as usize).min(calls) {
             0 => Ok(Ok(())),
-            left => Ok(Err((calls.len() - left, -(done.args[0] as i64) as i32))),
+            left => Ok(Err((calls - left, -(done.args[0] as i64) as i32))),
         }
+    }
+
+    /// Whether [`Mapper::finish`] would not block.
+    pub(crate) fn has_finished(&self) -> bool {
+        sys::is_ready(self.listener.as_fd())
     }
 }

@@ -47,20 +47,31 @@ impl Body {
         Ok(())
     }
 
-    /// Unmaps everything of the guest's, and leaves no trace of it in memory that the next one can read or in the host tasks. False when that did not
-    /// work and the processes have to go. `control` is the control memory, in which this space's starts at `offset`.
-    pub(crate) fn empty(&self, control: &OwnedFd, offset: u64) -> bool {
-        let runners = lock(&self.runners);
-        // First all of them out of guest code: a thread that has left the address space (execve) still wants its registers.
-        for runner in runners.iter() {
+    /// Takes all runners out of guest code and begins to unmap everything of the guest's; [`Body::cleanse`] waits for the end. Until then no runner
+    /// runs, so nobody sees what is left. False when that did not work and the processes have to go.
+    pub(crate) fn empty(&self) -> bool {
+        for runner in lock(&self.runners).iter() {
             let mut inner = lock(&runner.inner);
+            // A thread that has left the address space (execve) still wants its registers.
             if runner.evict(&mut inner).is_err() {
                 return false;
             }
             runner.come_home(&mut inner);
         }
         let call = [libc::SYS_munmap as u64, 0, layout::REGION, 0, 0, 0, 0];
-        if !matches!(lock(&self.mapper).make(&[call]), Ok(Ok(()))) {
+        lock(&self.mapper).start(&[call]).is_ok()
+    }
+
+    /// Whether everything is unmapped by now.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.mapper).has_finished()
+    }
+
+    /// Waits for the end of [`Body::empty`], and leaves no trace of the guest in memory that the next one can read or in the host tasks. False when
+    /// that did not work and the processes have to go. `control` is the control memory, in which this space's starts at `offset`.
+    pub(crate) fn cleanse(&self, control: &OwnedFd, offset: u64) -> bool {
+        let runners = lock(&self.runners);
+        if !matches!(lock(&self.mapper).finish(), Ok(Ok(()))) {
             return false;
         }
         trust::clear_areas(control, &self.area, offset, runners.len());
