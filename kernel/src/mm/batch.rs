@@ -52,6 +52,11 @@ impl Batch {
             *last_len += len;
             return;
         }
+        // A mapping takes the place of what was there.
+        if matches!(self.changes.last(), Some(Change::Unmap { at: from, len: gone }) if at <= *from && from + gone <= at + len)
+        {
+            self.changes.pop();
+        }
         self.changes.push(Change::Map { at, len, prot, what });
     }
 

@@ -10,7 +10,7 @@ use super::frames::{Fill, Pfn};
 use super::inner::Inner;
 use super::space::{FaultOutcome, MIN_ADDR, Mm};
 use super::table::Pte;
-use super::vma::{GUARD_GAP, Object, Vma, VmaFlags};
+use super::vma::{GUARD_GAP, Object, SMALL_AREA, Vma, VmaFlags};
 use crate::task::{Cx, Resource};
 use abi::Errno;
 use alloc::format;
@@ -26,8 +26,6 @@ const ANON_WINDOW: (u32, u32) = (8, 128);
 const STACK_WINDOW: (u32, u32) = (4, 16);
 /// The same for copies on write.
 const COPY_WINDOW: (u32, u32) = (4, 32);
-/// Private areas up to this size, in pages, come whole when they are first written to: the data of a library.
-const SMALL_AREA: u64 = 16;
 /// How many pages before and behind the wanted ones are shown, too, when they exist.
 const SHOW_AROUND: (u64, u64) = (16, 128);
 /// No more pages are shown around once there are so many changes.

@@ -94,13 +94,25 @@ impl Mm {
         let fill = flags.contains(MapFlags::POPULATE)
             || vma.flags.contains(VmaFlags::LOCKED) && !inner.lock_on_fault;
         let writable = vma.can_write();
+        let at_once = writable && vma.is_small_heap();
         inner.add(vma);
+        if at_once {
+            self.make_small(inner, at, at + len, &mut batch);
+        }
         self.commit(cx.cpu(), inner, &mut batch)?;
         if fill {
             // What can't be filled is left to faults, as Linux does.
             let _ = self.populate_locked(cx, inner, at, at + len, writable);
         }
         Ok(VirtAddr(at))
+    }
+
+    /// Makes a new small area whole and shows it. What can't be is left to faults.
+    fn make_small(&self, inner: &mut Inner, start: u64, end: u64, batch: &mut Batch) {
+        let (first, last) = (start / PAGE_SIZE, end / PAGE_SIZE);
+        if let Ok(made) = self.make(inner, first, true, Some(first..last), batch) {
+            self.show(inner, made.pages, false, batch);
+        }
     }
 
     /// Chooses the address.

@@ -238,10 +238,30 @@ fn a_host_without_room_has_everything_unmapped_once() {
 }
 
 #[test]
-fn locked_memory_counts_and_is_kept() {
+fn small_memory_is_shown_at_once_in_the_place_of_what_was_there() {
     testing::run(|cx| {
         let mm = new_mm(cx);
         let at = mm.map(cx, anon(4 * PAGE)).unwrap().0;
+        store(cx, &mm, at, b"old");
+        let space = MockSpace::of(&**mm.space());
+        space.take_ops();
+        let over = MapRequest { addr: at, flags: MapFlags::FIXED, ..anon(4 * PAGE) };
+        assert_eq!(mm.map(cx, over).unwrap().0, at);
+        let ops = space.take_ops();
+        assert!(
+            matches!(ops[..], [MockOp::Map(ref map, _)] if map.at.0 == at && map.len == 4 * PAGE),
+            "{ops:?}"
+        );
+        assert_eq!(load(cx, &mm, at, 3).unwrap(), [0; 3]);
+        assert_eq!(mm.stats().faults, 0);
+    });
+}
+
+#[test]
+fn locked_memory_counts_and_is_kept() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(32 * PAGE)).unwrap().0;
         mm.lock(cx, at, at + 2 * PAGE, false).unwrap();
         assert_eq!((mm.resident_pages(), mm.stats().locked), (2, 2));
         let drop = Advice::DontNeed { locked: false };
@@ -249,7 +269,7 @@ fn locked_memory_counts_and_is_kept() {
         mm.unlock(at, at + 2 * PAGE).unwrap();
         mm.advise(cx, at, at + 4 * PAGE, drop).unwrap();
         assert_eq!((mm.resident_pages(), mm.stats().locked), (0, 0));
-        assert_eq!(mm.lock(cx, at, at + 8 * PAGE, false).unwrap_err().errno(), Errno::ENOMEM);
+        assert_eq!(mm.lock(cx, at, at + 64 * PAGE, false).unwrap_err().errno(), Errno::ENOMEM);
     });
 }
 

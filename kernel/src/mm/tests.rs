@@ -167,11 +167,12 @@ fn fork_copies_a_few_written_pages_at_once() {
 fn fork_takes_write_access_on_both_sides_of_a_hole() {
     testing::run(|cx| {
         let mm = new_mm(cx);
-        let at = mm.map(cx, anon(64 * PAGE)).unwrap().0;
-        // The second store continues the window of the first.
-        store(cx, &mm, at, b"low");
-        store(cx, &mm, at + 8 * PAGE, b"low");
-        store(cx, &mm, at + 40 * PAGE, b"high");
+        let at = mm.map(cx, anon(256 * PAGE)).unwrap().0;
+        // Each store continues the window of the one before: too many pages to copy at once.
+        for window in [0, 8, 24] {
+            store(cx, &mm, at + window * PAGE, b"low");
+        }
+        store(cx, &mm, at + 200 * PAGE, b"high");
         let space = MockSpace::of(&**mm.space());
         space.take_ops();
         let _child = mm.fork(cx).unwrap();
@@ -180,7 +181,7 @@ fn fork_takes_write_access_on_both_sides_of_a_hole() {
         let [MockOp::Protect(low, len, Prot::READ), MockOp::Protect(high, _, Prot::READ)] = ops[..] else {
             panic!("{ops:?}")
         };
-        assert!(low.0 == at && low.0 + len < high.0 && high.0 <= at + 40 * PAGE, "{ops:?}");
+        assert!(low.0 == at && low.0 + len < high.0 && high.0 <= at + 200 * PAGE, "{ops:?}");
     });
 }
 
@@ -188,7 +189,7 @@ fn fork_takes_write_access_on_both_sides_of_a_hole() {
 fn kernel_copies_break_sharing_and_respect_rights() {
     testing::run(|cx| {
         let mm = new_mm(cx);
-        let at = mm.map(cx, anon(4 * PAGE)).unwrap();
+        let at = mm.map(cx, anon(64 * PAGE)).unwrap();
         let mut buf = [1; 8];
         mm.read_bytes(cx, at, &mut buf).unwrap();
         assert_eq!(buf, [0; 8]);

@@ -13,6 +13,9 @@ use hal::{HostFile, PAGE_SIZE, Prot};
 /// Free space that is kept below a stack that may grow (`stack_guard_gap`): 256 pages.
 pub(super) const GUARD_GAP: u64 = 256 * PAGE_SIZE;
 
+/// Private areas up to this size, in pages, come whole: a library's data, a small allocation.
+pub(super) const SMALL_AREA: u64 = 16;
+
 bitflags! {
     /// Attributes of an area.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -137,6 +140,12 @@ impl Vma {
             (true, false) => (self.prot | Prot::READ) - Prot::WRITE,
             (false, _) => self.prot,
         }
+    }
+    /// Whether it is private memory of few pages, which is worth making whole at once: a fault takes longer.
+    pub(super) fn is_small_heap(&self) -> bool {
+        matches!(self.object, Object::Anon)
+            && !self.flags.contains(VmaFlags::GROWSDOWN)
+            && self.len() <= SMALL_AREA * PAGE_SIZE
     }
     /// Whether the kernel counts it as data (`RLIMIT_DATA`).
     pub(super) fn is_data(&self) -> bool {
