@@ -50,14 +50,17 @@ impl Batch {
             && first.plus((*last_len / PAGE_SIZE) as u32) == *pfn
         {
             *last_len += len;
-            return;
+        } else {
+            self.changes.push(Change::Map { at, len, prot, what });
         }
         // A mapping takes the place of what was there.
-        if matches!(self.changes.last(), Some(Change::Unmap { at: from, len: gone }) if at <= *from && from + gone <= at + len)
+        if let [.., Change::Unmap { at: gone, len: gone_len }, Change::Map { at, len, .. }] =
+            &self.changes[..]
+            && at <= gone
+            && gone + gone_len <= at + len
         {
-            self.changes.pop();
+            self.changes.remove(self.changes.len() - 2);
         }
-        self.changes.push(Change::Map { at, len, prot, what });
     }
 
     /// Takes a range out; joined with the one before when it continues that.
