@@ -179,11 +179,7 @@ impl Context {
         self.flush();
         let mut state = lock(&self.cell.state);
         match state.parked {
-            Some((_, Place::Direct)) => state.result = Some(value),
-            Some((_, Place::Frame)) => {
-                drop(state);
-                self.regs().rax = value;
-            }
+            Some(_) => state.result = Some(value),
             None => state.full.regs.rax = value,
         }
     }

@@ -3,6 +3,7 @@
 use crate::area::Area;
 use crate::layout::{self, fd};
 use crate::limit::Tasks;
+use crate::runner::Runner;
 use crate::space::{Body, Vmspace};
 use crate::stub::{self, Addresses, data};
 use crate::sys;
@@ -12,7 +13,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Most destroyed address spaces that are kept for the next `create`.
@@ -32,6 +33,8 @@ pub struct Engine {
     vdso: Option<u64>,
     fresh: OnceLock<Fresh>,
     gate: OnceLock<u64>,
+    /// The runner that each virtual CPU used last, by its process id.
+    last: Box<[AtomicI32]>,
     closed: AtomicBool,
 }
 
@@ -126,6 +129,7 @@ impl Engine {
             vdso,
             fresh: OnceLock::new(),
             gate: OnceLock::new(),
+            last: (0..layout::MAX_RUNNERS).map(|_| AtomicI32::new(0)).collect(),
             closed: AtomicBool::new(false),
         };
         // The first address space shows that it works, and waits in reserve.
@@ -250,6 +254,11 @@ impl Engine {
         let offset = slot_offset(slot);
         sys::punch_hole(&self.control, offset..offset + layout::SLOT_LEN);
         lock(&self.free_slots).free.push(slot);
+    }
+
+    /// A virtual CPU is about to use a runner; whether it used another one before.
+    pub(crate) fn changes_runner(&self, cpu: usize, runner: &Runner) -> bool {
+        self.last.get(cpu).is_some_and(|last| last.swap(runner.pid, Ordering::Relaxed) != runner.pid)
     }
 
     /// Where every address space shows the host's vDSO, if the host has one.

@@ -1,7 +1,7 @@
 //! The seccomp filters of runners and mappers (`seccomp(2)`, classic BPF).
 //!
 //! A mapper never runs guest code: its filter lets everything pass but the call that it waits with. Runners:
-//! every system call of guest code ends in the owner's hands. Three calls pass without it, each from one instruction of the text page and,
+//! every system call of guest code ends in the owner's hands: in a notification, or, where he wants all registers anyway, in the signal handler. Three calls pass without it, each from one instruction of the text page and,
 //! where it has arguments that matter, with constant ones: `rt_sigreturn`, which changes only the caller's own registers and signal mask;
 //! and the two by which a new runner gives its listener away and closes its descriptors, which have no effect when repeated.
 
@@ -14,8 +14,22 @@ const RET_K: u16 = 0x06;
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const TRAP: u32 = libc::SECCOMP_RET_TRAP;
+/// Calls that copy, replace or end the caller's registers: a notification does not show them, and a kick out of it costs more than a frame.
+const WHOLE: [libc::c_long; 9] = [
+    libc::SYS_rt_sigreturn,
+    libc::SYS_clone,
+    libc::SYS_fork,
+    libc::SYS_vfork,
+    libc::SYS_clone3,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
 const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+/// This instruction set in a filter's data and in `siginfo_t`.
+pub(crate) const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
 /// Offsets in `struct seccomp_data`.
 const NR: u32 = 0;
@@ -63,7 +77,13 @@ pub fn runner(addresses: &Addresses) -> Vec<u64> {
     for rule in [sigreturn, send, close] {
         append(&mut program, &rule);
     }
+    program.push(instruction(LD_W_ABS, 0, 0, NR));
+    for (i, number) in WHOLE.iter().enumerate() {
+        // To the TRAP behind the NOTIFY.
+        program.push(instruction(JEQ_K, (WHOLE.len() - i) as u8, 0, *number as u32));
+    }
     program.push(instruction(RET_K, 0, 0, NOTIFY));
+    program.push(instruction(RET_K, 0, 0, TRAP));
     program
 }
 

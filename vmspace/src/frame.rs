@@ -3,6 +3,7 @@
 //! Both are memory that guest code can write: what is read is good for nothing but the guest's own registers.
 
 use crate::context::{Full, Regs};
+use crate::filter::AUDIT_ARCH_X86_64;
 use crate::gate::SYSCALL_LEN;
 use crate::layout::{self, AREA_CLOCK_STACK, AREA_CLOCK_STACK_END, AREA_REGS, AREA_XSTATE, call, state, uc};
 use crate::runner::{Inner, Runner};
@@ -51,6 +52,18 @@ impl Runner {
         self.area.write(self.fpu.0, if usable { &full.fpu } else { &self.fresh_fpu });
         inner.bases = (full.regs.fs_base, full.regs.gs_base);
         self.write_bases(inner);
+    }
+
+    /// The call that a `SIGSYS` is about, if it is one of this instruction set: number, arguments, address behind the instruction.
+    pub(crate) fn call_in_frame(&self, report: &[u64; 6]) -> Option<(u64, [u64; 6], u64)> {
+        let get = |i: usize| self.area.load(self.uc_offset() + uc::GREGS + i * 8);
+        let args = [RDI, RSI, RDX, 2, 0, 1].map(get);
+        (self.arch_of_call(report) == AUDIT_ARCH_X86_64).then(|| (u64::from(get(RAX) as u32), args, get(RIP)))
+    }
+
+    /// Sets the register with a call's result.
+    pub(crate) fn set_result(&self, result: u64) {
+        self.area.store(self.uc_offset() + uc::GREGS + RAX * 8, result);
     }
 
     /// Tells the stub FS and GS base for the way back. A guest without a GS base of its own gets that of the area, by which the gate finds it.

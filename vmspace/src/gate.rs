@@ -159,6 +159,7 @@ impl Runner {
             self.come_home(inner);
         }
         loop {
+            self.reconsider(inner);
             if inner.pace.in_session() {
                 match self.listen(|| self.take(None)) {
                     Silence::Heard(heard) => {
@@ -193,10 +194,13 @@ impl Runner {
             if !busy {
                 return Err(Runner::intrusion(n));
             }
-            self.interrupted(inner);
+            inner.pace.disturbed();
             return self.wake(Some(n.id)).map(|()| None);
         }
-        self.interrupted(inner);
+        if inner.pace.in_session() {
+            inner.pace.disturbed();
+            self.reconsider(inner);
+        }
         if !crate::runner::from_stub(n) {
             return Ok(Some(Heard::Direct(*n)));
         }

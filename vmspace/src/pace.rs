@@ -12,13 +12,17 @@ const LISTEN: Duration = Duration::from_micros(100);
 const GAP: Duration = Duration::from_micros(20);
 /// After such a pause counting starts anew.
 const PAUSE: Duration = Duration::from_millis(1);
-/// So many traps are looked at first.
-const BURST: u32 = 48;
-/// A session goes on when this many calls were handed over before one trapped or had to wait: waking a task on another CPU costs as much as some
-/// dozens of them, and so does the move there and back.
-const GOOD_SESSION: u32 = 32;
+/// So many traps in a row are looked at first.
+const BURST: i32 = 48;
 /// How far the demand on a burst grows when sessions are not worth it.
-const MOST_BURST: u32 = 1 << 12;
+const MOST_BURST: i32 = 1 << 12;
+/// What a disturbance takes away, in calls that a session saves the switches of. Whatever needs both host CPUs costs as much as some dozens of them: waking the
+/// runner, and changing what its address space shows while it runs elsewhere.
+const DISTURBANCE: i32 = 24;
+/// How many calls a session can have to its credit.
+const MOST_CREDIT: i32 = 96;
+/// What a session has for a start: as much as the move there and back costs.
+const START: i32 = 32;
 
 /// How listening ended.
 pub(crate) enum Silence {
@@ -35,18 +39,21 @@ pub(crate) enum Silence {
 pub(crate) struct Pace {
     /// The host CPU that the runner has been moved away from; `None` while it shares the owner's.
     home: Option<usize>,
-    /// Traps since the last pause or session, or calls of the session.
-    calls: u32,
-    /// How many traps have to come before the next session.
-    wanted: u32,
-    /// When the last one came, and the moving average of the time between them.
+    /// Traps that a session would have made cheaper, or calls that one has, less what would have cost or has cost more.
+    credit: i32,
+    /// How much of it the next session takes.
+    wanted: i32,
+    /// When the last trap came, and the moving average of the time between them.
     last: Instant,
     gap: Duration,
+    /// How often the address space has been changed, as far as that is in the credit.
+    changes: u32,
 }
 
 impl Pace {
     pub(crate) fn new() -> Pace {
-        Pace { home: None, calls: 0, wanted: BURST, last: Instant::now(), gap: GAP }
+        let last = Instant::now();
+        Pace { home: None, credit: 0, wanted: BURST, last, gap: GAP, changes: 0 }
     }
 
     /// Whether the owner listens.
@@ -56,7 +63,23 @@ impl Pace {
 
     /// Something was handed over without a switch of tasks.
     pub(crate) fn handed_over(&mut self) {
-        self.calls = self.calls.saturating_add(1);
+        self.credit = (self.credit + 1).min(MOST_CREDIT);
+    }
+
+    /// Something happened that is dearer in a session.
+    pub(crate) fn disturbed(&mut self) {
+        self.credit -= DISTURBANCE;
+        if !self.in_session() {
+            self.credit = self.credit.max(0);
+        }
+    }
+
+    /// Before guest code runs: the address space has been changed so many times.
+    pub(crate) fn changed(&mut self, changes: u32) {
+        if self.changes != changes {
+            self.changes = changes;
+            self.disturbed();
+        }
     }
 
     /// A call trapped; whether to listen from now on, if there is a CPU for it.
@@ -65,25 +88,25 @@ impl Pace {
         let gap = now.duration_since(self.last);
         self.last = now;
         if gap > PAUSE {
-            self.calls = 0;
+            self.credit = 0;
             return false;
         }
         self.gap = (self.gap * 15 + gap) / 16;
-        self.calls += 1;
-        self.calls >= self.wanted && self.gap < GAP
+        self.credit += 1;
+        self.credit >= self.wanted && self.gap < GAP
     }
 
     fn begin(&mut self, home: usize) {
         self.home = Some(home);
-        self.calls = 0;
+        self.credit = START;
     }
 
     fn end(&mut self) {
-        self.wanted = match self.calls {
-            0..GOOD_SESSION => (self.wanted * 2).min(MOST_BURST),
+        self.wanted = match self.credit {
+            ..=START => (self.wanted * 2).min(MOST_BURST),
             _ => (self.wanted / 2).max(BURST),
         };
-        self.calls = 0;
+        self.credit = 0;
         self.last = Instant::now();
     }
 }
@@ -118,17 +141,15 @@ impl Runner {
                     inner.pace.begin(sys::current_cpu());
                     self.put(call::LISTENING, 1);
                 }
-                None => inner.pace.calls = 0,
+                None => inner.pace.credit = 0,
             }
         }
     }
 
-    /// The session is interrupted by something that was not handed over: it ends unless it has been worth it.
-    pub(crate) fn interrupted(&self, inner: &mut Inner) {
-        match inner.pace.calls {
-            _ if !inner.pace.in_session() => {}
-            0..GOOD_SESSION => self.come_home(inner),
-            _ => inner.pace.calls = 0,
+    /// Ends a session that is not worth it.
+    pub(crate) fn reconsider(&self, inner: &mut Inner) {
+        if inner.pace.in_session() && inner.pace.credit <= 0 {
+            self.come_home(inner);
         }
     }
 

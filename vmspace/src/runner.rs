@@ -181,13 +181,21 @@ impl Runner {
 
     /// `siginfo_t`'s code and address of a trap.
     pub(crate) fn siginfo(&self, args: &[u64; 6]) -> (i32, u64) {
+        (self.siginfo_word(args, 8) as i32, self.siginfo_word(args, 16))
+    }
+
+    /// `si_arch` of a `SIGSYS`.
+    pub(crate) fn arch_of_call(&self, args: &[u64; 6]) -> u32 {
+        (self.siginfo_word(args, 24) >> 32) as u32
+    }
+
+    fn siginfo_word(&self, args: &[u64; 6], offset: usize) -> u64 {
         let at = args[1];
         let end = self.at + layout::AREA_LEN - 32;
         if !(self.at..=end).contains(&at) || at % 8 != 0 {
-            return (0, 0);
+            return 0;
         }
-        let offset = self.base + (at - self.at) as usize;
-        (self.area.load(offset + 8) as i32, self.area.load(offset + 16))
+        self.area.load(self.base + (at - self.at) as usize + offset)
     }
 
     /// Vector, error code and address of the fault that the frame is for.

@@ -11,7 +11,7 @@ use crate::sys;
 use crate::trust::{self, Fresh};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// The host's side of an address space: a mother process, the mapper and the runners that she made, their shared memory.
@@ -228,6 +228,8 @@ pub struct Vmspace {
     by_cpu: Box<[OnceLock<Arc<Runner>>]>,
     assign: Mutex<()>,
     early_kicks: Box<[AtomicBool]>,
+    /// How often it has been changed.
+    changes: AtomicU32,
     dead: OnceLock<String>,
 }
 
@@ -239,6 +241,7 @@ impl Vmspace {
             by_cpu: (0..layout::MAX_RUNNERS).map(|_| OnceLock::new()).collect(),
             assign: Mutex::new(()),
             early_kicks: (0..layout::MAX_RUNNERS).map(|_| AtomicBool::new(false)).collect(),
+            changes: AtomicU32::new(0),
             dead: OnceLock::new(),
         }
     }
@@ -290,6 +293,7 @@ impl Vmspace {
         let Some(body) = &self.body else {
             return Err(UpdateError::Dead("the address space is gone".into()));
         };
+        self.changes.fetch_add(1, Ordering::Relaxed);
         let mut mapper = lock(&body.mapper);
         mapper.follow(cpu);
         let mut calls = Vec::with_capacity(ops.len().min(layout::MAX_BATCH));
@@ -346,6 +350,10 @@ impl Vmspace {
         if runner.kicked.swap(false, Ordering::SeqCst) {
             runner.left_guest();
             return Ok(Exit::Interrupted);
+        }
+        inner.pace.changed(self.changes.load(Ordering::Relaxed));
+        if self.engine.changes_runner(cpu, runner) {
+            inner.pace.disturbed();
         }
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
@@ -428,12 +436,15 @@ fn trapped(runner: &Runner, args: &[u64; 6], in_gate: bool) -> Exit {
     if signo == KICK || in_gate {
         return Exit::Interrupted;
     }
+    if signo == libc::SIGSYS {
+        let Some((nr, args, ip)) = runner.call_in_frame(args) else {
+            // A call of another instruction set, which there is no kernel for here: as if the instruction did not exist.
+            return Exit::Fault { signo: libc::SIGSEGV, code: 0x80, trapno: 13, error: 0, addr: 0 };
+        };
+        return Exit::Syscall { nr, args, ip };
+    }
     let (code, si_addr) = runner.siginfo(args);
     let (trapno, error, cr2) = runner.fault_words();
-    if signo == libc::SIGSYS {
-        // A call of another instruction set, which there is no kernel for here: as if the instruction did not exist.
-        return Exit::Fault { signo: libc::SIGSEGV, code: 0x80, trapno: 13, error: 0, addr: 0 };
-    }
     let addr = if trapno == 14 { cr2 } else { si_addr };
     Exit::Fault { signo, code, trapno, error, addr }
 }

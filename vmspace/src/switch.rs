@@ -38,6 +38,9 @@ impl Runner {
                 return self.give_order(id, state::ANSWERED);
             }
             (Some(Place::Frame), Mode::Handler { id }) => {
+                if let Some(result) = result {
+                    self.set_result(result);
+                }
                 self.write_bases(inner);
                 return self.leave_handler(id);
             }
@@ -128,6 +131,7 @@ impl Runner {
 
     /// Takes the runner into its handler from wherever it waits. Returns the arguments of its report.
     pub(crate) fn kick_out(&self, inner: &mut Inner) -> Result<[u64; 6], Fatal> {
+        inner.pace.disturbed();
         self.come_home(inner);
         sys::kill(self.pid, KICK);
         let asleep = match inner.mode {
