@@ -10,7 +10,7 @@ use super::frames::{Fill, Pfn};
 use super::inner::Inner;
 use super::space::{FaultOutcome, MIN_ADDR, Mm};
 use super::table::Pte;
-use super::vma::{GUARD_GAP, Object, SMALL_AREA, Vma, VmaFlags};
+use super::vma::{GUARD_GAP, Object, SMALL_AREA, Vma, VmaFlags, Window};
 use crate::task::{Cx, Resource};
 use abi::Errno;
 use alloc::format;
@@ -22,8 +22,12 @@ use hal::{Fault, HostFile, LogLevel, PAGE_SIZE, Prot, SpaceError};
 
 /// First and largest window of new anonymous memory, in pages.
 const ANON_WINDOW: (u32, u32) = (8, 128);
-/// The same for stacks, which are touched downwards.
+/// The same for the first thread's stack, and for other stacks: memory that is touched downwards, from its end on.
 const STACK_WINDOW: (u32, u32) = (4, 16);
+const DOWN_WINDOW: (u32, u32) = (2, 16);
+/// Areas up to this size, in pages, are never stacks. A C library has a thread's own data at the end of its stack, up to this far.
+const NO_STACK: u64 = 4;
+const STACK_END: u64 = 2;
 /// The same for copies on write.
 const COPY_WINDOW: (u32, u32) = (4, 32);
 /// How many pages before and behind the wanted ones are shown, too, when they exist.
@@ -206,8 +210,7 @@ impl Mm {
         }
         match &vma.object {
             Object::Anon => {
-                let sizes = if vma.flags.contains(VmaFlags::GROWSDOWN) { STACK_WINDOW } else { ANON_WINDOW };
-                let window = window(vma, page, sizes, want);
+                let window = window(vma, page, ANON_WINDOW, want);
                 self.fill(inner, page, window)
             }
             Object::Host(file) if private_write => {
@@ -499,27 +502,36 @@ impl Mm {
     }
 }
 
-/// The window of a fault, within the area. With `want` exactly that.
-fn window(vma: &mut Vma, page: u64, (first, most): (u32, u32), want: Option<Range<u64>>) -> Range<u64> {
+/// The window of a fault, within the area. With `want` exactly that. Small areas come whole, but not those that are touched at their end
+/// first: the stacks of threads, of which there may be very many.
+fn window(vma: &mut Vma, page: u64, sizes: (u32, u32), want: Option<Range<u64>>) -> Range<u64> {
     let bounds = vma.pages();
     if let Some(want) = want {
         return want.start.max(bounds.start).min(page)..want.end.min(bounds.end).max(page + 1);
     }
-    let down = vma.flags.contains(VmaFlags::GROWSDOWN);
+    let last = vma.window;
+    let new = last.pages == 0;
+    let at_end = if new { page + STACK_END >= bounds.end } else { page + 1 == last.start };
+    let seems_stack = at_end && matches!(vma.object, Object::Anon) && bounds.end - bounds.start > NO_STACK;
+    let down = seems_stack || vma.flags.contains(VmaFlags::GROWSDOWN);
     if bounds.end - bounds.start <= SMALL_AREA && !vma.is_shared() && !down {
         return bounds;
     }
-    let last = vma.window;
-    let in_order = last.pages > 0 && if down { page + 1 == last.next } else { page == last.next };
+    let (first, most) = match down {
+        true if vma.flags.contains(VmaFlags::GROWSDOWN) => STACK_WINDOW,
+        true => DOWN_WINDOW,
+        false => sizes,
+    };
+    let in_order = !new && if down { page + 1 == last.start } else { page == last.end };
     let pages = if in_order { (last.pages * 2).min(most) } else { first };
     let pages = if vma.flags.contains(VmaFlags::RANDOM) { 1 } else { pages };
     let range = if down {
-        bounds.start.max((page + 1).saturating_sub(u64::from(pages)))..page + 1
+        let end = if new && seems_stack { bounds.end } else { page + 1 };
+        bounds.start.max((page + 1).saturating_sub(u64::from(pages)))..end
     } else {
         page..bounds.end.min(page + u64::from(pages))
     };
-    vma.window.pages = pages;
-    vma.window.next = if down { range.start } else { range.end };
+    vma.window = Window { start: range.start, end: range.end, pages };
     range
 }
 

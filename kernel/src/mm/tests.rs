@@ -91,6 +91,31 @@ fn touched_memory_comes_in_windows_that_grow() {
 }
 
 #[test]
+fn memory_that_is_touched_from_its_end_on_is_a_stack() {
+    testing::run(|cx| {
+        // A small one, like a large one, comes in parts.
+        for pages in [7, 2048] {
+            let mm = new_mm(cx);
+            let at = mm.map(cx, anon(pages * PAGE)).unwrap().0;
+            let space = MockSpace::of(&**mm.space());
+            store(cx, &mm, at + pages * PAGE - PAGE - 8, b"x");
+            assert_eq!(mm.resident_pages(), 3);
+            for page in (pages.saturating_sub(100)..pages).rev() {
+                store(cx, &mm, at + page * PAGE, b"y");
+            }
+            assert!(mm.resident_pages() <= 112, "{}", mm.resident_pages());
+            let ops = space.take_ops();
+            assert!(ops.len() <= 10, "{} changes", ops.len());
+        }
+        // Others come whole.
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(7 * PAGE)).unwrap().0;
+        store(cx, &mm, at + 2 * PAGE, b"x");
+        assert_eq!(mm.resident_pages(), 7);
+    });
+}
+
+#[test]
 fn a_dropped_space_gives_its_frames_back() {
     testing::run(|cx| {
         let before = cx.kernel.frames.available();

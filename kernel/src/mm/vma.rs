@@ -62,12 +62,12 @@ pub(super) enum Object {
     Host(Arc<dyn HostFile>),
 }
 
-/// How many pages the next fault maps.
+/// The pages that the last fault made, which says how many the next one makes.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Window {
-    /// The page behind (for stacks: before) the last window.
-    pub(super) next: u64,
-    /// Its size in pages; 0 before the first.
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// Its size in pages before it was cut to the area; 0 before the first.
     pub(super) pages: u32,
 }
 
