@@ -93,10 +93,16 @@ fn touched_memory_comes_in_windows_that_grow() {
 #[test]
 fn memory_that_is_touched_from_its_end_on_is_a_stack() {
     testing::run(|cx| {
+        let reserve = |mm: &Mm, pages: u64| {
+            // As C libraries make stacks: first without rights.
+            let at = mm.map(cx, MapRequest { prot: Prot::empty(), ..anon(pages * PAGE) }).unwrap().0;
+            mm.protect(cx, at, pages * PAGE, Prot::READ | Prot::WRITE).unwrap();
+            at
+        };
         // A small one, like a large one, comes in parts.
         for pages in [7, 2048] {
             let mm = new_mm(cx);
-            let at = mm.map(cx, anon(pages * PAGE)).unwrap().0;
+            let at = reserve(&mm, pages);
             let space = MockSpace::of(&**mm.space());
             store(cx, &mm, at + pages * PAGE - PAGE - 8, b"x");
             assert_eq!(mm.resident_pages(), 3);
@@ -109,7 +115,7 @@ fn memory_that_is_touched_from_its_end_on_is_a_stack() {
         }
         // Others come whole.
         let mm = new_mm(cx);
-        let at = mm.map(cx, anon(7 * PAGE)).unwrap().0;
+        let at = reserve(&mm, 7);
         store(cx, &mm, at + 2 * PAGE, b"x");
         assert_eq!(mm.resident_pages(), 7);
     });
