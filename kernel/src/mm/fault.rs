@@ -9,7 +9,7 @@ use super::cache::Full;
 use super::frames::{Fill, Pfn};
 use super::inner::Inner;
 use super::space::{FaultOutcome, MIN_ADDR, Mm};
-use super::table::Pte;
+use super::table::{Pte, Table};
 use super::vma::{GUARD_GAP, Object, SMALL_AREA, Vma, VmaFlags, Window};
 use crate::task::{Cx, Resource};
 use abi::Errno;
@@ -20,7 +20,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 use hal::{Fault, HostFile, LogLevel, PAGE_SIZE, Prot, SpaceError};
 
-/// First and largest window of new anonymous memory, in pages.
+/// First and largest window of new anonymous memory, in pages. Powers of two.
 const ANON_WINDOW: (u32, u32) = (8, 128);
 /// The same for the first thread's stack, and for other stacks: memory that is touched downwards, from its end on.
 const STACK_WINDOW: (u32, u32) = (4, 16);
@@ -29,7 +29,7 @@ const DOWN_WINDOW: (u32, u32) = (2, 16);
 const NO_STACK: u64 = 4;
 const STACK_END: u64 = 2;
 /// The same for copies on write.
-const COPY_WINDOW: (u32, u32) = (4, 32);
+const COPY_WINDOW: (u32, u32) = (8, 64);
 /// How many pages before and behind the wanted ones are shown, too, when they exist.
 const SHOW_AROUND: (u64, u64) = (16, 128);
 /// No more pages are shown around once there are so many changes.
@@ -205,19 +205,18 @@ impl Mm {
             if !private_write || self.frames.count(pfn) == 1 {
                 return Ok(Made { pages: page..page + 1, stale: false });
             }
-            let window = window(vma, page, COPY_WINDOW, want);
-            return self.copy_frames(inner, page..window.end, batch);
+            let window = window(vma, |page| table.get(page).writable(), page, COPY_WINDOW, want);
+            return self.copy_frames(inner, page, window, batch);
         }
+        let exists = |page| !table.get(page).is_none();
         match &vma.object {
             Object::Anon => {
-                let window = window(vma, page, ANON_WINDOW, want);
+                let window = window(vma, exists, page, ANON_WINDOW, want);
                 self.fill(inner, page, window)
             }
             Object::Host(file) if private_write => {
                 let file = file.clone();
-                let small = want.is_none() && vma.pages().count() as u64 <= SMALL_AREA;
-                let window = window(vma, page, COPY_WINDOW, want);
-                let window = if small { window } else { page..window.end };
+                let window = window(vma, exists, page, COPY_WINDOW, want);
                 self.copy_file(inner, &*file, page, window)
             }
             Object::Host(_) => {
@@ -229,7 +228,7 @@ impl Mm {
             Object::Cache(cache) => {
                 let cache = cache.clone();
                 let sizes = if vma.flags.contains(VmaFlags::RANDOM) { (1, 1) } else { ANON_WINDOW };
-                let window = window(vma, page, sizes, want);
+                let window = window(vma, exists, page, sizes, want);
                 if private_write {
                     // Only this one: others go on to show what is written to the object.
                     self.copy_cache(inner, &cache, page..page + 1)
@@ -266,32 +265,39 @@ impl Mm {
         Ok(Made { pages: window.start..at, stale: false })
     }
 
-    /// Replaces shared frames of pages by copies, from the first page on as long as there are such.
+    /// Replaces shared frames by copies: that of `page`, and those of the window around it as long as there are such.
     pub(super) fn copy_frames(
         &self,
         inner: &mut Inner,
-        pages: Range<u64>,
+        page: u64,
+        window: Range<u64>,
         batch: &mut Batch,
     ) -> Result<Made, FaultError> {
-        let first = pages.start;
+        // The others may give one up at any time: then it is ours as it is.
+        let shared = |pfn: Pfn| self.frames.count(pfn) > 1;
+        let mut first = page;
+        while first > window.start && inner.table.get(first - 1).pfn().is_some_and(shared) {
+            first -= 1;
+        }
         let mut stale = false;
         let mut at = first;
         let mut after = None;
-        while at < pages.end {
+        while at < window.end {
             let pte = inner.table.get(at);
             let Some(old) = pte.pfn() else { break };
-            if self.frames.count(old) == 1 {
-                // The others gave it up while we came here: it is ours as it is.
-                return Ok(Made { pages: first..at.max(first + 1), stale });
+            if shared(old) {
+                let Some((new, _)) = self.frames.alloc_run(1, after, Fill::Anything) else { break };
+                self.machine.ram().copy(old.phys(), new.phys(), PAGE_SIZE);
+                inner.table.set(at, Pte::new(new));
+                batch.put(old);
+                stale |= pte.mapped();
+                after = Some(new);
+            } else if at > page {
+                break;
             }
-            let Some((new, _)) = self.frames.alloc_run(1, after, Fill::Anything) else { break };
-            self.machine.ram().copy(old.phys(), new.phys(), PAGE_SIZE);
-            inner.table.set(at, Pte::new(new));
-            batch.put(old);
-            stale |= pte.mapped();
-            after = Some(new);
             at += 1;
         }
+        // Copies in front of the page have to be shown, even if there was no frame for itself: then it faults again.
         if at == first { Err(FaultError::NoMemory) } else { Ok(Made { pages: first..at, stale }) }
     }
 
@@ -503,40 +509,53 @@ impl Mm {
 }
 
 /// The window of a fault, within the area. With `want` exactly that. Small areas come whole, but not those that are touched at their end
-/// first: the stacks of threads, of which there may be very many.
-fn window(vma: &mut Vma, page: u64, sizes: (u32, u32), want: Option<Range<u64>>) -> Range<u64> {
+/// first: the stacks of threads, of which there may be very many. Otherwise it is an aligned block, so that it makes no difference in which
+/// direction a program goes; it grows where there are pages beside it that were `made` like these.
+fn window(
+    vma: &mut Vma,
+    made: impl Fn(u64) -> bool,
+    page: u64,
+    (first, most): (u32, u32),
+    want: Option<Range<u64>>,
+) -> Range<u64> {
     let bounds = vma.pages();
     if let Some(want) = want {
         return want.start.max(bounds.start).min(page)..want.end.min(bounds.end).max(page + 1);
     }
     let last = vma.window;
     let new = last.pages == 0;
-    let at_end = if new { page + STACK_END >= bounds.end } else { page + 1 == last.start };
+    let at_end = if new { page + STACK_END >= bounds.end } else { last.down && page + 1 == last.start };
     let seems_stack = at_end && matches!(vma.object, Object::Anon) && bounds.end - bounds.start > NO_STACK;
     let down = seems_stack || vma.flags.contains(VmaFlags::GROWSDOWN);
     if bounds.end - bounds.start <= SMALL_AREA && !vma.is_shared() && !down {
         return bounds;
     }
-    let (first, most) = match down {
-        true if vma.flags.contains(VmaFlags::GROWSDOWN) => STACK_WINDOW,
-        true => DOWN_WINDOW,
-        false => sizes,
+    if vma.flags.contains(VmaFlags::RANDOM) {
+        return page..page + 1;
+    }
+    if down {
+        let grows = vma.flags.contains(VmaFlags::GROWSDOWN);
+        let (first, most) = if grows { STACK_WINDOW } else { DOWN_WINDOW };
+        let in_order = !new && page + 1 == last.start;
+        let pages = if in_order { (last.pages * 2).min(most) } else { first };
+        let start = bounds.start.max((page + 1).saturating_sub(u64::from(pages)));
+        vma.window = Window { start, pages, down };
+        return start..if new && seems_stack { bounds.end } else { page + 1 };
+    }
+    let block = |pages: u32| {
+        let start = page & !(u64::from(pages) - 1);
+        start.max(bounds.start)..(start + u64::from(pages)).min(bounds.end)
     };
-    let in_order = !new && if down { page + 1 == last.start } else { page == last.end };
-    let pages = if in_order { (last.pages * 2).min(most) } else { first };
-    let pages = if vma.flags.contains(VmaFlags::RANDOM) { 1 } else { pages };
-    let range = if down {
-        let end = if new && seems_stack { bounds.end } else { page + 1 };
-        bounds.start.max((page + 1).saturating_sub(u64::from(pages)))..end
-    } else {
-        page..bounds.end.min(page + u64::from(pages))
-    };
-    vma.window = Window { start: range.start, end: range.end, pages };
+    let near = block(first);
+    let goes_on = made(near.start.wrapping_sub(1)) || made(near.end);
+    let pages = if goes_on { (last.pages * 2).clamp(first, most) } else { first };
+    let range = block(pages);
+    vma.window = Window { start: range.start, pages, down };
     range
 }
 
 /// The part of `window` around `page` that has no pages.
-fn gap_around(table: &super::table::Table, page: u64, window: Range<u64>) -> Range<u64> {
+fn gap_around(table: &Table, page: u64, window: Range<u64>) -> Range<u64> {
     let mut low = page;
     while low > window.start && table.get(low - 1).is_none() {
         low -= 1;

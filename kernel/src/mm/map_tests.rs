@@ -76,11 +76,11 @@ fn a_library_is_shown_by_one_batch_and_costs_no_ram() {
         assert_eq!(load(cx, &mm, at + 35 * PAGE, 1), Ok(std::vec![7]));
         assert!(space.take_ops().is_empty() && mm.resident_pages() == 0);
 
-        // A store copies a few pages and leaves the others alone; behind the end of the file there are zeros.
+        // A store copies its block of pages and leaves the others alone; behind the end of the file there are zeros.
         store(cx, &mm, at + 58 * PAGE, b"x");
-        assert_eq!(mm.resident_pages(), 2);
+        assert_eq!(mm.resident_pages(), 4);
         assert_eq!(load(cx, &mm, at + 60 * PAGE - 100, 2), Ok(std::vec![0, 0]));
-        assert!(matches!(space.page(VirtAddr(at + 57 * PAGE)), Some((Prot::READ, MockBacking::File { .. }))));
+        assert!(matches!(space.page(VirtAddr(at + 55 * PAGE)), Some((Prot::READ, MockBacking::File { .. }))));
         assert_eq!(file.read_at(58 * PAGE, &mut [0]).unwrap(), 1);
         assert_eq!(machine.mock_fs().content("/lib")[58 * PAGE as usize], 7);
 

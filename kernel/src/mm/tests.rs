@@ -77,14 +77,14 @@ fn touched_memory_comes_in_windows_that_grow() {
         let space = MockSpace::of(&**mm.space());
         assert!(space.take_ops().is_empty(), "mapping costs nothing before it is touched");
         assert_eq!(store(cx, &mm, at, b"x"), FaultOutcome::Handled);
-        assert_eq!(mm.resident_pages(), 8);
+        assert!((1..=8).contains(&mm.resident_pages()));
         assert_eq!(space.take_ops().len(), 1);
         for page in 0..256 {
             store(cx, &mm, at + page * PAGE, b"y");
         }
         assert_eq!(mm.resident_pages(), 256);
         let ops = space.take_ops();
-        assert!(ops.len() <= 6, "{} changes for 1 MiB", ops.len());
+        assert!(ops.len() <= 8, "{} changes for 1 MiB", ops.len());
         assert_eq!(space.mappings().len(), 1, "contiguous frames join");
         assert_eq!(mm.fault(cx, &fault(at - 1, 4)), SEGV_MAPERR);
     });
@@ -118,6 +118,24 @@ fn memory_that_is_touched_from_its_end_on_is_a_stack() {
         let at = reserve(&mm, 7);
         store(cx, &mm, at + 2 * PAGE, b"x");
         assert_eq!(mm.resident_pages(), 7);
+    });
+}
+
+#[test]
+fn windows_grow_downwards_too_and_not_for_single_pages() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(1 << 20)).unwrap().0;
+        for page in (0..250).rev() {
+            store(cx, &mm, at + page * PAGE, b"x");
+        }
+        let faults = mm.stats().faults;
+        assert!(faults <= 10, "{faults} faults for 1 MiB");
+        let far = mm.map(cx, anon(16 << 20)).unwrap().0;
+        for place in 0..16 {
+            store(cx, &mm, far + place * (1 << 20), b"x");
+        }
+        assert!(mm.resident_pages() <= 256 + 16 * 8);
     });
 }
 
@@ -199,9 +217,9 @@ fn fork_takes_write_access_on_both_sides_of_a_hole() {
     testing::run(|cx| {
         let mm = new_mm(cx);
         let at = mm.map(cx, anon(256 * PAGE)).unwrap().0;
-        // Each store continues the window of the one before: too many pages to copy at once.
-        for window in [0, 8, 24] {
-            store(cx, &mm, at + window * PAGE, b"low");
+        // Too many pages to copy at once.
+        for page in 0..64 {
+            store(cx, &mm, at + page * PAGE, b"low");
         }
         store(cx, &mm, at + 200 * PAGE, b"high");
         let space = MockSpace::of(&**mm.space());
@@ -276,7 +294,7 @@ fn a_frame_whose_other_owner_has_just_gone_is_no_lack_of_memory() {
         let page = at / PAGE_SIZE;
         let mut batch = Batch::default();
         let mut inner = mm.inner.lock();
-        let made = mm.copy_frames(&mut inner, page..page + 1, &mut batch);
+        let made = mm.copy_frames(&mut inner, page, page..page + 1, &mut batch);
         assert_eq!(made.map(|made| made.pages), Ok(page..page + 1));
         mm.commit(cx.cpu(), &mut inner, &mut batch).unwrap();
         drop(inner);

@@ -66,9 +66,10 @@ pub(super) enum Object {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Window {
     pub(super) start: u64,
-    pub(super) end: u64,
     /// Its size in pages before it was cut to the area; 0 before the first.
     pub(super) pages: u32,
+    /// Whether the next is expected below.
+    pub(super) down: bool,
 }
 
 /// An area.
