@@ -13,6 +13,7 @@ use crate::error::{Result, err};
 use crate::sync::Mutex;
 use crate::task::Cx;
 use abi::Errno;
+use abi::fs::FileType;
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -59,6 +60,8 @@ pub struct Dentry {
     children: Mutex<Children>,
     /// How many mounts have this as their mount point.
     pub(super) mounts: AtomicU32,
+    /// The type bits of the inode's mode, which never change; 0 before they were asked for.
+    kind: AtomicU32,
     deleted: AtomicBool,
     /// Whether it never had a name and may get one (`O_TMPFILE`).
     pub(super) nameless: bool,
@@ -112,6 +115,7 @@ impl Dentry {
             link: Mutex::new(Link { parent, name }),
             children: Mutex::default(),
             mounts: AtomicU32::new(0),
+            kind: AtomicU32::new(0),
             deleted: AtomicBool::new(false),
             nameless,
             latch: Latch::new(),
@@ -126,6 +130,21 @@ impl Dentry {
     /// The directory; `None` for a root.
     pub fn parent(&self) -> Option<Arc<Dentry>> {
         self.link.lock().parent.clone()
+    }
+
+    /// The inode's type.
+    pub fn file_type(&self) -> Result<FileType> {
+        if let Some(known) = FileType::from_mode(self.kind.load(Ordering::Relaxed)) {
+            return Ok(known);
+        }
+        let file_type = self.inode.attr()?.file_type();
+        self.kind.store(file_type.mode_bits(), Ordering::Relaxed);
+        Ok(file_type)
+    }
+
+    /// Whether something is mounted on it, in some mount of its file system.
+    pub(super) fn is_mount_point(&self) -> bool {
+        self.mounts.load(Ordering::Acquire) > 0
     }
 
     /// Whether its name was removed.
@@ -153,12 +172,11 @@ impl Dentry {
             if let Some(child) = children.map.get_mut(name) {
                 child.used = true;
                 match &child.slot {
-                    Slot::Cached(dentry) if cacheable || dentry.mounts.load(Ordering::Relaxed) > 0 => {
+                    Slot::Cached(dentry) if cacheable || dentry.is_mount_point() => {
                         return Ok(dentry.clone());
                     }
                     Slot::Loose(weak) => {
-                        if let Some(dentry) = weak.upgrade().filter(|d| d.mounts.load(Ordering::Relaxed) > 0)
-                        {
+                        if let Some(dentry) = weak.upgrade().filter(|d| d.is_mount_point()) {
                             return Ok(dentry);
                         }
                     }
@@ -189,43 +207,45 @@ impl Dentry {
         changes: Option<u64>,
     ) -> Arc<Dentry> {
         let cacheable = self.inode.cacheable();
-        let key: Arc<[u8]> = name.into();
-        let new = Dentry::new(inode, Some(self.clone()), key.clone());
-        let mut old = None;
-        {
+        let (mut old, mut key) = (None, None);
+        let new = {
             let mut children = self.children.lock();
+            if let Some((known, child)) = children.map.get_key_value(name) {
+                if let Some(dentry) = child.peek() {
+                    if changes.is_none_or(|changes| changes == children.changes)
+                        && same_inode(&dentry.inode, &inode)
+                    {
+                        children.changes += u64::from(changes.is_none());
+                        return dentry;
+                    }
+                    old = Some(dentry);
+                }
+                key = Some(known.clone());
+            }
+            let listed = key.is_some();
+            let key = key.unwrap_or_else(|| name.into());
+            let new = Dentry::new(inode, Some(self.clone()), key.clone());
             match changes {
                 Some(changes) if changes != children.changes => return new,
                 Some(_) => {}
                 None => children.changes += 1,
             }
-            if let Some(child) = children.map.get_mut(name) {
-                let known = match &child.slot {
-                    Slot::Cached(dentry) => Some(dentry.clone()),
-                    Slot::Loose(weak) => weak.upgrade(),
-                    Slot::Negative => None,
-                };
-                if let Some(known) = known {
-                    if same_inode(&known.inode, &new.inode) {
-                        return known;
-                    }
-                    // The host replaced the file behind the name.
-                    known.deleted.store(true, Ordering::Release);
-                    old = Some(known);
-                }
+            // The host replaced the file behind the name.
+            if let Some(old) = &old {
+                old.deleted.store(true, Ordering::Release);
             }
             let slot = if cacheable { Slot::Cached(new.clone()) } else { Slot::Loose(Arc::downgrade(&new)) };
             if !cacheable && children.map.len() == children.map.capacity() {
                 children.map.retain(|_, c| !matches!(&c.slot, Slot::Loose(weak) if weak.strong_count() == 0));
             }
-            let before = children.map.insert(key.clone(), Child { slot, used: false });
+            children.map.insert(key.clone(), Child { slot, used: false });
             drop(children);
-            drop(before);
-        }
+            if cacheable && !listed {
+                cx.kernel.vfs.dentries.added(self, key);
+            }
+            new
+        };
         drop(old);
-        if cacheable {
-            cx.kernel.vfs.dentries.added(self, key);
-        }
         new
     }
 
@@ -258,17 +278,25 @@ impl Dentry {
             }
             let before = children.map.insert(key.clone(), Child { slot: Slot::Negative, used: false });
             drop(children);
-            drop(before);
+            if before.is_some() {
+                return;
+            }
         }
         cx.kernel.vfs.dentries.added(self, key);
     }
 
-    /// The name was removed from the directory.
+    /// The name was removed from the directory, which is remembered: names often come again.
     pub(super) fn removed(&self, name: &[u8]) {
+        let cacheable = self.inode.cacheable();
         let before = {
             let mut children = self.children.lock();
             children.changes += 1;
-            children.map.remove(name)
+            match children.map.get_mut(name) {
+                Some(child) if cacheable => {
+                    Some(core::mem::replace(child, Child { slot: Slot::Negative, used: false }))
+                }
+                _ => children.map.remove(name),
+            }
         };
         if let Some(dentry) = before.and_then(Child::dentry) {
             dentry.deleted.store(true, Ordering::Release);

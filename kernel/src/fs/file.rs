@@ -139,7 +139,8 @@ pub trait File: Send + Sync {
         target.ok_or(Errno::EINVAL.into())
     }
 
-    /// Lists a directory from `pos` on, in a stable order, until `emit` says false (entry not taken) or the end.
+    /// Lists a directory from `pos` on, in a stable order, until `emit` says false (entry not taken) or the end. It may be locked meanwhile:
+    /// `emit` only takes notes.
     fn read_dir(
         &self,
         _cx: &Cx,

@@ -1,5 +1,6 @@
 //! Inodes and file systems, as traits.
 
+use super::perm::Rights;
 use super::{File, OpenFile, OpenFlags, Path};
 use crate::error::{Result, err};
 use crate::task::Cx;
@@ -59,6 +60,11 @@ pub trait FileSystem: Send + Sync {
 pub trait Inode: Send + Sync {
     /// Attributes. Does not suspend.
     fn attr(&self) -> Result<Attr>;
+
+    /// What permission checks look at. Does not suspend.
+    fn rights(&self) -> Result<Rights> {
+        self.attr().map(|attr| Rights::from(&attr))
+    }
 
     /// Changes attributes and the change time. `size` truncates or extends a regular file.
     fn set_attr(&self, _cx: &Cx, _set: &SetAttr) -> Result<()> {

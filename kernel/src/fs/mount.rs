@@ -8,13 +8,14 @@
 
 use super::{Dentry, FileSystem};
 use crate::error::{Result, err};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, RwLock};
 use abi::Errno;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use bitflags::bitflags;
 use core::sync::atomic::{AtomicU32, Ordering};
+use hashbrown::HashMap;
 
 bitflags! {
     /// Flags of a mount, with the values of `MS_*` (`uapi/linux/mount.h`).
@@ -126,6 +127,13 @@ impl Path {
     }
 }
 
+/// The number of a mount and the address of a dentry.
+type Place = (u32, usize);
+
+fn place(path: &Path) -> Place {
+    (path.mount.id, Arc::as_ptr(&path.dentry).addr())
+}
+
 /// A mount and the names that lead to it from some place.
 pub type MountBelow = (Arc<Mount>, Vec<Arc<[u8]>>);
 
@@ -133,43 +141,46 @@ pub type MountBelow = (Arc<Mount>, Vec<Arc<[u8]>>);
 struct Inner {
     /// In the order in which they were mounted; the root comes first.
     mounts: Vec<Arc<Mount>>,
+    /// The same by where they are. What is mounted on top of another is on that one's root, so there is one for each place.
+    places: HashMap<Place, Weak<Mount>>,
     next_id: u32,
+}
+
+impl Inner {
+    fn top(&self, mut path: Path) -> Path {
+        while path.dentry.is_mount_point()
+            && let Some(mount) = self.places.get(&place(&path)).and_then(Weak::upgrade)
+        {
+            path = mount.root_path();
+        }
+        path
+    }
 }
 
 /// All mounts of a kernel.
 #[derive(Default)]
 pub struct Namespace {
-    inner: Mutex<Inner>,
+    inner: RwLock<Inner>,
 }
 
 impl Namespace {
     /// The root of everything: what is mounted on top of the first mount counts. `None` before the root is mounted.
     pub fn root(&self) -> Option<Path> {
-        let first = self.inner.lock().mounts.first().cloned()?;
+        let first = self.inner.read().mounts.first().cloned()?;
         Some(self.top(first.root_path()))
     }
 
     /// All mounts in the order in which they were made.
     pub fn list(&self) -> Vec<Arc<Mount>> {
-        self.inner.lock().mounts.clone()
-    }
-
-    /// What is mounted on a path, one level.
-    pub fn mounted_at(&self, path: &Path) -> Option<Arc<Mount>> {
-        if path.dentry.mounts.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        let inner = self.inner.lock();
-        let on_it = |m: &&Arc<Mount>| m.at.lock().as_ref().is_some_and(|at| at.is(path));
-        inner.mounts.iter().rev().find(on_it).cloned()
+        self.inner.read().mounts.clone()
     }
 
     /// The same place as seen from above: the root of what is mounted there, if anything is.
-    pub fn top(&self, mut path: Path) -> Path {
-        while let Some(mount) = self.mounted_at(&path) {
-            path = mount.root_path();
+    pub fn top(&self, path: Path) -> Path {
+        if !path.dentry.is_mount_point() {
+            return path;
         }
-        path
+        self.inner.read().top(path)
     }
 
     /// Mounts a whole file system; the first mount is the root and needs no place.
@@ -198,11 +209,11 @@ impl Namespace {
         at: Option<&Path>,
         flags: MountFlags,
     ) -> Result<Arc<Mount>> {
-        let at = at.map(|at| self.top(at.clone()));
+        let mut inner = self.inner.write();
+        let at = at.map(|at| inner.top(at.clone()));
         if at.as_ref().is_some_and(|at| at.dentry.is_deleted()) {
             return err(Errno::ENOENT);
         }
-        let mut inner = self.inner.lock();
         inner.next_id += 1;
         let mount = Arc::new(Mount {
             id: 20 + inner.next_id,
@@ -214,6 +225,7 @@ impl Namespace {
         });
         if let Some(at) = at {
             at.dentry.mounts.fetch_add(1, Ordering::AcqRel);
+            inner.places.insert(place(&at), Arc::downgrade(&mount));
         }
         inner.mounts.push(mount.clone());
         Ok(mount)
@@ -253,7 +265,7 @@ impl Namespace {
         }
         let mut gone = Vec::new();
         {
-            let mut inner = self.inner.lock();
+            let mut inner = self.inner.write();
             let Some(index) = inner.mounts.iter().position(|m| Arc::ptr_eq(m, &path.mount)) else {
                 return err(Errno::EINVAL);
             };
@@ -276,6 +288,7 @@ impl Namespace {
                 inner.mounts.retain(|m| !Arc::ptr_eq(m, &victim));
                 let at = victim.at.lock().take();
                 if let Some(at) = &at {
+                    inner.places.remove(&place(at));
                     at.dentry.mounts.fetch_sub(1, Ordering::AcqRel);
                 }
                 gone.push((victim, at));

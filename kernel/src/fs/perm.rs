@@ -28,8 +28,26 @@ pub const S_ISGID: u32 = 0o2000;
 /// `S_ISVTX`.
 pub const S_ISVTX: u32 = 0o1000;
 
+/// What of an inode's attributes a check looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl From<&Attr> for Rights {
+    fn from(attr: &Attr) -> Rights {
+        Rights { mode: attr.mode, uid: attr.uid, gid: attr.gid }
+    }
+}
+
 /// Whether an inode with these attributes lets this identity do it; `EACCES`.
-pub fn check(creds: &Creds, attr: &Attr, access: Access) -> Result<()> {
+pub fn check(creds: &Creds, attr: impl Into<Rights>, access: Access) -> Result<()> {
+    let attr = attr.into();
     let shift = if creds.fsuid == attr.uid {
         6
     } else if creds.in_group(attr.gid) {
@@ -41,7 +59,7 @@ pub fn check(creds: &Creds, attr: &Attr, access: Access) -> Result<()> {
     if (attr.mode >> shift) & wanted == wanted {
         return Ok(());
     }
-    let overridden = if attr.file_type() == FileType::Directory {
+    let overridden = if FileType::from_mode(attr.mode) == Some(FileType::Directory) {
         creds.has(Cap::DacOverride) || (!access.contains(Access::WRITE) && creds.has(Cap::DacReadSearch))
     } else {
         let executable = attr.mode & 0o111 != 0;

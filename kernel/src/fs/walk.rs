@@ -2,7 +2,7 @@
 //!
 //! [`resolve`] gives the place that a path names, [`resolve_parent`] the directory and the last component, for calls that make or
 //! remove names. A walk keeps a stack of texts still to be walked: a symbolic link puts its target on top. At most
-//! [`MAX_LINKS`] links are followed in one walk.
+//! [`MAX_LINKS`] links are followed in one walk. A step over a cached name allocates nothing.
 
 use super::mount::{MountFlags, Path};
 use super::perm::{self, Access};
@@ -10,11 +10,11 @@ use super::{Dentry, Fd, Inode, OpenFile, anon};
 use crate::error::{Result, err};
 use crate::task::{Creds, Cx};
 use abi::Errno;
-use abi::fs::{Attr, FileType};
-use alloc::borrow::Cow;
+use abi::fs::FileType;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bitflags::bitflags;
+use core::ops::{Deref, Range};
 
 /// Most symbolic links in one walk (`MAXSYMLINKS`).
 pub const MAX_LINKS: u32 = 40;
@@ -45,28 +45,64 @@ bitflags! {
 }
 
 /// The last component of a path and the directory that it is in.
-pub struct Parent {
+pub struct Parent<'a> {
     /// The directory.
     pub dir: Path,
     /// The name: never empty, `.` or `..`.
-    pub name: Vec<u8>,
+    pub name: Name<'a>,
     /// Whether a slash follows: the name must be a directory.
     pub slash: bool,
 }
 
 /// What a path ends in.
-pub(super) enum Last {
+pub(super) enum Last<'a> {
     /// Nothing, `/` or `.`: the directory itself.
     Itself,
     /// `..`
     DotDot,
     /// A name.
-    Name(Vec<u8>, bool),
+    Name(Name<'a>, bool),
 }
 
+/// A text that is walked.
+#[derive(Clone)]
+enum Text<'a> {
+    Path(&'a [u8]),
+    Link(Arc<[u8]>),
+}
+
+impl Text<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Text::Path(bytes) => bytes,
+            Text::Link(bytes) => bytes,
+        }
+    }
+}
+
+/// A component, in the text that it stands in.
+pub struct Name<'a> {
+    text: Text<'a>,
+    at: Range<usize>,
+}
+
+impl Deref for Name<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.text.bytes().get(self.at.clone()).unwrap_or_default()
+    }
+}
+
+/// A text and how far it was walked.
 struct Segment<'a> {
-    text: Cow<'a, [u8]>,
+    text: Text<'a>,
     at: usize,
+}
+
+impl Segment<'_> {
+    fn rest(&self) -> &[u8] {
+        self.text.bytes().get(self.at..).unwrap_or_default()
+    }
 }
 
 /// A walk in progress.
@@ -74,26 +110,25 @@ pub(super) struct Walk<'a> {
     cx: &'a Cx<'a>,
     pub(super) creds: Arc<Creds>,
     flags: Lookup,
-    root: Path,
+    /// Asked for when first needed.
+    root: Option<Path>,
     pub(super) at: Path,
-    segments: Vec<Segment<'a>>,
+    segment: Segment<'a>,
+    /// What is walked after `segment`, from the end.
+    later: Vec<Segment<'a>>,
     links: u32,
-}
-
-/// Root and working directory of the current task.
-fn dirs(cx: &Cx) -> Result<(Path, Path)> {
-    let dirs = cx.task.fs.lock().dirs.lock().clone();
-    dirs.ok_or(Errno::ENOENT.into())
 }
 
 /// The working directory.
 pub fn cwd(cx: &Cx) -> Result<Path> {
-    Ok(dirs(cx)?.0)
+    let cwd = cx.task.fs.lock().dirs.lock().as_ref().map(|dirs| dirs.0.clone());
+    cwd.ok_or(Errno::ENOENT.into())
 }
 
 /// The root directory.
 pub fn root(cx: &Cx) -> Result<Path> {
-    Ok(dirs(cx)?.1)
+    let root = cx.task.fs.lock().dirs.lock().as_ref().map(|dirs| dirs.1.clone());
+    root.ok_or(Errno::ENOENT.into())
 }
 
 /// Walks and does something with what is found; once more if that turns out to be lost (`ESTALE`): the host has put another file in its place,
@@ -130,7 +165,7 @@ fn resolve_empty(cx: &Cx, dirfd: Fd, flags: Lookup) -> Result<Path> {
         Fd::CWD => cwd(cx)?,
         fd => path_of(cx, &cx.file(fd)?),
     };
-    if flags.contains(Lookup::DIRECTORY) && path.dentry.inode.attr()?.file_type() != FileType::Directory {
+    if flags.contains(Lookup::DIRECTORY) && path.dentry.file_type()? != FileType::Directory {
         return err(Errno::ENOTDIR);
     }
     Ok(path)
@@ -138,7 +173,7 @@ fn resolve_empty(cx: &Cx, dirfd: Fd, flags: Lookup) -> Result<Path> {
 
 /// The directory and the last component of a path that is to be made or removed. Symbolic links in the last place are not followed.
 /// A path that ends in `.`, `..` or `/` has no name to work on and fails with `on_itself`.
-pub fn resolve_parent(cx: &Cx, dirfd: Fd, path: &[u8], on_itself: Errno) -> Result<Parent> {
+pub fn resolve_parent<'a>(cx: &'a Cx<'a>, dirfd: Fd, path: &'a [u8], on_itself: Errno) -> Result<Parent<'a>> {
     match resolve_last(cx, dirfd, path)? {
         (dir, Last::Name(name, slash)) => Ok(Parent { dir, name, slash }),
         _ => err(on_itself),
@@ -146,7 +181,7 @@ pub fn resolve_parent(cx: &Cx, dirfd: Fd, path: &[u8], on_itself: Errno) -> Resu
 }
 
 /// The directory that the last component of a path is looked for in, and that component.
-pub(super) fn resolve_last(cx: &Cx, dirfd: Fd, path: &[u8]) -> Result<(Path, Last)> {
+pub(super) fn resolve_last<'a>(cx: &'a Cx<'a>, dirfd: Fd, path: &'a [u8]) -> Result<(Path, Last<'a>)> {
     if path.is_empty() {
         return err(Errno::ENOENT);
     }
@@ -174,59 +209,59 @@ impl<'a> Walk<'a> {
         flags: Lookup,
     ) -> Result<Walk<'a>> {
         let absolute = path.first() == Some(&b'/');
-        let (cwd, mut root) = dirs(cx)?;
         let scoped = flags.intersects(Lookup::BENEATH | Lookup::IN_ROOT);
-        let mut at = match dirfd {
-            _ if absolute && !scoped => root.clone(),
-            Fd::CWD => cwd,
+        if absolute && flags.contains(Lookup::BENEATH) {
+            return err(Errno::EXDEV);
+        }
+        let at = match dirfd {
+            _ if absolute && !scoped => root(cx)?,
+            Fd::CWD => cwd(cx)?,
             fd => {
                 let path = path_of(cx, &cx.file(fd)?);
-                if path.dentry.inode.attr()?.file_type() != FileType::Directory {
+                if path.dentry.file_type()? != FileType::Directory {
                     return err(Errno::ENOTDIR);
                 }
                 path
             }
         };
-        if absolute && flags.contains(Lookup::BENEATH) {
-            return err(Errno::EXDEV);
+        let root = scoped.then(|| at.clone());
+        let segment = Segment { text: Text::Path(path), at: 0 };
+        Ok(Walk { cx, creds, flags, root, at, segment, later: Vec::new(), links: 0 })
+    }
+
+    /// What the walk can't leave upwards, and where absolute links start.
+    fn root(&mut self) -> Result<&Path> {
+        match &mut self.root {
+            Some(root) => Ok(root),
+            none => Ok(none.insert(root(self.cx)?)),
         }
-        if scoped {
-            root = at.clone();
-        }
-        if absolute {
-            at = root.clone();
-        }
-        let segments = alloc::vec![Segment { text: Cow::Borrowed(path), at: 0 }];
-        Ok(Walk { cx, creds, flags, root, at, segments, links: 0 })
     }
 
     /// The next component and whether it is the last one; `None` at the end.
-    fn next_component(&mut self) -> Option<(Vec<u8>, bool)> {
+    fn next_component(&mut self) -> Option<(Name<'a>, bool)> {
         loop {
-            let segment = self.segments.last_mut()?;
-            let rest = segment.text.get(segment.at..).unwrap_or_default();
-            let start = rest.iter().position(|&b| b != b'/');
-            let Some(start) = start else {
-                self.segments.pop();
+            let rest = self.segment.rest();
+            let Some(start) = rest.iter().position(|&b| b != b'/') else {
+                self.segment = self.later.pop()?;
                 continue;
             };
             let word = rest.get(start..).unwrap_or_default();
             let end = word.iter().position(|&b| b == b'/').unwrap_or(word.len());
-            let name = word.get(..end).unwrap_or_default().to_vec();
-            segment.at += start + end;
-            let only_slashes =
-                |s: &Segment<'_>| s.text.get(s.at..).unwrap_or_default().iter().all(|&b| b == b'/');
-            let last = self.segments.iter().all(only_slashes);
-            return Some((name, last));
+            let only_slashes = |bytes: &[u8]| bytes.iter().all(|&b| b == b'/');
+            let last = only_slashes(word.get(end..).unwrap_or_default())
+                && self.later.iter().all(|s| only_slashes(s.rest()));
+            let from = self.segment.at + start;
+            self.segment.at = from + end;
+            return Some((Name { text: self.segment.text.clone(), at: from..from + end }, last));
         }
     }
 
     fn slash_follows(&self) -> bool {
-        self.segments.iter().any(|s| s.at < s.text.len())
+        !self.segment.rest().is_empty() || self.later.iter().any(|s| !s.rest().is_empty())
     }
 
     /// Walks up to the last component.
-    pub(super) fn walk_to_last(&mut self) -> Result<Last> {
+    pub(super) fn walk_to_last(&mut self) -> Result<Last<'a>> {
         loop {
             let Some((name, last)) = self.next_component() else { return Ok(Last::Itself) };
             self.may_search()?;
@@ -240,8 +275,7 @@ impl<'a> Walk<'a> {
                     return Ok(Last::Name(name, slash));
                 }
                 (_, false) => {
-                    let child = self.child(&name)?;
-                    self.enter(child, true)?;
+                    self.step(&name, true)?;
                 }
             }
         }
@@ -259,44 +293,56 @@ impl<'a> Walk<'a> {
                 }
                 Last::Name(name, slash) => {
                     directory |= slash;
-                    let child = self.child(&name)?;
                     let follow = slash || !self.flags.contains(Lookup::NOFOLLOW);
-                    if !self.enter(child, follow)? {
+                    if !self.step(&name, follow)? {
                         break;
                     }
                 }
             }
         }
-        if directory && self.attr()?.file_type() != FileType::Directory {
+        if directory && self.at.dentry.file_type()? != FileType::Directory {
             return err(Errno::ENOTDIR);
         }
         Ok(())
     }
 
-    pub(super) fn attr(&self) -> Result<Attr> {
-        self.at.dentry.inode.attr()
-    }
-
     fn may_search(&self) -> Result<()> {
-        let attr = self.attr()?;
-        if attr.file_type() != FileType::Directory {
+        if self.at.dentry.file_type()? != FileType::Directory {
             return err(Errno::ENOTDIR);
         }
-        perm::check(&self.creds, &attr, Access::EXEC)
+        perm::check(&self.creds, self.at.dentry.inode.rights()?, Access::EXEC)
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<Arc<Dentry>> {
+        if name.len() > NAME_MAX {
+            return err(Errno::ENAMETOOLONG);
+        }
+        self.at.dentry.child(self.cx, name)
+    }
+
+    /// [`Walk::child`] and [`Walk::enter`] in one.
+    fn step(&mut self, name: &[u8], follow: bool) -> Result<bool> {
+        let dentry = self.lookup(name)?;
+        if dentry.is_mount_point() {
+            let child = self.down(Path { mount: self.at.mount.clone(), dentry })?;
+            return self.enter(child, follow);
+        }
+        if follow && dentry.file_type()? == FileType::Symlink {
+            self.follow(&dentry)?;
+            return Ok(true);
+        }
+        self.at.dentry = dentry;
+        Ok(false)
     }
 
     /// The entry of the present directory, with what is mounted on it.
     pub(super) fn child(&self, name: &[u8]) -> Result<Path> {
-        if name.len() > NAME_MAX {
-            return err(Errno::ENAMETOOLONG);
-        }
-        let dentry = self.at.dentry.child(self.cx, name)?;
-        let path = Path { mount: self.at.mount.clone(), dentry };
-        self.down(path)
+        let dentry = self.lookup(name)?;
+        self.down(Path { mount: self.at.mount.clone(), dentry })
     }
 
     fn down(&self, path: Path) -> Result<Path> {
-        if path.dentry.mounts.load(core::sync::atomic::Ordering::Acquire) == 0 {
+        if !path.dentry.is_mount_point() {
             return Ok(path);
         }
         let top = self.cx.kernel.vfs.ns.top(path.clone());
@@ -308,7 +354,7 @@ impl<'a> Walk<'a> {
 
     /// Goes to `child`, or, when it is a symbolic link and is to be followed, to where that starts; then true: there is more to walk.
     pub(super) fn enter(&mut self, child: Path, follow: bool) -> Result<bool> {
-        if !follow || child.dentry.inode.attr()?.file_type() != FileType::Symlink {
+        if !follow || child.dentry.file_type()? != FileType::Symlink {
             self.at = child;
             return Ok(false);
         }
@@ -340,22 +386,25 @@ impl<'a> Walk<'a> {
             None => return err(Errno::ENOENT),
             Some(b'/') if self.flags.contains(Lookup::BENEATH) => return err(Errno::EXDEV),
             Some(b'/') => {
-                let crosses = !Arc::ptr_eq(&self.root.mount, &self.at.mount);
+                let root = self.root()?.clone();
+                let crosses = !Arc::ptr_eq(&root.mount, &self.at.mount);
                 if self.flags.contains(Lookup::NO_XDEV) && crosses {
                     return err(Errno::EXDEV);
                 }
-                self.at = self.root.clone();
+                self.at = root;
             }
             Some(_) => {}
         }
-        self.segments.push(Segment { text: Cow::Owned(text), at: 0 });
+        let link = Segment { text: Text::Link(text.into()), at: 0 };
+        self.later.push(core::mem::replace(&mut self.segment, link));
         Ok(())
     }
 
     /// `..`: never above the root, and over mount points to where they are mounted.
     pub(super) fn step_up(&mut self) -> Result<()> {
+        let root = self.root()?.clone();
         loop {
-            if self.at.is(&self.root) {
+            if self.at.is(&root) {
                 if self.flags.contains(Lookup::BENEATH) {
                     return err(Errno::EXDEV);
                 }

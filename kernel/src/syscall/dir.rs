@@ -22,6 +22,8 @@ const AT_SYMLINK_FOLLOW: u32 = 0x400;
 pub(super) const AT_EMPTY_PATH: u32 = 0x1000;
 /// Most bytes that one call lists: more would only be held twice.
 const LIST_MAX: usize = 256 << 10;
+/// Bytes that there is room for at first.
+const LIST_FIRST: usize = 4096;
 
 /// How `AT_*` flags walk.
 pub(super) fn lookup(flags: u32) -> Lookup {
@@ -42,12 +44,15 @@ pub(super) fn getdents(cx: &Cx, fd: Fd, buf: UserPtr<u8>, count: u32) -> Result<
 /// `struct linux_dirent64` and the old `struct linux_dirent`, whose type stands in the last byte.
 fn list(cx: &Cx, fd: Fd, buf: UserPtr<u8>, count: u32, wide: bool) -> Result<usize> {
     let of = plain(cx, fd)?;
-    let attr = of.attr()?;
-    if attr.file_type() != FileType::Directory {
+    let is_dir = match &of.path {
+        Some(at) => at.dentry.file_type()? == FileType::Directory,
+        None => false,
+    };
+    if !is_dir {
         return err(Errno::ENOTDIR);
     }
     let count = (count as usize).min(LIST_MAX);
-    let mut out: Vec<u8> = Vec::new();
+    let mut out: Vec<u8> = Vec::with_capacity(count.min(LIST_FIRST));
     let mut full = false;
     let before = of.pos();
     fs::read_dir(cx, &of, &mut |entry| {
@@ -59,16 +64,17 @@ fn list(cx: &Cx, fd: Fd, buf: UserPtr<u8>, count: u32, wide: bool) -> Result<usi
             return false;
         }
         let start = out.len();
-        out.extend_from_slice(&entry.ino.to_ne_bytes());
-        out.extend_from_slice(&entry.next.to_ne_bytes());
-        out.extend_from_slice(&(len as u16).to_ne_bytes());
-        if wide {
-            out.push(entry.file_type.dirent_type());
-        }
+        let kind = entry.file_type.dirent_type();
+        let mut fixed = [0; 19];
+        fixed[..8].copy_from_slice(&entry.ino.to_ne_bytes());
+        fixed[8..16].copy_from_slice(&entry.next.to_ne_bytes());
+        fixed[16..18].copy_from_slice(&(len as u16).to_ne_bytes());
+        fixed[18] = kind;
+        out.extend_from_slice(fixed.get(..head).unwrap_or_default());
         out.extend_from_slice(entry.name);
         out.resize(start + len, 0);
         if let (false, Some(last)) = (wide, out.last_mut()) {
-            *last = entry.file_type.dirent_type();
+            *last = kind;
         }
         true
     })?;

@@ -1,12 +1,13 @@
 //! Directories: finding, adding and removing names, and listings.
 
-use super::node::{Body, DIR_ENTRY_SIZE, Directory, Entry, Node};
+use super::node::{Body, DIR_ENTRY_SIZE, Directory, Entry, Listed, Node};
 use crate::error::{Result, err};
-use crate::fs::{DirEntry, File, NewInode, NewKind, OpenFile, dotdot_ino};
+use crate::fs::{DirEntry, File, NewInode, OpenFile, dotdot_ino};
 use crate::sync::Mutex;
 use crate::task::Cx;
 use abi::Errno;
 use abi::fs::FileType;
+use abi::time::Timespec;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
@@ -14,16 +15,16 @@ use hal::HostDirEntry;
 
 /// Positions of entries in memory; below are those of the lower directory, behind `.` and `..`.
 const UPPER_POS: u64 = 1 << 40;
-/// Entries that a listing copies at a time.
+/// Entries that a listing shows at a time, with the directory locked.
 const BATCH: usize = 64;
 
 impl Directory {
-    pub(super) fn insert(&mut self, name: &[u8], node: Arc<Node>, hides_lower: bool) {
+    fn insert(&mut self, name: &[u8], node: Arc<Node>, hides_lower: bool) {
         self.take(name);
         let pos = self.next_pos;
         self.next_pos += 1;
         let key: Arc<[u8]> = name.into();
-        self.order.insert(pos, key.clone());
+        self.order.insert(pos, Listed { name: key.clone(), ino: node.ino(), file_type: node.file_type });
         self.entries.insert(key, Entry { node: Some(node), pos, hides_lower });
     }
 
@@ -35,7 +36,7 @@ impl Directory {
     }
 
     /// Takes a name out and leaves a whiteout if the lower directory has it.
-    pub(super) fn remove(&mut self, name: &[u8], hides_lower: bool) -> Option<Entry> {
+    fn remove(&mut self, name: &[u8], hides_lower: bool) -> Option<Entry> {
         let entry = self.take(name);
         if hides_lower {
             let pos = self.next_pos;
@@ -84,54 +85,72 @@ impl Node {
 
     /// Checks that a name is free, and tells whether the lower directory has it.
     pub(super) fn find_free(&self, name: &[u8]) -> Result<bool> {
-        match self.find(name) {
-            Ok(_) => err(Errno::EEXIST),
-            Err(e) if e.errno() == Errno::ENOENT => {
-                self.directory(|d| d.entries.get(name).is_some_and(|entry| entry.hides_lower))
-            }
-            Err(e) => Err(e),
+        let known = self.directory(|d| match d.entries.get(name) {
+            Some(Entry { node: Some(_), .. }) => err(Errno::EEXIST),
+            Some(entry) => Ok(Some(entry.hides_lower)),
+            None if d.merged => Ok(None),
+            None => Ok(Some(false)),
+        })??;
+        match (known, &self.lower) {
+            (Some(hides_lower), _) => Ok(hides_lower),
+            (None, None) => Ok(false),
+            (None, Some(lower)) => match lower.clone().find(name) {
+                Ok(_) => err(Errno::EEXIST),
+                Err(Errno::ENOENT) => Ok(false),
+                Err(e) => Err(e.into()),
+            },
         }
     }
 
     /// Puts a name in that is free.
-    pub(super) fn insert(&self, name: &[u8], node: Arc<Node>, hides_lower: bool) -> Result<()> {
-        let is_directory = node.is_directory();
-        let dead = self.directory(|d| {
-            if !d.dead {
-                d.insert(name, node, hides_lower);
+    pub(super) fn insert(
+        &self,
+        name: &[u8],
+        node: &Arc<Node>,
+        hides_lower: bool,
+        now: Timespec,
+    ) -> Result<()> {
+        self.change_entries(1, node.is_directory(), now, |d| {
+            if d.dead {
+                return err(Errno::ENOENT);
             }
-            d.dead
-        })?;
-        if dead {
-            return err(Errno::ENOENT);
-        }
-        self.entries_changed(1, if is_directory { 1 } else { 0 });
-        Ok(())
+            d.insert(name, node.clone(), hides_lower);
+            Ok(())
+        })
     }
 
-    /// Sizes, times and links of a directory after a change of this many entries and subdirectories.
-    pub(super) fn entries_changed(&self, entries: i64, directories: i64) {
-        let now = self.shared.now();
+    /// Changes names, and the directory's size, times and links after `by` more of them.
+    fn change_entries<T>(
+        &self,
+        by: i64,
+        directories: bool,
+        now: Timespec,
+        f: impl FnOnce(&mut Directory) -> Result<T>,
+    ) -> Result<T> {
         let in_memory = self.lower.is_none();
-        self.change(|attr| {
+        self.change_state(|state| {
+            let Body::Directory(directory) = &mut state.body else { return err(Errno::ENOTDIR) };
+            let result = f(directory)?;
+            let attr = &mut state.attr;
             if in_memory {
-                attr.size = attr.size.saturating_add_signed(entries * DIR_ENTRY_SIZE as i64);
+                attr.size = attr.size.saturating_add_signed(by * DIR_ENTRY_SIZE as i64);
             }
             // Some host file systems do not count subdirectories and always say 1.
-            if attr.nlink >= 2 {
-                attr.nlink = attr.nlink.saturating_add_signed(directories);
+            if directories && attr.nlink >= 2 {
+                attr.nlink = attr.nlink.saturating_add_signed(by);
             }
             attr.mtime = now;
             attr.ctime = now;
-        });
+            Ok(result)
+        })
     }
 
     pub(super) fn add_new(&self, name: &[u8], new: &NewInode<'_>) -> Result<Arc<Node>> {
         let hides_lower = self.find_free(name)?;
         Node::may_add(&self.shared)?;
-        let node = Node::fresh(&self.shared, self.state.lock().attr.dev, new);
-        self.insert(name, node.clone(), hides_lower)?;
-        debug_assert_eq!(node.is_directory(), new.kind == NewKind::Directory);
+        let now = self.shared.now();
+        let node = Node::fresh(&self.shared, self.state.lock().attr.dev, new, now);
+        self.insert(name, &node, hides_lower, now)?;
         Ok(node)
     }
 
@@ -140,8 +159,8 @@ impl Node {
             return err(Errno::EPERM);
         }
         let hides_lower = self.find_free(name)?;
-        self.insert(name, target.clone(), hides_lower)?;
         let now = self.shared.now();
+        self.insert(name, target, hides_lower, now)?;
         target.change(|attr| {
             attr.nlink += 1;
             attr.ctime = now;
@@ -150,15 +169,19 @@ impl Node {
     }
 
     /// Takes a name out, whose node and place are known from [`Node::find`].
-    pub(super) fn take_name(&self, name: &[u8], hides_lower: bool, directory: bool) -> Result<()> {
-        let entry = self.directory(|d| d.remove(name, hides_lower))?;
+    pub(super) fn take_name(
+        &self,
+        name: &[u8],
+        hides_lower: bool,
+        directory: bool,
+        now: Timespec,
+    ) -> Result<()> {
+        let entry = self.change_entries(-1, directory, now, |d| Ok(d.remove(name, hides_lower)))?;
         drop(entry);
-        self.entries_changed(-1, if directory { -1 } else { 0 });
         Ok(())
     }
 
-    pub(super) fn unlinked(&self) {
-        let now = self.shared.now();
+    pub(super) fn unlinked(&self, now: Timespec) {
         self.change(|attr| {
             attr.nlink = attr.nlink.saturating_sub(1);
             attr.ctime = now;
@@ -170,15 +193,16 @@ impl Node {
         if node.is_directory() {
             return err(Errno::EISDIR);
         }
-        self.take_name(name, hides_lower, false)?;
-        node.unlinked();
+        let now = self.shared.now();
+        self.take_name(name, hides_lower, false, now)?;
+        node.unlinked(now);
         Ok(())
     }
 
     pub(super) fn remove_directory(&self, name: &[u8]) -> Result<()> {
         let (node, hides_lower) = self.find(name)?;
         node.die_if_empty()?;
-        self.take_name(name, hides_lower, true)?;
+        self.take_name(name, hides_lower, true, self.shared.now())?;
         Ok(())
     }
 
@@ -267,7 +291,7 @@ impl File for MemDir {
         }
         self.node.accessed(of);
         let mut emit = |name: &[u8], ino, file_type, next| emit(DirEntry { name, ino, file_type, next });
-        let own = self.node.state.lock().attr.ino;
+        let own = self.node.ino();
         if pos == 0 && !emit(b".", own, FileType::Directory, 1) {
             return Ok(());
         }
@@ -276,28 +300,32 @@ impl File for MemDir {
         }
         if pos < UPPER_POS {
             let listing = self.listing(pos == 0)?;
-            for (i, entry) in listing.iter().enumerate().skip(pos.saturating_sub(2) as usize) {
-                let hidden = self.node.directory(|d| d.entries.contains_key(&*entry.name))?;
-                if !hidden && !emit(&entry.name, entry.ino, entry.file_type, i as u64 + 3) {
+            let mut next = pos.saturating_sub(2);
+            for batch in listing.get(next as usize..).unwrap_or_default().chunks(BATCH) {
+                let full = self.node.directory(|d| {
+                    batch.iter().any(|entry| {
+                        next += 1;
+                        let hidden = d.entries.contains_key(&*entry.name);
+                        !hidden && !emit(&entry.name, entry.ino, entry.file_type, next + 2)
+                    })
+                })?;
+                if full {
                     return Ok(());
                 }
             }
         }
         let mut from = pos.saturating_sub(UPPER_POS);
         loop {
-            let batch: Vec<(u64, Arc<[u8]>, Arc<Node>)> = self.node.directory(|d| {
-                let named = d.order.range(from..).take(BATCH);
-                named
-                    .filter_map(|(pos, name)| Some((*pos, name.clone(), d.entries.get(name)?.node.clone()?)))
-                    .collect()
+            let mut count = 0;
+            let full = self.node.directory(|d| {
+                d.order.range(from..).take(BATCH).any(|(pos, entry)| {
+                    count += 1;
+                    from = pos + 1;
+                    !emit(&entry.name, entry.ino, entry.file_type, UPPER_POS + from)
+                })
             })?;
-            let Some((last, ..)) = batch.last() else { return Ok(()) };
-            from = last + 1;
-            for (pos, name, node) in &batch {
-                let attr = node.state.lock().attr;
-                if !emit(name, attr.ino, attr.file_type(), UPPER_POS + pos + 1) {
-                    return Ok(());
-                }
+            if full || count < BATCH {
+                return Ok(());
             }
         }
     }

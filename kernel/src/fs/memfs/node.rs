@@ -2,18 +2,21 @@
 
 use super::{Key, MemOptions, Shared};
 use crate::error::{Result, err};
+use crate::fs::perm::Rights;
 use crate::fs::{File, Inode, Latch, NewInode, NewKind, OpenFlags, Path, device};
 use crate::mm::PageCache;
 use crate::sync::Mutex;
 use crate::task::Cx;
 use abi::Errno;
 use abi::fs::{Attr, DeviceId, FileType};
+use abi::time::Timespec;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::Ordering;
 use hal::{HostFile, HostNode, SetAttr};
+use hashbrown::HashMap;
 
 /// What a directory's size grows by for each entry, as tmpfs on Linux shows it.
 pub(super) const DIR_ENTRY_SIZE: u64 = 20;
@@ -28,11 +31,18 @@ pub(super) struct Entry {
     pub(super) hides_lower: bool,
 }
 
+/// What a listing says of an entry.
+pub(super) struct Listed {
+    pub(super) name: Arc<[u8]>,
+    pub(super) ino: u64,
+    pub(super) file_type: FileType,
+}
+
 #[derive(Default)]
 pub(super) struct Directory {
-    pub(super) entries: BTreeMap<Arc<[u8]>, Entry>,
-    /// Names of entries that are not whiteouts, in the order in which they are listed.
-    pub(super) order: BTreeMap<u64, Arc<[u8]>>,
+    pub(super) entries: HashMap<Arc<[u8]>, Entry>,
+    /// Entries that are not whiteouts, in the order in which they are listed.
+    pub(super) order: BTreeMap<u64, Listed>,
     pub(super) next_pos: u64,
     /// Whether the lower directory's names are seen.
     pub(super) merged: bool,
@@ -66,6 +76,7 @@ pub struct Node {
     pub(super) me: Weak<Node>,
     pub(super) lower: Option<Arc<dyn HostNode>>,
     pub(super) key: Key,
+    pub(super) file_type: FileType,
     pub(super) state: Mutex<State>,
     /// Held while content changes.
     pub(super) content: Latch,
@@ -87,6 +98,7 @@ impl Node {
             me: me.clone(),
             lower,
             key,
+            file_type: attr.file_type(),
             state: Mutex::new(State { attr, body, xattrs, changed }),
             content: Latch::new(),
         })
@@ -109,11 +121,11 @@ impl Node {
             uid: options.owner.0,
             gid: options.owner.1,
         };
-        Node::fresh(shared, shared.dev, &new)
+        Node::fresh(shared, shared.dev, &new, shared.now())
     }
 
     /// A new node in memory only.
-    pub(super) fn fresh(shared: &Arc<Shared>, dev: DeviceId, new: &NewInode<'_>) -> Arc<Node> {
+    pub(super) fn fresh(shared: &Arc<Shared>, dev: DeviceId, new: &NewInode<'_>, now: Timespec) -> Arc<Node> {
         let (file_type, rdev, size, body) = match new.kind {
             NewKind::File => (FileType::Regular, DeviceId::default(), 0, Body::Cache(shared.new_content())),
             NewKind::Directory => {
@@ -126,7 +138,6 @@ impl Node {
             }
             NewKind::Special(file_type, rdev) => (file_type, rdev, 0, Body::Special),
         };
-        let now = shared.now();
         let attr = Attr {
             dev,
             ino: shared.new_ino(),
@@ -158,25 +169,35 @@ impl Node {
     }
 
     pub(super) fn is_directory(&self) -> bool {
-        matches!(self.state.lock().body, Body::Directory(_))
+        self.file_type == FileType::Directory
+    }
+
+    pub(super) fn ino(&self) -> u64 {
+        self.key.1
     }
 
     /// Changes the attributes; from now on the node is kept by the index while it has a name.
     pub(super) fn change(&self, f: impl FnOnce(&mut Attr)) {
+        self.change_state(|state| f(&mut state.attr));
+    }
+
+    /// As [`Node::change`], and what belongs to it.
+    pub(super) fn change_state<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         self.hold();
-        let (was_kept, keep) = {
+        let (result, was_kept, keep) = {
             let mut state = self.state.lock();
             let was_kept = state.changed && state.attr.nlink > 0;
-            f(&mut state.attr);
+            let result = f(&mut state);
             state.changed = true;
-            (was_kept, state.attr.nlink > 0)
+            (result, was_kept, state.attr.nlink > 0)
         };
-        if self.lower.is_none() || was_kept == keep {
-            return;
-        }
-        if let Some(me) = self.me.upgrade() {
+        if self.lower.is_some()
+            && was_kept != keep
+            && let Some(me) = self.me.upgrade()
+        {
             self.shared.keep(self.key, &me, keep);
         }
+        result
     }
 
     /// Keeps the lower node from being lost. When that fails, it still works as long as the host leaves it where it is.
@@ -241,6 +262,10 @@ impl Inode for Node {
         Ok(attr)
     }
 
+    fn rights(&self) -> Result<Rights> {
+        Ok(Rights::from(&self.state.lock().attr))
+    }
+
     fn set_attr(&self, cx: &Cx, set: &SetAttr) -> Result<()> {
         self.set_attributes(cx, set)
     }
@@ -257,7 +282,8 @@ impl Inode for Node {
 
     fn create_unnamed(&self, _cx: &Cx, new: &NewInode<'_>) -> Result<Arc<dyn Inode>> {
         Node::may_add(&self.shared)?;
-        let node = Node::fresh(&self.shared, self.state.lock().attr.dev, new);
+        let dev = self.state.lock().attr.dev;
+        let node = Node::fresh(&self.shared, dev, new, self.shared.now());
         node.state.lock().attr.nlink = 0;
         Ok(node)
     }
@@ -293,8 +319,7 @@ impl Inode for Node {
     }
 
     fn open(&self, cx: &Cx, path: &Path, flags: OpenFlags) -> Result<Arc<dyn File>> {
-        let special = matches!(self.state.lock().body, Body::Special);
-        if special {
+        if !matches!(self.file_type, FileType::Regular | FileType::Directory) {
             return device::open_special(cx, path, flags);
         }
         let Some(me) = self.me.upgrade() else { return err(Errno::ENOENT) };

@@ -39,26 +39,27 @@ impl Node {
             return Ok(());
         }
         let source_is_directory = source.is_directory();
+        let now = self.shared.now();
         let to_lower = match &target {
             Some((target, target_lower)) => {
                 match (source_is_directory, target.is_directory()) {
                     (true, false) => return err(Errno::ENOTDIR),
                     (false, true) => return err(Errno::EISDIR),
                     (true, true) => target.die_if_empty()?,
-                    (false, false) => target.unlinked(),
+                    (false, false) => target.unlinked(now),
                 }
-                to.take_name(to_name, *target_lower, source_is_directory)?;
+                to.take_name(to_name, *target_lower, source_is_directory, now)?;
                 *target_lower
             }
             None => to.directory(|d| d.entries.get(to_name).is_some_and(|e| e.hides_lower))?,
         };
-        self.take_name(name, source_lower, source_is_directory)?;
-        to.insert(to_name, source.clone(), to_lower)?;
+        self.take_name(name, source_lower, source_is_directory, now)?;
+        to.insert(to_name, &source, to_lower, now)?;
         if flags & WHITEOUT != 0 {
             let kind = NewKind::Special(FileType::CharDevice, DeviceId::default());
             self.add_new(name, &NewInode { kind, mode: 0, uid: 0, gid: 0 })?;
         }
-        source.touch_ctime();
+        source.change(|attr| attr.ctime = now);
         Ok(())
     }
 
@@ -68,17 +69,13 @@ impl Node {
         to: &Arc<Node>,
         (to_name, target, target_lower): (&[u8], Arc<Node>, bool),
     ) -> Result<()> {
-        self.take_name(name, source_lower, source.is_directory())?;
-        to.take_name(to_name, target_lower, target.is_directory())?;
-        self.insert(name, target.clone(), source_lower)?;
-        to.insert(to_name, source.clone(), target_lower)?;
-        source.touch_ctime();
-        target.touch_ctime();
-        Ok(())
-    }
-
-    fn touch_ctime(&self) {
         let now = self.shared.now();
-        self.change(|attr| attr.ctime = now);
+        self.take_name(name, source_lower, source.is_directory(), now)?;
+        to.take_name(to_name, target_lower, target.is_directory(), now)?;
+        self.insert(name, &target, source_lower, now)?;
+        to.insert(to_name, &source, target_lower, now)?;
+        source.change(|attr| attr.ctime = now);
+        target.change(|attr| attr.ctime = now);
+        Ok(())
     }
 }
