@@ -26,7 +26,7 @@ const ANON_WINDOW: (u32, u32) = (8, 128);
 const STACK_WINDOW: (u32, u32) = (4, 16);
 const DOWN_WINDOW: (u32, u32) = (2, 16);
 /// Areas up to this size, in pages, are never stacks. A C library has a thread's own data at the end of its stack, up to this far.
-const NO_STACK: u64 = 4;
+const NO_STACK: u64 = 3;
 const STACK_END: u64 = 2;
 /// The same for copies on write.
 const COPY_WINDOW: (u32, u32) = (8, 64);

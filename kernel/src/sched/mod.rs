@@ -149,6 +149,8 @@ const GUEST_WITHOUT_TICK: u8 = 1;
 /// Guest code runs until its slice ends.
 const GUEST_WITH_TICK: u8 = 2;
 
+/// Apart from its neighbours: nearly every trap writes to it. Hosts fetch two lines of 64 bytes at a time.
+#[repr(align(128))]
 pub(crate) struct PerCpu {
     pub(crate) queue: Mutex<RunQueue>,
     pub(crate) idle: AtomicBool,

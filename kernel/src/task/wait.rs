@@ -88,21 +88,35 @@ fn matches(child: &Process, which: Which, options: WaitOptions) -> bool {
 }
 
 fn look(cx: &Cx, which: Which, options: WaitOptions) -> Result<Option<Report>, Error> {
-    let process = cx.process();
-    let children = process.family.lock().children.clone();
+    // A parent of thousands does not look at all of them for the one that it means.
+    let named = match which {
+        Which::Pid(pid) => Some(cx.kernel.pids.process(pid)),
+        Which::Any | Which::Group(_) => None,
+    };
     let mut any = false;
-    for child in children.iter().filter(|c| matches(c, which, options)) {
-        any = true;
-        if let Some(change) = take_change(child, options) {
-            let usage = child.usage_with_children();
-            let uid = child.leader.lock().as_ref().map_or(0, |t| t.creds().uid);
-            if matches!(change, Change::Ended(_)) && !options.contains(WaitOptions::NOWAIT) {
-                exit::bury(cx.kernel, child);
-            }
-            return Ok(Some(Report { pid: child.pid, uid, change, usage }));
+    let mut look_at = |child: &Arc<Process>| {
+        if !matches(child, which, options) {
+            return None;
         }
+        any = true;
+        Some((child.clone(), take_change(child, options)?))
+    };
+    let family = cx.process().family.lock();
+    let found = match &named {
+        Some(child) => {
+            let mine = |child: &&Arc<Process>| family.children.iter().any(|c| Arc::ptr_eq(c, child));
+            child.as_ref().filter(mine).and_then(&mut look_at)
+        }
+        None => family.children.iter().find_map(&mut look_at),
+    };
+    drop(family);
+    let Some((child, change)) = found else { return if any { Ok(None) } else { err(Errno::ECHILD) } };
+    let usage = child.usage_with_children();
+    let uid = child.leader.lock().as_ref().map_or(0, |t| t.creds().uid);
+    if matches!(change, Change::Ended(_)) && !options.contains(WaitOptions::NOWAIT) {
+        exit::bury(cx.kernel, &child);
     }
-    if any { Ok(None) } else { err(Errno::ECHILD) }
+    Ok(Some(Report { pid: child.pid, uid, change, usage }))
 }
 
 /// A change that the options ask for; it is taken unless `NOWAIT`. A zombie is claimed by whoever sees it first.

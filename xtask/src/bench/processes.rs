@@ -1,5 +1,6 @@
 //! What /proc says about the processes of a launcher.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// Our own process.
@@ -52,11 +53,36 @@ pub fn cpu_ticks(of: u32) -> u64 {
     below(&all, of).iter().filter_map(|pid| all.get(pid)).map(|(_, ticks)| ticks).sum()
 }
 
-/// Proportional set size of some processes, in bytes: a page that n processes map counts 1/n for each. Memory of the host's kernel is
+/// Proportional set size of some processes, in bytes: a page that n address spaces map counts 1/n for each. Memory of the host's kernel is
 /// not in it.
 pub fn pss_bytes(pids: &[u32]) -> u64 {
     let rollup = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
-    pids.iter().filter_map(rollup).filter_map(|text| parse_pss(&text)).sum()
+    one_for_each_memory(pids).iter().filter_map(rollup).filter_map(|text| parse_pss(&text)).sum()
+}
+
+/// Leaves out processes that share their address space with one that stays: `/proc` says of each that all of it is its own.
+fn one_for_each_memory(pids: &[u32]) -> Vec<u32> {
+    let mut kept: Vec<u32> = Vec::new();
+    for &pid in pids {
+        // The host gives address spaces an order.
+        if let Err(place) = kept.binary_search_by(|other| compare_memory(*other, pid)) {
+            kept.insert(place, pid);
+        }
+    }
+    kept
+}
+
+/// `kcmp(2)`. Processes that can't be compared count as different.
+fn compare_memory(a: u32, b: u32) -> Ordering {
+    const KCMP_VM: libc::c_long = 1;
+    let [first, second] = [a, b].map(libc::c_long::from);
+    // SAFETY: numbers only; the call changes nothing.
+    match unsafe { libc::syscall(libc::SYS_kcmp, first, second, KCMP_VM, 0, 0) } {
+        0 => Ordering::Equal,
+        1 => Ordering::Less,
+        2 => Ordering::Greater,
+        _ => a.cmp(&b),
+    }
 }
 
 fn parse_pss(rollup: &str) -> Option<u64> {
@@ -98,6 +124,12 @@ mod tests {
 
     #[test]
     fn our_own_memory_is_something() {
-        assert!(pss_bytes(&[own()]) > 0);
+        let own = own();
+        assert!(pss_bytes(&[own]) > 0);
+        assert_eq!(one_for_each_memory(&[own, own]), [own]);
+        let mut other = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        assert_eq!(one_for_each_memory(&[own, other.id(), own]).len(), 2);
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 }
