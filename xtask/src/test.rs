@@ -22,7 +22,9 @@ pub fn run(tests_only: bool) -> Result<()> {
     }
     // The end-to-end tests run the release build.
     step("the command", &mut cargo(&["build", "--release", "--package", "vkernel"]))?;
-    step("guest test programs", &mut abi_programs())?;
+    for dir in ["abi", "attack"] {
+        step("guest test programs", &mut guest_programs(dir))?;
+    }
     step(
         "unit and layer tests",
         &mut cargo(&["test", "--workspace", "--exclude", "vk-e2e-tests", "--features", "vk-hal/mock"]),
@@ -30,10 +32,10 @@ pub fn run(tests_only: bool) -> Result<()> {
     step("end-to-end tests", &mut cargo(&["test", "--package", "vk-e2e-tests"]))
 }
 
-/// The static programs of `tests/abi`.
-fn abi_programs() -> Command {
+/// The static programs of a directory of `tests`.
+fn guest_programs(dir: &str) -> Command {
     let mut command = Command::new("sh");
-    command.arg("tests/abi/build").current_dir(crate::run::workspace());
+    command.arg(format!("tests/{dir}/build")).current_dir(crate::run::workspace());
     command
 }
 

@@ -55,6 +55,16 @@ pub fn abi_program(name: &str) -> PathBuf {
     dir.join(name)
 }
 
+/// The attacking program, built once.
+///
+/// # Panics
+/// When it does not build.
+pub fn attack_program() -> PathBuf {
+    let out = Command::new(workspace().join("tests/attack/build")).output().expect("the script runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    PathBuf::from(String::from_utf8(out.stdout).expect("a path").trim_end())
+}
+
 /// `vkernel run OPTIONS --`: add the program and its arguments.
 pub fn guest(options: &[&str]) -> Run {
     Run::new(vkernel()).args(["run", "--log", "error"]).args(options).arg("--")

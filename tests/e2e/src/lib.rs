@@ -1,7 +1,8 @@
 //! What the end-to-end tests share: the command under test, bounded runs, pictures of host trees, terminals.
 //!
-//! The tests are in `tests/programs` (what programs see; run side by side) and `tests/leftovers` (what stays
-//! behind on the host; run after the others, because they look at the whole machine). Every one runs the
+//! The tests are in `tests/programs` (what programs see; run side by side), `tests/attack` (hostile programs, see the
+//! crate `vk-attack`) and `tests/leftovers` (what stays behind on the host); these two run alone, because they look at
+//! the whole machine. Every one runs the
 //! same command on the host and compares, or says what it normalises and why. A program that is missing on
 //! the host is a failure that names its Debian package.
 //!
@@ -15,7 +16,9 @@ mod pty;
 mod tree;
 
 pub use bounded::{Outcome, Run, patience};
-pub use command::{abi_program, guest, host, need, same, same_in, same_with, vkernel, workspace};
+pub use command::{
+    abi_program, attack_program, guest, host, need, same, same_in, same_with, vkernel, workspace,
+};
 pub use pty::Session;
 pub use tree::Picture;
 

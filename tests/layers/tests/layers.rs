@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 6] = [
     &["vk-kernel"],
     &["vk-host-linux"],
     &["vkernel", "vk-bench"],
-    &["vk-abi-tests", "vk-e2e-tests", "vk-layer-tests", "xtask"],
+    &["vk-abi-tests", "vk-attack", "vk-e2e-tests", "vk-layer-tests", "xtask"],
 ];
 /// Crates that must build without std.
 const BARE: [&str; 3] = ["vk-abi", "vk-hal", "vk-kernel"];
