@@ -40,14 +40,14 @@ impl Area {
         unsafe { &*self.at.add(offset).cast::<AtomicU64>() }
     }
 
-    /// Reads a word.
+    /// Reads a word, before everything that follows.
     pub fn load(&self, offset: usize) -> u64 {
-        self.word(offset).load(Ordering::Relaxed)
+        self.word(offset).load(Ordering::Acquire)
     }
 
-    /// Writes a word.
+    /// Writes a word, after everything that came before.
     pub fn store(&self, offset: usize, value: u64) {
-        self.word(offset).store(value, Ordering::Relaxed);
+        self.word(offset).store(value, Ordering::Release);
     }
 
     /// Writes a word and orders it before everything that follows; returns the old one.

@@ -13,8 +13,8 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// Most destroyed address spaces that are kept for the next `create`.
 const RESERVE: usize = 8;
@@ -33,8 +33,8 @@ pub struct Engine {
     vdso: Option<u64>,
     fresh: OnceLock<Fresh>,
     gate: OnceLock<u64>,
-    /// The runner that each virtual CPU used last, by its process id.
-    last: Box<[AtomicI32]>,
+    /// Which runner has, or had, a session on a host CPU.
+    lent: Mutex<Vec<(usize, Weak<Runner>)>>,
     closed: AtomicBool,
 }
 
@@ -129,7 +129,7 @@ impl Engine {
             vdso,
             fresh: OnceLock::new(),
             gate: OnceLock::new(),
-            last: (0..layout::MAX_RUNNERS).map(|_| AtomicI32::new(0)).collect(),
+            lent: Mutex::new(Vec::new()),
             closed: AtomicBool::new(false),
         };
         // The first address space shows that it works, and waits in reserve.
@@ -256,9 +256,18 @@ impl Engine {
         lock(&self.free_slots).free.push(slot);
     }
 
-    /// A virtual CPU is about to use a runner; whether it used another one before.
-    pub(crate) fn changes_runner(&self, cpu: usize, runner: &Runner) -> bool {
-        self.last.get(cpu).is_some_and(|last| last.swap(runner.pid, Ordering::Relaxed) != runner.pid)
+    /// Asks for a host CPU for a runner's session: there is one at a time on each. Whoever has it and sleeps gives it up.
+    pub(crate) fn lend(&self, cpu: usize, runner: &Arc<Runner>) -> bool {
+        let mut lent = lock(&self.lent);
+        let others = |(at, holder): &(usize, Weak<Runner>)| {
+            *at == cpu && holder.upgrade().is_some_and(|h| !Arc::ptr_eq(&h, runner) && !h.give_up_cpu())
+        };
+        if lent.iter().any(others) {
+            return false;
+        }
+        lent.retain(|(at, _)| *at != cpu);
+        lent.push((cpu, Arc::downgrade(runner)));
+        true
     }
 
     /// Where every address space shows the host's vDSO, if the host has one.

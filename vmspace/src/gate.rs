@@ -47,7 +47,7 @@ impl Runner {
         for number in 0..ANSWERS {
             self.put_answer(number, answer::NONE);
         }
-        for word in [call::LISTENING, call::STATE, call::WAITING, call::SAVED, call::EAGER, call::TRAP] {
+        for word in [call::LISTENING, call::STATE, call::SAVED, call::EAGER, call::TRAP] {
             self.put(word, 0);
         }
         self.put(call::COMPONENTS, self.components());
@@ -104,12 +104,11 @@ impl Runner {
     /// Forgets the call in the area.
     pub(crate) fn drop_call(&self) {
         self.put(call::STATE, state::NONE);
-        self.put(call::WAITING, 0);
     }
 
     /// Tells a runner that waits in the gate what to do.
     pub(crate) fn give_order(&self, id: Option<u64>, order: u64) -> Result<(), Fatal> {
-        self.swap(call::STATE, order);
+        self.put(call::STATE, order);
         self.wake(id)
     }
 
@@ -137,13 +136,15 @@ impl Runner {
 
     /// Takes the call or the report that waits in the area, if there is one; `id` is the notification that the runner sleeps in.
     fn take(&self, id: Option<u64>) -> Option<Heard> {
-        let taken =
-            |word, from, to| self.get(word) == from && self.area.exchange(self.call_word(word), from, to);
-        if taken(call::STATE, state::POSTED, state::TAKEN) {
+        if self.get(call::STATE) == state::POSTED {
             let args = std::array::from_fn(|i| self.get(call::ARGS + 8 * i as u64));
             return Some(Heard::Call { id, nr: self.get(call::NR), args, site: self.get(call::SITE) });
         }
-        if id.is_none() && taken(call::TRAP, trap::POSTED, trap::TAKEN) {
+        // The handler takes a report back to make it by a call when nobody listens.
+        if id.is_none()
+            && self.get(call::TRAP) == trap::POSTED
+            && self.area.exchange(self.call_word(call::TRAP), trap::POSTED, trap::TAKEN)
+        {
             let mut args = std::array::from_fn(|i| self.get(call::TRAP_ARGS + 8 * i as u64));
             args[5] = 0;
             // A made-up one says that somebody else wrote it; the runner has its way.

@@ -98,8 +98,7 @@ at vmspace_stub_gate_clocked
     mov gs:[{ARGS} + 40], r9
     mov gs:[{SITE}], rcx
     mov dword ptr gs:[{SAVED}], 0
-    mov r11d, {POSTED}
-    xchg gs:[{CALL_STATE}], r11d
+    mov dword ptr gs:[{CALL_STATE}], {POSTED}
 at vmspace_stub_gate_posted
     cmp dword ptr gs:[{EAGER}], 0
     je 62f
@@ -126,23 +125,18 @@ at vmspace_stub_gate_posted
     // Look for something to do while the owner listens, and then sleep.
 62: mov r11d, {PATIENCE}
 63: cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
-    jae 66f
+    jae 65f
     cmp dword ptr gs:[{LISTENING}], 0
     je 64f
     pause
     dec r11d
     jnz 63b
-64: mov r11d, 1
-    xchg gs:[{WAITING}], r11d
-    cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
-    jae 65f
-    mov eax, {NR_WAIT}
+64: mov eax, {NR_WAIT}
     syscall
 at vmspace_stub_gate_waited
     cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
     jb 62b
-65: mov dword ptr gs:[{WAITING}], 0
-66: cmp dword ptr gs:[{CALL_STATE}], {SAVE}
+65: cmp dword ptr gs:[{CALL_STATE}], {SAVE}
     je 61b
     ja vmspace_stub_gate_load
     mov rcx, gs:[{SITE}]

@@ -89,8 +89,6 @@ pub mod call {
     pub const STATE: u64 = 8;
     /// Where the report of the signal handler is; the values are in [`super::trap`].
     pub const TRAP: u64 = 16;
-    /// Nonzero while the runner sleeps, or is about to, until it is answered.
-    pub const WAITING: u64 = 24;
     /// What the call returns.
     pub const RESULT: u64 = 32;
     /// Nonzero when the runner shall save all registers with each call.
@@ -121,9 +119,9 @@ pub mod call {
 pub mod state {
     /// There is none.
     pub const NONE: u64 = 0;
-    /// The stub has made one.
+    /// The stub has made one, which the owner may have taken.
     pub const POSTED: u64 = 1;
-    /// The owner is at work on it.
+    /// He has, and had its registers saved.
     pub const TAKEN: u64 = 3;
     /// From here on the runner has something to do: it has been answered.
     pub const ANSWERED: u64 = 8;

@@ -114,8 +114,8 @@ impl Pace {
 impl Runner {
     /// Looks for something to do for a while.
     pub(crate) fn listen(&self, take: impl Fn() -> Option<Heard>) -> Silence {
-        const LOOKS: u32 = 50;
-        let start = Instant::now();
+        const LOOKS: u32 = 200;
+        let mut start = None;
         loop {
             for _ in 0..LOOKS {
                 if let Some(heard) = take() {
@@ -126,16 +126,16 @@ impl Runner {
             if sys::is_ready(self.listener()) {
                 return Silence::Notification;
             }
-            if start.elapsed() > LISTEN {
+            if start.get_or_insert_with(Instant::now).elapsed() > LISTEN {
                 return Silence::Time;
             }
         }
     }
 
-    /// The runner trapped: moves it to a CPU of its own when that pays. `spare` names one that has nothing to do.
-    pub(crate) fn consider_listening(&self, inner: &mut Inner, spare: &dyn Fn() -> Option<usize>) {
+    /// The runner trapped: moves it to a CPU of its own when that pays. `lend` gets one that has nothing to do.
+    pub(crate) fn consider_listening(&self, inner: &mut Inner, lend: impl Fn() -> Option<usize>) {
         if !inner.pace.in_session() && inner.pace.trapped() {
-            match spare() {
+            match lend() {
                 Some(cpu) => {
                     sys::bind(self.pid, cpu);
                     inner.pace.begin(sys::current_cpu());
@@ -151,6 +151,17 @@ impl Runner {
         if inner.pace.in_session() && inner.pace.credit <= 0 {
             self.come_home(inner);
         }
+    }
+
+    /// Somebody else wants the CPU of the session: ends it if there is one and the runner sleeps. Whether there is none any more.
+    pub(crate) fn give_up_cpu(&self) -> bool {
+        // Whoever has the lock runs guest code now.
+        let Ok(mut inner) = self.inner.try_lock() else { return false };
+        let asleep = sys::is_ready(self.listener());
+        if inner.pace.in_session() && asleep {
+            self.come_home(&mut inner);
+        }
+        !inner.pace.in_session()
     }
 
     /// The end of a session: the runner shares its owner's CPU again.

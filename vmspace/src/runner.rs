@@ -238,8 +238,9 @@ impl Runner {
 
     /// Guest code has stopped: kicks up to now are answered.
     pub(crate) fn left_guest(&self) {
-        self.in_guest.store(false, Ordering::SeqCst);
-        self.stops.fetch_add(1, Ordering::SeqCst);
+        self.in_guest.store(false, Ordering::Release);
+        // Nobody else counts.
+        self.stops.store(self.stops.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 }
 

@@ -343,18 +343,15 @@ impl Vmspace {
         context.flush();
         context.leave_other(Some(runner));
         let mut inner = lock(&runner.inner);
-        if self.early_kicks[cpu].swap(false, Ordering::SeqCst) {
+        if take_flag(&self.early_kicks[cpu]) {
             return Ok(Exit::Interrupted);
         }
         runner.in_guest.store(true, Ordering::SeqCst);
-        if runner.kicked.swap(false, Ordering::SeqCst) {
+        if take_flag(&runner.kicked) {
             runner.left_guest();
             return Ok(Exit::Interrupted);
         }
         inner.pace.changed(self.changes.load(Ordering::Relaxed));
-        if self.engine.changes_runner(cpu, runner) {
-            inner.pace.disturbed();
-        }
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
         let exit =
@@ -374,9 +371,10 @@ impl Vmspace {
         context: &mut Context,
         spare: &dyn Fn() -> Option<usize>,
     ) -> Result<Exit, Fatal> {
+        let lend = || spare().filter(|host| self.engine.lend(*host, runner));
         match runner.hear(inner, spare)? {
             Heard::Direct(n) => {
-                runner.consider_listening(inner, spare);
+                runner.consider_listening(inner, lend);
                 let nr = u64::from(n.nr as u32);
                 inner.mode = Mode::Direct { id: n.id, nr, ip: n.ip };
                 runner::park(runner, &context.cell, inner, Place::Direct);
@@ -384,7 +382,7 @@ impl Vmspace {
             }
             Heard::Call { id, nr, args, site } => {
                 if id.is_some() {
-                    runner.consider_listening(inner, spare);
+                    runner.consider_listening(inner, lend);
                 }
                 runner.count_eager(inner);
                 let (nr, ip) = (u64::from(nr as u32), site.wrapping_add(SYSCALL_LEN));
@@ -424,6 +422,11 @@ impl Vmspace {
         }
         why
     }
+}
+
+/// Whether a flag is set, which then is cleared.
+fn take_flag(flag: &AtomicBool) -> bool {
+    flag.load(Ordering::SeqCst) && flag.swap(false, Ordering::SeqCst)
 }
 
 /// What the handler reported.

@@ -33,7 +33,6 @@ global_asm!(
     AREA_ANSWERS = const layout::AREA_ANSWERS,
     LISTENING = const layout::AREA_CALL + call::LISTENING,
     CALL_STATE = const layout::AREA_CALL + call::STATE,
-    WAITING = const layout::AREA_CALL + call::WAITING,
     NR = const layout::AREA_CALL + call::NR,
     ARGS = const layout::AREA_CALL + call::ARGS,
     SITE = const layout::AREA_CALL + call::SITE,

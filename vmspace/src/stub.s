@@ -264,14 +264,9 @@ at vmspace_stub_handler
     xor ecx, ecx
     lock cmpxchg [r9 + {TRAP}], ecx
     je 26f
-    mov eax, 1
-    xchg [r9 + {WAITING}], eax
-    cmp dword ptr [r9 + {TRAP}], {TRAP_ANSWERED}
-    je 24f
     mov eax, {NR_WAIT}
     syscall
 at vmspace_stub_rested
-24: mov dword ptr [r9 + {WAITING}], 0
     cmp dword ptr [r9 + {TRAP}], {TRAP_ANSWERED}
     jne 20b
 25: mov dword ptr [r9 + {TRAP}], 0
