@@ -153,9 +153,9 @@ impl Kernel {
     }
 
     /// Looks at timers and at what happened outside. Called by each CPU's loop and before guest code runs.
-    pub(crate) fn poll_machine(self: &Arc<Kernel>) {
+    pub(crate) fn poll_machine(self: &Arc<Kernel>, now_ns: u64) {
         self.sched.in_events(true);
-        self.sched.timers.run(self.sched.now_ns());
+        self.sched.timers.run(now_ns);
         while let Some(event) = self.machine.next_event() {
             self.handle_event(event);
         }

@@ -14,25 +14,28 @@ const IMBALANCE_NS: u64 = 5 * TICK_NS;
 pub(crate) fn run_cpu(kernel: &Arc<Kernel>, cpu: CpuId) {
     let sched = &kernel.sched;
     let Some(me) = sched.cpus.get(cpu.0) else { return };
+    let mut now = sched.now_ns();
     while !sched.stopping.load(Ordering::SeqCst) {
-        kernel.poll_machine();
-        let next = {
-            let own = me.queue.lock().pop();
-            own.or_else(|| idle(sched, cpu))
-        };
+        kernel.poll_machine(now);
+        let own = me.queue.lock().pop();
+        let next = own.or_else(|| {
+            let stolen = idle(sched, cpu);
+            now = sched.now_ns();
+            stolen
+        });
         if let Some(task) = next {
             sched.waiting.fetch_sub(1, Ordering::SeqCst);
-            run_task(kernel, cpu, task);
+            now = run_task(kernel, cpu, task, now);
         }
     }
 }
 
-fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>) {
+/// Runs the task until it waits or gives way; `start` is the time, and the result is the time then.
+fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>, start: u64) -> u64 {
     let sched = &kernel.sched;
-    let Some(me) = sched.cpus.get(cpu.0) else { return };
+    let Some(me) = sched.cpus.get(cpu.0) else { return start };
     me.need_resched.store(false, Ordering::SeqCst);
     task.sched.cpu.store(cpu.0, Ordering::Relaxed);
-    let start = sched.now_ns();
     me.since_ns.store(start, Ordering::Relaxed);
     let [vruntime, weight] = &me.current;
     vruntime.store(task.sched.vruntime.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -58,13 +61,14 @@ fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>) {
             None => FiberState::Finished,
         }
     };
-    let ran = sched.now_ns().saturating_sub(start);
+    let end = sched.now_ns();
+    let ran = end.saturating_sub(start);
     task.sched.run_ns.fetch_add(ran, Ordering::Relaxed);
     me.busy_ns.fetch_add(ran, Ordering::Relaxed);
     let user = task.user_ns.load(Ordering::Relaxed).saturating_sub(user_before);
     me.user_ns.fetch_add(user, Ordering::Relaxed);
     me.busy.store(false, Ordering::SeqCst);
-    sched.load.sample(sched.now_ns(), || sched.runnable());
+    sched.load.sample(end, || sched.runnable());
     match state {
         FiberState::Suspended => settle(sched, task),
         FiberState::Finished => task.sched.set_state(RunState::Dead),
@@ -73,6 +77,7 @@ fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>) {
             kernel.oops(&task, &message);
         }
     }
+    end
 }
 
 /// The fiber has suspended: makes an announced sleep real, or queues the task again.
@@ -133,7 +138,7 @@ impl Scheduler {
 
     /// Whether the task on `cpu` should give way now. Also spreads waiting work: idle CPUs get what has waited long enough, and a CPU
     /// without work of its own takes over a task that is far behind the one that it runs.
-    pub(crate) fn should_yield(&self, cpu: CpuId, task: &Task) -> bool {
+    pub(crate) fn should_yield(&self, cpu: CpuId, task: &Task, now: u64) -> bool {
         let Some(me) = self.cpus.get(cpu.0) else { return false };
         // The kernel's end may have been decided just now on this CPU; only its loop can follow.
         if self.stopping.load(Ordering::SeqCst) {
@@ -142,7 +147,6 @@ impl Scheduler {
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return false;
         }
-        let now = self.now_ns();
         let over = now >= me.slice_end_ns.load(Ordering::Relaxed);
         if !over && !me.need_resched.swap(false, Ordering::SeqCst) {
             return false;

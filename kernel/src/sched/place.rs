@@ -151,12 +151,11 @@ impl Scheduler {
         let me = self.cpus.get(cpu.0)?;
         let mut bound = false;
         for (to, _) in self.cpus.iter().enumerate().filter(|(_, c)| c.is_idle()) {
-            let now = self.now_ns();
             let at = me.hand_over_ns.load(Ordering::SeqCst);
             match me.queued() {
                 0 => return None,
                 _ if at == u64::MAX => return None,
-                1 if now < at => return Some(at),
+                1 if self.now_ns() < at => return Some(at),
                 _ => {}
             }
             let task = me.queue.lock().take_first(to);

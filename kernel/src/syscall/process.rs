@@ -297,7 +297,7 @@ pub(super) fn get_robust_list(cx: &Cx, pid: i32, head: UserPtr<u64>, len: UserPt
 /// `rseq(2)`.
 pub(super) fn rseq(cx: &Cx, area: UserPtr<u8>, len: u32, flags: i32, signature: u32) -> Result<()> {
     const UNREGISTER: i32 = 1;
-    let area = Rseq { addr: area.addr().0, len, signature };
+    let area = Rseq { addr: area.addr().0, len, signature, cpu: None };
     match flags {
         0 => rseq::register(cx, area),
         UNREGISTER => rseq::unregister(cx, area),

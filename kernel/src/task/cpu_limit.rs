@@ -27,13 +27,12 @@ impl Process {
 }
 
 /// Before guest code runs: sends what is due; when the process must be looked at again.
-pub(super) fn check(cx: &Cx) -> Option<u64> {
+pub(super) fn check(cx: &Cx, now: u64) -> Option<u64> {
     let process = cx.process();
     let at = process.cpu_check_ns.load(Ordering::Relaxed);
     if at == NEVER {
         return None;
     }
-    let now = cx.now_ns();
     if now < at {
         return Some(at);
     }

@@ -213,8 +213,9 @@ impl<'a> Cx<'a> {
 
     /// For long loops in the kernel: serves events, and gives the CPU away when the task's time is over.
     pub fn give_way(&self) {
-        self.kernel.poll_machine();
-        if self.kernel.sched.should_yield(self.cpu(), self.task) {
+        let now = self.now_ns();
+        self.kernel.poll_machine(now);
+        if self.kernel.sched.should_yield(self.cpu(), self.task, now) {
             self.yield_now();
         }
     }

@@ -21,6 +21,8 @@ pub struct Rseq {
     pub len: u32,
     /// What stands before each abort address.
     pub signature: u32,
+    /// The CPU that was last written there.
+    pub cpu: Option<u32>,
 }
 
 /// Length and alignment of the area (`ORIG_RSEQ_SIZE`); longer ones are newer.
@@ -88,7 +90,14 @@ pub(crate) fn update(cx: &Cx) {
     let updated = with_memory(cx, || {
         let cpu = cx.cpu().0 as u32;
         leave_section(cx, &rseq)?;
-        write_ids(cx, &rseq, cpu, cpu)
+        if rseq.cpu == Some(cpu) {
+            return Ok(());
+        }
+        write_ids(cx, &rseq, cpu, cpu)?;
+        if let Some(rseq) = cx.task.rseq.lock().as_mut() {
+            rseq.cpu = Some(cpu);
+        }
+        Ok(())
     });
     if updated.is_err() {
         signal::force(cx, SigInfo::kernel(sig::SEGV));

@@ -26,10 +26,7 @@ const NR_RESTART_SYSCALL: u64 = abi::raw::__NR_restart_syscall as u64;
 pub(crate) fn user_loop(cx: &Cx) {
     let mut interrupted = None;
     loop {
-        if !prepare(cx, interrupted.take()) {
-            return;
-        }
-        let start = cx.now_ns();
+        let Some(start) = prepare(cx, interrupted.take()) else { return };
         let exit = {
             let mm = cx.mm.borrow();
             let Some(mm) = mm.as_ref() else { return };
@@ -84,23 +81,26 @@ fn set_errno(cx: &Cx, errno: Errno) {
     cx.user.borrow_mut().set_syscall_result(i64::from(-errno.raw()) as u64);
 }
 
-/// Everything that has to happen before guest code runs. False when the task has ended.
-fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> bool {
-    cx.kernel.poll_machine();
+/// Everything that has to happen before guest code runs. Returns the time; `None` when the task has ended.
+fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> Option<u64> {
+    let mut now = cx.now_ns();
+    cx.kernel.poll_machine(now);
     if cx.ram_full.get() {
         out_of_memory(cx);
     }
-    let cpu = cx.cpu();
-    if cx.kernel.sched.should_yield(cpu, cx.task) {
+    if cx.kernel.sched.should_yield(cx.cpu(), cx.task, now) {
         cx.task.sched.switches[1].fetch_add(1, Ordering::Relaxed);
         cx.yield_now();
+        now = cx.now_ns();
     }
-    let cpu_check = super::cpu_limit::check(cx);
+    let cpu_check = super::cpu_limit::check(cx, now);
     let mut interrupted = interrupted;
     while interrupted.is_some() || cx.task.has_signal() || cx.rseq_stale.get() {
-        if let Delivery::Exit(status) = signal::deliver(cx, interrupted.take()) {
-            exit::exit_task(cx, status);
-            return false;
+        if interrupted.is_some() || cx.task.has_signal() {
+            if let Delivery::Exit(status) = signal::deliver(cx, interrupted.take()) {
+                exit::exit_task(cx, status);
+                return None;
+            }
         }
         // Last, because a stop takes the task off its CPU; it may itself force a signal.
         if cx.rseq_stale.get() {
@@ -110,7 +110,7 @@ fn prepare(cx: &Cx, interrupted: Option<InterruptedCall>) -> bool {
     super::answers::update(cx);
     let alone = cx.kernel.sched.arm(cx.cpu(), cpu_check);
     super::answers::offer(cx, alone);
-    true
+    Some(now)
 }
 
 /// Has the interrupted call made again when guest code runs next.
