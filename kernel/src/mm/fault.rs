@@ -30,6 +30,8 @@ const NO_STACK: u64 = 3;
 const STACK_END: u64 = 2;
 /// The same for copies on write.
 const COPY_WINDOW: (u32, u32) = (8, 64);
+/// How many pages of a file are read at once.
+const COPY_PIECE: u64 = 16;
 /// How many pages before and behind the wanted ones are shown, too, when they exist.
 const SHOW_AROUND: (u64, u64) = (16, 128);
 /// No more pages are shown around once there are so many changes.
@@ -316,26 +318,30 @@ impl Mm {
         }
         let vma = inner.areas.find(pages.start * PAGE_SIZE).ok_or(FaultError::NoArea)?;
         let (offset, shown) = (vma.offset_of(pages.start * PAGE_SIZE), vma.shown);
-        let mut bytes = vec![0; ((pages.end - pages.start) * PAGE_SIZE) as usize];
-        let len = read_file(file, offset, &mut bytes).map_err(|_| FaultError::Bus)?;
-        let end = pages.start + (len as u64).div_ceil(PAGE_SIZE);
-        if end <= page {
-            return Err(FaultError::Bus);
-        }
+        let mut bytes = vec![0; ((pages.end - pages.start).min(COPY_PIECE) * PAGE_SIZE) as usize];
         let mut at = pages.start;
         let mut after = None;
-        while at < end {
-            let Some((pfn, n)) = self.frames.alloc_run((end - at) as u32, after, Fill::Anything) else {
-                break;
-            };
-            let from = ((at - pages.start) * PAGE_SIZE) as usize;
-            let to = from + n as usize * PAGE_SIZE as usize;
-            self.machine.ram().write(pfn.phys(), bytes.get(from..to).unwrap_or_default());
-            for i in 0..n {
+        while at < pages.end {
+            let want = (pages.end - at).min(COPY_PIECE) as u32;
+            let Some((pfn, n)) = self.frames.alloc_run(want, after, Fill::Anything) else { break };
+            let piece = bytes.get_mut(..n as usize * PAGE_SIZE as usize).unwrap_or_default();
+            let len = read_file(file, offset + (at - pages.start) * PAGE_SIZE, piece);
+            let read = len.map_or(0, |len| len.div_ceil(PAGE_SIZE as usize) as u32);
+            let (piece, _) = piece.split_at(read as usize * PAGE_SIZE as usize);
+            self.machine.ram().write(pfn.phys(), piece);
+            for i in 0..read {
                 inner.table.set(at + u64::from(i), Pte::new(pfn.plus(i)));
             }
-            at += u64::from(n);
-            after = Some(pfn.plus(n - 1));
+            at += u64::from(read);
+            after = read.checked_sub(1).map(|last| pfn.plus(last));
+            if read < n {
+                // The end of the file, or it can't be read.
+                self.frames.put_all((read..n).map(|i| pfn.plus(i)));
+                if at <= page {
+                    return Err(FaultError::Bus);
+                }
+                break;
+            }
         }
         if at <= page { Err(FaultError::NoMemory) } else { Ok(Made { pages: pages.start..at, stale: shown }) }
     }
@@ -567,7 +573,7 @@ fn gap_around(table: &Table, page: u64, window: Range<u64>) -> Range<u64> {
     low..high
 }
 
-/// Reads until the buffer is full or the file ends.
+/// Reads until the buffer is full or the file ends; what is left of the buffer is zeroed.
 pub(super) fn read_file(file: &dyn HostFile, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -576,6 +582,7 @@ pub(super) fn read_file(file: &dyn HostFile, offset: u64, buf: &mut [u8]) -> Res
             n => done += n,
         }
     }
+    buf.get_mut(done..).unwrap_or_default().fill(0);
     Ok(done)
 }
 
