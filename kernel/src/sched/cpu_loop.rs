@@ -9,6 +9,8 @@ use hal::{CpuId, FiberState};
 
 /// How far, in virtual run time, a waiting task must be behind a running one before it changes its CPU.
 const IMBALANCE_NS: u64 = 5 * TICK_NS;
+/// How long a CPU is idle before it gives memory back to the host.
+const CLEAN_UP_NS: u64 = 100_000_000;
 
 /// Runs the scheduler loop on `cpu` until the kernel stops.
 pub(crate) fn run_cpu(kernel: &Arc<Kernel>, cpu: CpuId) {
@@ -19,7 +21,7 @@ pub(crate) fn run_cpu(kernel: &Arc<Kernel>, cpu: CpuId) {
         kernel.poll_machine(now);
         let own = me.queue.lock().pop();
         let next = own.or_else(|| {
-            let stolen = idle(sched, cpu);
+            let stolen = idle(kernel, cpu);
             now = sched.now_ns();
             stolen
         });
@@ -94,7 +96,8 @@ fn settle(sched: &Scheduler, task: Arc<Task>) {
 }
 
 /// Takes work from another CPU, or waits for some.
-fn idle(sched: &Scheduler, cpu: CpuId) -> Option<Arc<Task>> {
+fn idle(kernel: &Kernel, cpu: CpuId) -> Option<Arc<Task>> {
+    let sched = &kernel.sched;
     let me = sched.cpus.get(cpu.0)?;
     me.idle.store(true, Ordering::SeqCst);
     // Whoever enqueues after this line sees the flag and interrupts or hands over; whoever did before is seen here.
@@ -102,8 +105,12 @@ fn idle(sched: &Scheduler, cpu: CpuId) -> Option<Arc<Task>> {
     if me.queue.lock().len() == 0 && !sched.stopping.load(Ordering::SeqCst) {
         stolen = sched.steal(cpu);
         if stolen.is_none() {
-            let deadline = [sched.timers.earliest(), sched.next_hand_over()].into_iter().flatten().min();
-            sched.machine.cpu().idle(cpu, deadline);
+            let clean_up = kernel.frames.may_give_back().then(|| sched.now_ns() + CLEAN_UP_NS);
+            let deadline = [sched.timers.earliest(), sched.next_hand_over(), clean_up];
+            sched.machine.cpu().idle(cpu, deadline.into_iter().flatten().min());
+            if clean_up.is_some_and(|at| sched.now_ns() >= at) {
+                kernel.frames.give_back_some();
+            }
         }
     }
     me.idle.store(false, Ordering::SeqCst);
