@@ -66,6 +66,12 @@ pub trait Inode: Send + Sync {
         self.attr().map(|attr| Rights::from(&attr))
     }
 
+    /// Whether everybody may look names up in it, as far as is known without a lock: nearly all directories of a path are like that, and every
+    /// virtual CPU comes through the first of them.
+    fn all_may_search(&self) -> bool {
+        false
+    }
+
     /// Changes attributes and the change time. `size` truncates or extends a regular file.
     fn set_attr(&self, _cx: &Cx, _set: &SetAttr) -> Result<()> {
         err(Errno::EPERM)

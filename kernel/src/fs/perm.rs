@@ -69,6 +69,11 @@ pub fn check(creds: &Creds, attr: impl Into<Rights>, access: Access) -> Result<(
     if overridden { Ok(()) } else { err(Errno::EACCES) }
 }
 
+/// Whether everybody may look names up in a directory with this mode.
+pub fn all_may_search(mode: u32) -> bool {
+    mode & 0o111 == 0o111
+}
+
 /// Whether this identity owns the inode or may act as if; `EPERM`.
 pub fn check_owner(creds: &Creds, attr: &Attr) -> Result<()> {
     if creds.fsuid == attr.uid || creds.has(Cap::Fowner) { Ok(()) } else { err(Errno::EPERM) }

@@ -310,7 +310,11 @@ impl<'a> Walk<'a> {
         if self.at.dentry.file_type()? != FileType::Directory {
             return err(Errno::ENOTDIR);
         }
-        perm::check(&self.creds, self.at.dentry.inode.rights()?, Access::EXEC)
+        let inode = &self.at.dentry.inode;
+        if inode.all_may_search() {
+            return Ok(());
+        }
+        perm::check(&self.creds, inode.rights()?, Access::EXEC)
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<Dentry>> {

@@ -320,7 +320,7 @@ fn join_parent(cx: &Cx, process: &Arc<super::Process>) -> Result<()> {
     for parent in parent.into_iter().chain(init) {
         let mut family = parent.family.lock();
         if !family.closed {
-            process.family.lock().parent = Arc::downgrade(&parent);
+            process.family.lock().parent = super::process::Parent::new(&parent);
             family.children.push(process.clone());
             return Ok(());
         }

@@ -174,7 +174,7 @@ fn adopt_children(kernel: &Arc<Kernel>, process: &Arc<Process>) -> Vec<i32> {
             if family.state == ProcessState::Reaped {
                 continue;
             }
-            family.parent = Arc::downgrade(&reaper);
+            family.parent = super::process::Parent::new(&reaper);
             adopter.children.push(child.clone());
             family.state
         };

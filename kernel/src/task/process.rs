@@ -78,12 +78,32 @@ impl Usage {
     }
 }
 
+/// The parent of a process. Its id stands beside it: children that ask for it have nothing to do with each other, and would if each
+/// counted a reference to the same parent.
+#[derive(Default)]
+pub struct Parent {
+    process: Weak<Process>,
+    pid: i32,
+}
+
+impl Parent {
+    /// This process.
+    pub fn new(parent: &Arc<Process>) -> Parent {
+        Parent { process: Arc::downgrade(parent), pid: parent.pid }
+    }
+
+    /// The process, unless it is gone.
+    pub fn upgrade(&self) -> Option<Arc<Process>> {
+        self.process.upgrade()
+    }
+}
+
 /// The mutable part of a process that its relatives look at.
 pub struct Family {
     /// Life state.
     pub state: ProcessState,
     /// The parent; the init process has none.
-    pub parent: Weak<Process>,
+    pub parent: Parent,
     /// Children, also zombies.
     pub children: Vec<Arc<Process>>,
     /// Threads that have not ended.
@@ -184,7 +204,7 @@ impl Process {
 
     /// The parent's pid; 0 for none.
     pub fn ppid(&self) -> i32 {
-        self.family.lock().parent.upgrade().map_or(0, |p| p.pid)
+        self.family.lock().parent.pid
     }
 
     /// A soft limit.

@@ -13,7 +13,7 @@ use crate::sync::Mutex;
 use crate::wait::WaitQueue;
 use abi::Errno;
 use alloc::boxed::Box;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use hal::{CpuId, UserContext};
@@ -101,7 +101,7 @@ pub(crate) fn new_process(
         session: Mutex::new(session),
         family: Mutex::new(Family {
             state: ProcessState::Running,
-            parent: parent.map_or_else(Weak::new, Arc::downgrade),
+            parent: parent.map(super::process::Parent::new).unwrap_or_default(),
             children: Vec::new(),
             threads: Vec::new(),
             exiting: None,

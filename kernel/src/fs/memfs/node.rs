@@ -2,7 +2,7 @@
 
 use super::{Key, MemOptions, Shared};
 use crate::error::{Result, err};
-use crate::fs::perm::Rights;
+use crate::fs::perm::{self, Rights};
 use crate::fs::{File, Inode, Latch, NewInode, NewKind, OpenFlags, Path, device};
 use crate::mm::PageCache;
 use crate::sync::Mutex;
@@ -14,7 +14,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 use hal::{HostFile, HostNode, SetAttr};
 use hashbrown::HashMap;
 
@@ -78,6 +78,8 @@ pub struct Node {
     pub(super) key: Key,
     pub(super) file_type: FileType,
     pub(super) state: Mutex<State>,
+    /// What [`Inode::all_may_search`] answers. Written with `state` locked.
+    all_may_search: AtomicBool,
     /// Held while content changes.
     pub(super) content: Latch,
 }
@@ -99,6 +101,7 @@ impl Node {
             lower,
             key,
             file_type: attr.file_type(),
+            all_may_search: AtomicBool::new(perm::all_may_search(attr.mode)),
             state: Mutex::new(State { attr, body, xattrs, changed }),
             content: Latch::new(),
         })
@@ -189,6 +192,7 @@ impl Node {
             let was_kept = state.changed && state.attr.nlink > 0;
             let result = f(&mut state);
             state.changed = true;
+            self.all_may_search.store(perm::all_may_search(state.attr.mode), Ordering::Release);
             (result, was_kept, state.attr.nlink > 0)
         };
         if self.lower.is_some()
@@ -264,6 +268,10 @@ impl Inode for Node {
 
     fn rights(&self) -> Result<Rights> {
         Ok(Rights::from(&self.state.lock().attr))
+    }
+
+    fn all_may_search(&self) -> bool {
+        self.all_may_search.load(Ordering::Acquire)
     }
 
     fn set_attr(&self, cx: &Cx, set: &SetAttr) -> Result<()> {
