@@ -27,7 +27,7 @@ impl Runner {
                     Ok(()) => return Ok(()),
                     Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
                         // A kick was faster: the runner is on its way into the handler.
-                        let args = self.kicked_out(inner, None)?;
+                        let args = self.kicked_out(inner)?;
                         self.evicted(inner, &args, nr, ip);
                     }
                     Err(e) => return Err(format!("can't answer a system call: {e}")),
@@ -134,16 +134,12 @@ impl Runner {
         inner.pace.disturbed();
         self.come_home(inner);
         sys::kill(self.pid, KICK);
-        let asleep = match inner.mode {
-            Mode::Direct { id, .. } => Some(id),
-            Mode::Taken { id, .. } | Mode::Free { id } | Mode::Handler { id } => id,
-        };
-        self.kicked_out(inner, asleep)
+        self.kicked_out(inner)
     }
 
-    /// A kick takes the runner into its handler. `asleep` is the notification that it waited in, if any. Returns the arguments of its report.
-    fn kicked_out(&self, inner: &mut Inner, asleep: Option<u64>) -> Result<[u64; 6], Fatal> {
-        let n = self.report_of_kick(asleep)?;
+    /// A kick takes the runner into its handler. Returns the arguments of its report.
+    fn kicked_out(&self, inner: &mut Inner) -> Result<[u64; 6], Fatal> {
+        let n = self.report_of_kick()?;
         if !self.is_trap(&n) {
             return Err(Runner::intrusion(&n));
         }

@@ -44,7 +44,6 @@ struct AddFd {
 
 const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
 const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
-const NOTIF_ID_VALID: libc::c_ulong = 0x4008_2102;
 const NOTIF_ADDFD: libc::c_ulong = 0x4018_2103;
 const NOTIF_SET_FLAGS: libc::c_ulong = 0x4008_2104;
 const ADDFD_FLAG_SETFD: u32 = 1;
@@ -201,18 +200,13 @@ pub fn is_ready_within(listener: BorrowedFd<'_>, time: Duration) -> bool {
     unsafe { libc::poll(&raw mut poll, 1, time.as_millis() as libc::c_int) > 0 }
 }
 
-/// Whether the task is still in this notification.
-pub fn is_waiting(listener: BorrowedFd<'_>, id: u64) -> bool {
-    // SAFETY: the request reads one word.
-    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ID_VALID, &raw const id) == 0 }
-}
-
-/// Whether a task blocks a signal; false when there is no such task.
-pub fn blocks_signal(pid: i32, signo: i32) -> bool {
+/// Whether a task sleeps although this signal is pending, which is to say that it blocks it; false when there is no such task.
+pub fn sleeps_through(pid: i32, signo: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask >> (signo - 1) & 1 == 1)
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    let pending = |name| u64::from_str_radix(field(name), 16).is_ok_and(|set| set >> (signo - 1) & 1 == 1);
+    field("State:").starts_with('S') && (pending("SigPnd:") || pending("ShdPnd:"))
 }
 
 /// Whether something was ever written to a piece of a memory file.

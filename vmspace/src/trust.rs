@@ -76,8 +76,8 @@ impl Fresh {
 }
 
 impl Runner {
-    /// Waits for the handler's report after a kick. `asleep` is the notification that the runner waited in, if any.
-    pub(crate) fn report_of_kick(&self, mut asleep: Option<u64>) -> Result<Notification, Fatal> {
+    /// Waits for the handler's report after a kick.
+    pub(crate) fn report_of_kick(&self) -> Result<Notification, Fatal> {
         let mut before = None;
         loop {
             if sys::is_ready_within(self.listener(), LOOK) {
@@ -86,16 +86,17 @@ impl Runner {
                     return Ok(n);
                 }
                 // It went to sleep in the gate just before.
-                asleep = Some(n.id);
                 continue;
             }
-            // A task that is still in its notification is not in the handler, which blocks everything: the mask is guest code's.
-            let blocked = asleep
-                .is_some_and(|id| sys::blocks_signal(self.pid, KICK) && sys::is_waiting(self.listener(), id));
+            // A task that a signal can reach does not sleep while one is pending. One that it can't reach, and that has nothing to say, waits
+            // for an answer that the caller would not give: guest code has blocked the signal, or has made the caller believe that it is elsewhere.
+            let stuck = sys::sleeps_through(self.pid, KICK) && !sys::is_ready(self.listener());
             let now = sys::cpu_time_ns(self.pid);
-            if blocked || now > *before.get_or_insert(now) + KICK_PATIENCE_NS {
+            if stuck || now > *before.get_or_insert(now) + KICK_PATIENCE_NS {
                 return Err(UNKICKABLE.into());
             }
+            // The kick may have been taken and its report lost, when guest code wrote over the words by which the handler waits.
+            sys::kill(self.pid, KICK);
         }
     }
 

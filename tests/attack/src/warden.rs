@@ -87,6 +87,9 @@ impl Warden {
         let hidden = find_hidden()?;
         let pages = hidden.pages.len();
         println!("hidden: {pages} pages, {} writable", hidden.writable().len());
+        let gates =
+            sys::maps().into_iter().filter(|a| a.name.contains("gates")).map(|a| (a.end - a.start) / 4096);
+        println!("gates: {} pages", gates.sum::<u64>());
         let mut warden = Warden {
             options,
             hidden,

@@ -3,16 +3,60 @@
 use crate::rng::Rng;
 use crate::sys;
 
+/// A function with one system call, as a compiler makes it; its table of frames says where it starts.
+macro_rules! site {
+    ($name:ident, $($before:literal),*) => {
+        std::arch::global_asm!(
+            concat!(".pushsection .text.", stringify!($name), ",\"ax\",@progbits"),
+            concat!(".globl ", stringify!($name)),
+            concat!(".type ", stringify!($name), ",@function"),
+            concat!(stringify!($name), ":"),
+            ".cfi_startproc",
+            $($before,)*
+            "syscall",
+            "ret",
+            ".cfi_endproc",
+            concat!(".size ", stringify!($name), ",.-", stringify!($name)),
+            ".balign 64",
+            ".popsection",
+        );
+        unsafe extern "C" {
+            fn $name(a: u64, b: u64, c: u64, d: u64) -> i64;
+        }
+    };
+}
+pub(super) use site;
+
+site!(attack_read, "mov r10, rcx", "mov eax, 0");
+site!(attack_write, "mov r10, rcx", "mov eax, 1");
+site!(attack_sigprocmask, "mov r10, rcx", "mov eax, 14");
+site!(attack_yield, "mov eax, 24");
+site!(attack_getpid, "mov eax, 39");
+site!(attack_getuid, "mov eax, 102");
+site!(attack_getppid, "mov eax, 110");
+site!(attack_gettid, "mov eax, 186");
+site!(attack_futex, "mov r10, rcx", "mov eax, 202");
+site!(attack_clock, "mov eax, 228");
+
 /// Makes calls that are worth being patched, until they have been.
 pub fn warm_up() {
-    for _ in 0..64 {
-        unsafe {
-            libc::getppid();
-            libc::syscall(libc::SYS_getppid);
-            libc::sched_yield();
-            libc::close(-1);
-        }
-    }
+    let mut words = [0u64; 8];
+    let at = words.as_mut_ptr() as u64;
+    let calls: [&dyn Fn() -> i64; 10] = unsafe {
+        [
+            &|| attack_read(u64::MAX, at, 8, 0),
+            &|| attack_write(u64::MAX, at, 8, 0),
+            &|| attack_sigprocmask(0, 0, at, 8),
+            &|| attack_yield(0, 0, 0, 0),
+            &|| attack_getpid(0, 0, 0, 0),
+            &|| attack_getuid(0, 0, 0, 0),
+            &|| attack_getppid(0, 0, 0, 0),
+            &|| attack_gettid(0, 0, 0, 0),
+            &|| attack_futex(at, libc::FUTEX_WAKE as u64, 1, 0),
+            &|| attack_clock(1, at, 0, 0),
+        ]
+    };
+    calls.iter().for_each(|call| repeat(64, call));
 }
 
 /// Makes a call so many times.
@@ -28,10 +72,10 @@ extern "C" fn ignore(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 pub fn some_call(rng: &mut Rng) {
     unsafe {
         match rng.below(16) {
-            0 | 1 => repeat(20, || libc::getppid() as i64),
-            2 => repeat(20, || libc::syscall(libc::SYS_gettid)),
+            0 | 1 => repeat(20, || attack_getppid(0, 0, 0, 0)),
+            2 => repeat(20, || attack_gettid(0, 0, 0, 0) + attack_getpid(0, 0, 0, 0)),
             3 => {
-                libc::sched_yield();
+                attack_yield(0, 0, 0, 0);
             }
             4 => {
                 let at = sys::pages(1 << 14, false);
@@ -48,15 +92,15 @@ pub fn some_call(rng: &mut Rng) {
                 libc::raise(libc::SIGUSR2);
             }
             7 => {
-                let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-                libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time);
-                libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time);
+                let mut time = [0u64; 2];
+                let at = time.as_mut_ptr() as u64;
+                attack_clock(rng.below(13), if rng.once_in(9) { 8 } else { at }, 0, 0);
             }
             8 => {
-                let mut old = 0u64;
-                let new = rng.next() & !(1 << 13);
-                libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const new, &raw mut old, 8);
-                libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const old, 0, 8);
+                // SIGALRM stays: the timer may be what ends this.
+                let (new, mut old) = (rng.next() & !(1 << 13), 0u64);
+                attack_sigprocmask(rng.below(4), &raw const new as u64, &raw mut old as u64, 8);
+                attack_sigprocmask(2, &raw const old as u64, 0, 8);
             }
             9 => {
                 let time = libc::timespec { tv_sec: 0, tv_nsec: 20_000 };
@@ -64,8 +108,8 @@ pub fn some_call(rng: &mut Rng) {
             }
             10 => {
                 let mut byte = [0u8; 64];
-                libc::write(4, byte.as_ptr().cast(), 1);
-                libc::read(1, byte.as_mut_ptr().cast(), 64);
+                attack_write(4, byte.as_ptr() as u64, 1, 0);
+                attack_read(1, byte.as_mut_ptr() as u64, 64, 0);
             }
             11 => {
                 // A divide error and an invalid instruction in a child.
@@ -83,10 +127,10 @@ pub fn some_call(rng: &mut Rng) {
             13 => {
                 let word = 0u32;
                 let time = libc::timespec { tv_sec: 0, tv_nsec: 1000 };
-                libc::syscall(libc::SYS_futex, &raw const word, libc::FUTEX_WAIT, 0, &raw const time);
+                attack_futex(&raw const word as u64, libc::FUTEX_WAIT as u64, 0, &raw const time as u64);
             }
             14 => {
-                libc::syscall(libc::SYS_getuid);
+                attack_getuid(0, 0, 0, 0);
                 libc::syscall(libc::SYS_geteuid);
             }
             _ => {

@@ -14,33 +14,12 @@ const THREADS: usize = 4;
 const CALLS: usize = 400;
 
 // Sites that nothing else in this program uses: one for each form that a compiler makes.
-macro_rules! cold_site {
-    ($name:ident, $($before:literal),*) => {
-        std::arch::global_asm!(
-            concat!(".pushsection .text.", stringify!($name), ",\"ax\",@progbits"),
-            concat!(".globl ", stringify!($name)),
-            concat!(".type ", stringify!($name), ",@function"),
-            concat!(stringify!($name), ":"),
-            ".cfi_startproc",
-            $($before,)*
-            "syscall",
-            "ret",
-            ".cfi_endproc",
-            concat!(".size ", stringify!($name), ",.-", stringify!($name)),
-            ".balign 64",
-            ".popsection",
-        );
-        unsafe extern "C" {
-            fn $name() -> i64;
-        }
-    };
-}
-cold_site!(attack_cold_0, "mov eax, 110");
-cold_site!(attack_cold_1, "mov rdi, rsi", "mov eax, 39");
-cold_site!(attack_cold_2, "mov eax, 102", "xor edi, edi");
-cold_site!(attack_cold_3, "mov rax, 110");
+super::calls::site!(attack_cold_0, "mov eax, 110");
+super::calls::site!(attack_cold_1, "mov rdi, rsi", "mov eax, 39");
+super::calls::site!(attack_cold_2, "mov eax, 102", "xor edi, edi");
+super::calls::site!(attack_cold_3, "mov rax, 110");
 
-const SITES: [(unsafe extern "C" fn() -> i64, i64); 4] = [
+const SITES: [(unsafe extern "C" fn(u64, u64, u64, u64) -> i64, i64); 4] = [
     (attack_cold_0, libc::SYS_getppid),
     (attack_cold_1, libc::SYS_getpid),
     (attack_cold_2, libc::SYS_getuid),
@@ -56,7 +35,7 @@ pub fn cold(which: &str) -> Result<(), String> {
     std::thread::scope(|scope| {
         let run = || {
             start.wait();
-            (0..CALLS).all(|_| unsafe { site() } == expected)
+            (0..CALLS).all(|_| unsafe { site(0, 0, 0, 0) } == expected)
         };
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(run)).collect();
         match threads.into_iter().all(|t| t.join().unwrap_or(false)) {
@@ -78,7 +57,7 @@ fn execute(which: u64) -> i32 {
 fn change(seed: u64) -> i32 {
     let mut rng = Rng::new(seed, 0);
     for (site, _) in SITES {
-        repeat(60, || unsafe { site() });
+        repeat(60, || unsafe { site(0, 0, 0, 0) });
     }
     let page = attack_cold_0 as *const () as u64 & !(PAGE - 1);
     let gates: Vec<sys::Area> = sys::maps().into_iter().filter(|a| a.name.contains("gates")).collect();
@@ -121,14 +100,14 @@ fn change(seed: u64) -> i32 {
             }
             4 => some_call(&mut rng),
             5 => {
-                let pid = sys::fork(|| if unsafe { attack_cold_2() } == uid { 0 } else { 1 });
+                let pid = sys::fork(|| if unsafe { attack_cold_2(0, 0, 0, 0) } == uid { 0 } else { 1 });
                 if pid.is_ok_and(|pid| sys::wait(pid) != 0) {
                     return 3;
                 }
             }
             _ => {
                 for (site, nr) in SITES {
-                    if unsafe { site() } != sys::call(nr, [0; 6]) {
+                    if unsafe { site(0, 0, 0, 0) } != sys::call(nr, [0; 6]) {
                         return 3;
                     }
                 }
@@ -140,7 +119,7 @@ fn change(seed: u64) -> i32 {
 
 /// Jumps to every byte around a patched site.
 fn into_the_middle(offset: u64) -> i32 {
-    repeat(60, || unsafe { attack_cold_0() });
+    repeat(60, || unsafe { attack_cold_0(0, 0, 0, 0) });
     crate::jump::catch();
     let at = attack_cold_0 as *const () as u64 + offset;
     let regs = crate::jump::Regs {
