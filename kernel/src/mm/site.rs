@@ -65,13 +65,17 @@ pub(super) fn plan(
     let site = page_offset.checked_add(offset).ok_or(Obstacle::NoSite)?;
     let elf = functions::Elf::open(file).ok_or(Obstacle::NoCode)?;
     let address = elf.code_address(site).ok_or(Obstacle::NoCode)?;
-    let range = functions::function_at(&elf, address).ok_or(Obstacle::NoFunction)?;
+    let function = functions::function_at(&elf, address).ok_or(Obstacle::NoFunction)?;
+    let range = function.range;
     let len = Some(range.end - range.start).filter(|&len| len <= LONGEST_FUNCTION);
     let len = len.ok_or(Obstacle::NoFunction)? as usize;
     let mut code = alloc::vec![0; len + REACH];
     let read = read_file(file, range.start, &mut code).unwrap_or(0);
     code.truncate(read);
-    let surroundings = Surroundings::decode(&code, len, (site - range.start) as usize)?;
+    let mut surroundings = Surroundings::decode(&code, len, (site - range.start) as usize)?;
+    if function.signal_frame {
+        surroundings.bytes_do_not_matter();
+    }
     surroundings.plan(page, (range.start as i64).wrapping_sub(page_offset as i64) as isize, &code)
 }
 
@@ -83,6 +87,8 @@ struct Front {
     /// Where its displacement is, when that is relative to its end.
     relative: Option<usize>,
     movable: bool,
+    /// It may be known by its bytes.
+    trampoline: bool,
 }
 
 impl Front {
@@ -94,13 +100,14 @@ impl Front {
             .then_some(start + offsets.displacement_offset());
         let movable = instruction.flow_control() == FlowControl::Next
             && is_relative == relative.is_some()
-            && instruction.code() != Code::Syscall
-            && !is_trampoline(instruction);
-        Front { start, end: start + instruction.len(), relative, movable }
+            && instruction.code() != Code::Syscall;
+        let trampoline = is_trampoline(instruction);
+        Front { start, end: start + instruction.len(), relative, movable, trampoline }
     }
 }
 
-/// Whether it is the first half of a signal trampoline, which unwinders and debuggers know by its bytes: `mov eax, 15` (`rt_sigreturn`).
+/// Whether it is the first half of a signal trampoline, `mov eax, 15` (`rt_sigreturn`): what unwinders and debuggers look for when nothing
+/// describes the frame.
 fn is_trampoline(instruction: &Instruction) -> bool {
     instruction.mnemonic() == Mnemonic::Mov
         && matches!(instruction.op0_register(), Register::EAX | Register::RAX)
@@ -167,6 +174,11 @@ impl Surroundings {
         }
     }
 
+    /// Nobody recognises the function by its code.
+    fn bytes_do_not_matter(&mut self) {
+        self.fronts.iter_mut().for_each(|front| front.trampoline = false);
+    }
+
     fn note_gap(&mut self, gap: Range<usize>) {
         if gap.len() >= JUMP_LEN && gap.start.abs_diff(self.site) < REACH {
             self.gaps.push(gap);
@@ -198,7 +210,7 @@ impl Surroundings {
             (page.get(place.clone())? == code.get(range.clone())?).then_some(place)
         };
         let front = self.fronts.first().ok_or(Obstacle::NoFront)?;
-        if !front.movable {
+        if !front.movable || front.trampoline {
             return Err(Obstacle::NotMovable);
         }
         let place = in_page(&(front.start..self.site + SYSCALL.len())).ok_or(Obstacle::OtherPage)?;
@@ -365,6 +377,11 @@ mod tests {
             let (code, site) = page(front, &[]);
             assert_eq!(planned(&code, site), Err(Obstacle::NotMovable), "{front:x?}");
         }
+        // A trampoline that the file describes.
+        let (code, site) = page(trampolines[0], &[]);
+        let mut described = Surroundings::decode(&code, site + 11, site).unwrap();
+        described.bytes_do_not_matter();
+        assert_eq!(described.plan(&code, 0, &code).unwrap().moved, site - 7..site);
         // Not in one page, no such instruction, beyond the end, in the middle of an instruction, at the start.
         let (code, site) = page(&[0xb8, 1, 0, 0, 0], &[]);
         let surroundings = Surroundings::decode(&code, site + 11, site).unwrap();

@@ -1,8 +1,8 @@
 //! Frame descriptions for unwinding (`.eh_frame`; Linux Standard Base, core, 10.6): each says which addresses it is for. Static programs
 //! often have them without the table for searching.
 
+use super::Function;
 use super::elf::{Elf, Piece};
-use core::ops::Range;
 
 /// How large a section is searched at most, in bytes.
 const MOST: u64 = 4 << 20;
@@ -12,7 +12,7 @@ const USUAL: u8 = 0x1b;
 const HEAD: usize = 40;
 
 /// Looks at one description after the other.
-pub(super) fn find(elf: &Elf<'_>, address: u64) -> Option<Range<u64>> {
+pub(super) fn find(elf: &Elf<'_>, address: u64) -> Option<Function> {
     let section = elf.section_named(b".eh_frame").filter(|section| section.len <= MOST)?;
     let bytes = elf.read(section.offset, section.len)?;
     let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
@@ -36,20 +36,23 @@ pub(super) fn find(elf: &Elf<'_>, address: u64) -> Option<Range<u64>> {
 }
 
 /// What the description at an offset in the file says.
-pub(super) fn described(elf: &Elf<'_>, section: Piece, frame: u64) -> Option<Range<u64>> {
+pub(super) fn described(elf: &Elf<'_>, section: Piece, frame: u64) -> Option<Function> {
     let place = frame.checked_add(8)?;
     let parent = (place - 4).checked_sub(elf.u32(place - 4)?.into())?;
-    if encoding(&elf.bytes::<HEAD>(parent)?)? != USUAL {
+    let (encoding, signal_frame) = encoding(&elf.bytes::<HEAD>(parent)?)?;
+    if encoding != USUAL {
         return None;
     }
     let address = place.wrapping_sub(section.offset).wrapping_add(section.at);
     let start = address.checked_add_signed(elf.i32(place)?)?;
     let end = start.checked_add(elf.u32(place + 4)?.into())?;
-    Some(start..end)
+    // Those of signal frames begin a byte too early, so that the return address of the handler is in them.
+    let start = start.checked_add(signal_frame.into())?;
+    Some(Function { range: start..end, signal_frame })
 }
 
-/// How a common description, of which this is the beginning, says that addresses are written.
-fn encoding(bytes: &[u8]) -> Option<u8> {
+/// How a common description, of which this is the beginning, says that addresses are written, and whether it is for frames of signal handlers.
+fn encoding(bytes: &[u8]) -> Option<(u8, bool)> {
     let mut rest = bytes.get(8..)?.iter().copied();
     let mut byte = || rest.next();
     // The version; the augmentation, a string that starts with a 'z'; two alignments and the return address's register, of variable
@@ -67,9 +70,11 @@ fn encoding(bytes: &[u8]) -> Option<u8> {
     for _ in 0..4 {
         while byte()? & 0x80 != 0 {}
     }
+    let signal_frame = letters.contains(&b'S');
     for letter in letters {
         let skipped = match letter {
-            b'R' => return byte(),
+            b'R' => return byte().map(|encoding| (encoding, signal_frame)),
+            b'S' => 0,
             b'L' => 1,
             // A pointer whose first byte says how it is written.
             b'P' => match byte()? & 0xf {
@@ -77,7 +82,6 @@ fn encoding(bytes: &[u8]) -> Option<u8> {
                 0x0 | 0x4 | 0xc => 8,
                 _ => return None,
             },
-            // Not signal frames ('S'): they begin a byte too early, so that the return address of the handler is in them.
             _ => return None,
         };
         for _ in 0..skipped {

@@ -1,7 +1,7 @@
 //! Go's table of functions (`.gopclntab`, since Go 1.18), which every Go program has: its runtime unwinds with it.
 
+use super::Function;
 use super::elf::Elf;
-use core::ops::Range;
 
 /// First word of the table, before and since Go 1.20.
 const MAGICS: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
@@ -12,7 +12,7 @@ const TABLE: u64 = 64;
 /// Length of an entry: where the function starts, and where more is said about it, four bytes each.
 const ENTRY_LEN: u64 = 8;
 
-pub(super) fn find(elf: &Elf<'_>, address: u64) -> Option<Range<u64>> {
+pub(super) fn find(elf: &Elf<'_>, address: u64) -> Option<Function> {
     let section =
         elf.section_named(b".gopclntab").or_else(|| elf.section_named(b".data.rel.ro.gopclntab"))?;
     if !MAGICS.contains(&elf.u32(section.offset)?) {
@@ -34,5 +34,5 @@ pub(super) fn find(elf: &Elf<'_>, address: u64) -> Option<Range<u64>> {
         text.checked_add(elf.u32(offset)?.into())
     };
     let found = super::last_not_behind(count, address, &start)?;
-    Some(start(found)?..start(found + 1)?)
+    Some(Function::from(start(found)?..start(found + 1)?))
 }

@@ -15,20 +15,34 @@ use core::ops::Range;
 
 pub(super) use self::elf::Elf;
 
-/// A way to find the function with the instruction at an address: from its first instruction to behind its last one, or behind
-/// what follows it. Addresses are those of the file's headers.
-type Source = fn(&Elf<'_>, u64) -> Option<Range<u64>>;
+/// A function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Function {
+    /// From its first instruction to behind its last one, or behind what follows it.
+    pub range: Range<u64>,
+    /// The file says that handlers of signals return to it: unwinders know without looking at its code.
+    pub signal_frame: bool,
+}
+
+impl From<Range<u64>> for Function {
+    fn from(range: Range<u64>) -> Function {
+        Function { range, signal_frame: false }
+    }
+}
+
+/// A way to find the function with the instruction at an address. Addresses are those of the file's headers.
+type Source = fn(&Elf<'_>, u64) -> Option<Function>;
 
 /// The cheapest first.
 const SOURCES: [Source; 4] = [search_table::find, frames::find, symbols::find, go::find];
 
 /// The function with the instruction at an address, as offsets in the file; `None` when the file does not say.
-pub(super) fn function_at(elf: &Elf<'_>, address: u64) -> Option<Range<u64>> {
+pub(super) fn function_at(elf: &Elf<'_>, address: u64) -> Option<Function> {
     SOURCES.iter().find_map(|find| {
-        let found = find(elf, address).filter(|found| found.contains(&address))?;
-        let start = elf.code_offset(found.start)?;
-        let end = start.checked_add(found.end.checked_sub(found.start)?)?;
-        (elf.code_offset(address)? < end).then_some(start..end)
+        let found = find(elf, address).filter(|found| found.range.contains(&address))?;
+        let start = elf.code_offset(found.range.start)?;
+        let end = start.checked_add(found.range.end.checked_sub(found.range.start)?)?;
+        (elf.code_offset(address)? < end).then_some(Function { range: start..end, ..found })
     })
 }
 

@@ -1,6 +1,7 @@
 //! Symbols of functions (`.symtab`, `.dynsym`; System V ABI, chapter 4): what programs have that were linked without tables for
 //! unwinding and not stripped.
 
+use super::Function;
 use super::elf::Elf;
 use ::elf::abi::{SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STT_FUNC, STT_GNU_IFUNC};
 use ::elf::endian::LittleEndian;
@@ -14,8 +15,8 @@ const SYMBOL_LEN: u64 = 24;
 const CHUNK: u64 = 2048;
 const MOST: u64 = 512 * CHUNK;
 
-pub(super) fn find(elf: &Elf<'_>, address: u64) -> Option<Range<u64>> {
-    [SHT_SYMTAB, SHT_DYNSYM].into_iter().find_map(|kind| find_in(elf, kind, address))
+pub(super) fn find(elf: &Elf<'_>, address: u64) -> Option<Function> {
+    [SHT_SYMTAB, SHT_DYNSYM].into_iter().find_map(|kind| find_in(elf, kind, address)).map(Function::from)
 }
 
 /// Labels of assembly code end no function, and functions without a size end where the next one starts.

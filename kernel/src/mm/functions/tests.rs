@@ -8,7 +8,7 @@ use std::vec::Vec;
 /// The offset at which the function starts that has the instruction at an offset.
 fn start_of_function(file: &dyn HostFile, offset: u64) -> Option<u64> {
     let elf = Elf::open(file)?;
-    function_at(&elf, elf.code_address(offset)?).map(|function| function.start)
+    function_at(&elf, elf.code_address(offset)?).map(|function| function.range.start)
 }
 
 /// A function of the test's own program.
@@ -94,7 +94,7 @@ fn check(file: &[u8], start_of_second: u64) {
         machine.mock_fs().add_file("/program", 0o755, bytes);
         let file = machine.mock_fs().file("/program");
         let elf = Elf::open(&file)?;
-        function_at(&elf, elf.code_address(offset as u64)?)
+        function_at(&elf, elf.code_address(offset as u64)?).map(|function| function.range)
     };
     let [(first, len), (second, _)] = FUNCTIONS;
     assert_eq!(find(file, first), Some(first as u64..(first + len) as u64));
@@ -138,7 +138,11 @@ fn frames_without_a_table_are_searched() {
     let signal = [16, 0, 0, 0, 0, 0, 0, 0, 1, b'z', b'S', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0, 0];
     let machine = MockMachine::new();
     machine.mock_fs().add_file("/signal", 0o755, &section(&signal));
-    assert_eq!(start_of_function(&machine.mock_fs().file("/signal"), 0x1011), None);
+    let file = machine.mock_fs().file("/signal");
+    let elf = Elf::open(&file).unwrap();
+    let found = |offset| function_at(&elf, elf.code_address(offset)?);
+    assert_eq!(found(0x1011), Some(Function { range: 0x1011..0x1050, signal_frame: true }));
+    assert_eq!(found(0x1010), None);
 }
 
 #[test]
