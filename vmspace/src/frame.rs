@@ -5,7 +5,7 @@
 use crate::context::{Full, Regs};
 use crate::filter::AUDIT_ARCH_X86_64;
 use crate::gate::SYSCALL_LEN;
-use crate::layout::{self, AREA_CLOCK_STACK, AREA_CLOCK_STACK_END, AREA_REGS, AREA_XSTATE, call, state, uc};
+use crate::layout::{self, AREA_CLOCK_STACK, AREA_CLOCK_STACK_END, AREA_REGS, AREA_XSTATE, call, order, uc};
 use crate::runner::{Inner, Runner};
 
 /// Words of a frame's general registers.
@@ -177,7 +177,7 @@ impl Runner {
                 set(i, self.get(call::ARGS + 8 * arg));
             }
             set(RSP, self.get(call::CLOCK_SP));
-            set(RAX, self.get(call::NR));
+            set(RAX, libc::SYS_clock_gettime as u64);
             set(RCX, self.get(call::SITE));
             set(RIP, self.get(call::SITE));
             return true;
@@ -190,6 +190,10 @@ impl Runner {
             _ if ip == gate.known || ip == gate.answered => (SYSCALL_LEN, get(RAX)),
             _ if ip > gate.answered => (0, get(RAX)),
             _ if ip >= gate.posted => return self.leave_call(inner),
+            _ if ip >= gate.posting => {
+                set(RCX, self.get(call::SITE));
+                (0, get(RAX))
+            }
             _ if ip >= gate.clock => (0, get(RAX)),
             _ if ip == gate.masked || ip == gate.masked + 2 => (SYSCALL_LEN, 0),
             _ if ip >= gate.mask && ip < gate.masked => (0, libc::SYS_rt_sigprocmask as u64),
@@ -203,16 +207,16 @@ impl Runner {
     /// The frame shows the runner where a call waits.
     fn leave_call(&self, inner: &mut Inner) -> bool {
         let frame = self.uc_offset() + uc::GREGS;
-        let site = self.get(call::SITE);
-        let (ip, result) = match self.get(call::STATE) {
-            state::LOAD => return self.show_loaded(inner),
-            state::ANSWERED => (site.wrapping_add(SYSCALL_LEN), self.get(call::RESULT)),
-            _ => (site, self.get(call::NR)),
+        let (site, call) = (self.get(call::SITE), self.get(call::CALL));
+        let (ip, result) = match self.order_for((call >> 32) as u32) {
+            Some(order::LOAD) => return self.show_loaded(inner),
+            Some(order::ANSWERED) => (site.wrapping_add(SYSCALL_LEN), self.get(call::RESULT)),
+            _ => (site, u64::from(call as u32)),
         };
         for (i, value) in [(RIP, ip), (RCX, ip), (RAX, result), (RDX, self.get(call::ARGS + 16))] {
             self.area.store(frame + i * 8, value);
         }
-        self.drop_call();
+        self.drop_call(inner);
         true
     }
 
@@ -222,7 +226,7 @@ impl Runner {
         let regs = Regs::from_words(&words, (self.area.load(self.reg(WORDS)), 0));
         let fpu = self.acceptable_fpu(&self.saved_fpu()).unwrap_or_default();
         self.write_frame(inner, &Full { regs, fpu });
-        self.drop_call();
+        self.drop_call(inner);
         true
     }
 }

@@ -6,7 +6,7 @@
 //! but the guest's own registers.
 
 use crate::context::{Answers, Offers};
-use crate::layout::{ANSWERS, AREA_ANSWERS, AREA_CALL, answer, call, state, trap};
+use crate::layout::{ANSWERS, AREA_ANSWERS, AREA_CALL, answer, call, order, trap};
 use crate::pace::Silence;
 use crate::runner::{Fatal, Inner, Runner};
 use crate::sys::{self, Notification};
@@ -47,7 +47,7 @@ impl Runner {
         for number in 0..ANSWERS {
             self.put_answer(number, answer::NONE);
         }
-        for word in [call::LISTENING, call::STATE, call::SAVED, call::EAGER, call::TRAP] {
+        for word in [call::LISTENING, call::CALL, call::ORDER, call::SEQUENCE, call::EAGER, call::TRAP] {
             self.put(word, 0);
         }
         self.put(call::COMPONENTS, self.components());
@@ -102,13 +102,19 @@ impl Runner {
     }
 
     /// Forgets the call in the area.
-    pub(crate) fn drop_call(&self) {
-        self.put(call::STATE, state::NONE);
+    pub(crate) fn drop_call(&self, inner: &mut Inner) {
+        inner.call = (self.get(call::CALL) >> 32) as u32;
+    }
+
+    /// What the runner was told to do about a call.
+    pub(crate) fn order_for(&self, sequence: u32) -> Option<u32> {
+        let order = (self.get(call::ORDER) as u32).wrapping_sub(sequence);
+        (order::SAVE..=order::LOAD).contains(&order).then_some(order)
     }
 
     /// Tells a runner that waits in the gate what to do.
-    pub(crate) fn give_order(&self, id: Option<u64>, order: u64) -> Result<(), Fatal> {
-        self.put(call::STATE, order);
+    pub(crate) fn give_order(&self, inner: &Inner, id: Option<u64>, order: u32) -> Result<(), Fatal> {
+        self.put(call::ORDER, u64::from(inner.call.wrapping_add(order)));
         self.wake(id)
     }
 
@@ -134,11 +140,14 @@ impl Runner {
         }
     }
 
-    /// Takes the call or the report that waits in the area, if there is one; `id` is the notification that the runner sleeps in.
-    fn take(&self, id: Option<u64>) -> Option<Heard> {
-        if self.get(call::STATE) == state::POSTED {
+    /// Takes the call or the report that waits in the area, if there is one that is not `last`, and says which call it is; `id` is the notification that
+    /// the runner sleeps in.
+    fn take(&self, last: u32, id: Option<u64>) -> Option<(Heard, u32)> {
+        let call = self.get(call::CALL);
+        let (nr, sequence) = (u64::from(call as u32), (call >> 32) as u32);
+        if sequence != last {
             let args = std::array::from_fn(|i| self.get(call::ARGS + 8 * i as u64));
-            return Some(Heard::Call { id, nr: self.get(call::NR), args, site: self.get(call::SITE) });
+            return Some((Heard::Call { id, nr, args, site: self.get(call::SITE) }, sequence));
         }
         // The handler takes a report back to make it by a call when nobody listens.
         if id.is_none()
@@ -148,7 +157,7 @@ impl Runner {
             let mut args = std::array::from_fn(|i| self.get(call::TRAP_ARGS + 8 * i as u64));
             args[5] = 0;
             // A made-up one says that somebody else wrote it; the runner has its way.
-            return self.is_report(&args).then_some(Heard::Trap { id: None, args });
+            return self.is_report(&args).then_some((Heard::Trap { id: None, args }, last));
         }
         None
     }
@@ -162,15 +171,18 @@ impl Runner {
         loop {
             self.reconsider(inner);
             if inner.pace.in_session() {
-                match self.listen(|| self.take(None)) {
-                    Silence::Heard(heard) => {
+                let last = inner.call;
+                match self.listen(|| self.take(last, None)) {
+                    Silence::Heard((heard, call)) => {
+                        inner.call = call;
                         inner.pace.handed_over();
                         return Ok(heard);
                     }
                     Silence::Notification => {}
                     Silence::Time => self.come_home(inner),
                 }
-            } else if let Some(heard) = self.take(None) {
+            } else if let Some((heard, call)) = self.take(inner.call, None) {
+                inner.call = call;
                 return Ok(heard);
             }
             let n = self.receive()?;
@@ -184,12 +196,13 @@ impl Runner {
     fn classify(&self, inner: &mut Inner, n: &Notification) -> Result<Option<Heard>, Fatal> {
         if self.is_wait(n) {
             if n.ip == self.addresses.gate.waited
-                && let Some(heard) = self.take(Some(n.id))
+                && let Some((heard, call)) = self.take(inner.call, Some(n.id))
             {
+                inner.call = call;
                 return Ok(Some(heard));
             }
             let busy = match n.ip == self.addresses.gate.waited {
-                true => self.get(call::STATE) >= state::ANSWERED,
+                true => self.order_for(inner.call).is_some(),
                 false => self.get(call::TRAP) == trap::ANSWERED,
             };
             if !busy {

@@ -55,7 +55,6 @@ at vmspace_stub_gate_masked
     mov r11d, 0x8f3                 // REALTIME, MONOTONIC, MONOTONIC_RAW, the COARSE ones, BOOTTIME, TAI
     bt r11d, edi
     jnc 60f
-    mov gs:[{NR}], rax
     mov gs:[{ARGS}], rdi
     mov gs:[{ARGS} + 8], rsi
     mov gs:[{ARGS} + 16], rdx
@@ -78,7 +77,7 @@ at vmspace_stub_gate_clock
     mov r9, gs:[{ARGS} + 40]
     mov rcx, gs:[{SITE}]
     mov r11d, eax
-    mov rax, gs:[{NR}]
+    mov eax, {NR_CLOCK}
 at vmspace_stub_gate_clocked
     test r11d, r11d
     jnz 60f
@@ -89,16 +88,22 @@ at vmspace_stub_gate_clocked
     jmp vmspace_stub_gate_masked
 
     // Every other call waits in the area for the owner.
-60: mov gs:[{NR}], rax
-    mov gs:[{ARGS}], rdi
+60: mov gs:[{ARGS}], rdi
     mov gs:[{ARGS} + 8], rsi
     mov gs:[{ARGS} + 16], rdx
     mov gs:[{ARGS} + 24], r10
     mov gs:[{ARGS} + 32], r8
     mov gs:[{ARGS} + 40], r9
     mov gs:[{SITE}], rcx
+at vmspace_stub_gate_posting
     mov dword ptr gs:[{SAVED}], 0
-    mov dword ptr gs:[{CALL_STATE}], {POSTED}
+    mov ecx, gs:[{SEQUENCE}]
+    add ecx, {STEP}
+    mov gs:[{SEQUENCE}], ecx
+    shl rcx, 32
+    mov eax, eax
+    or rcx, rax
+    mov gs:[{CALL}], rcx
 at vmspace_stub_gate_posted
     cmp dword ptr gs:[{EAGER}], 0
     je 62f
@@ -118,26 +123,27 @@ at vmspace_stub_gate_posted
     xsaveopt64 gs:[{XSTATE}]
     mov rdx, gs:[{ARGS} + 16]
     mov dword ptr gs:[{SAVED}], 1
-    mov eax, {SAVE}
-    mov r11d, {TAKEN}
-    lock cmpxchg gs:[{CALL_STATE}], r11d
 
-    // Look for something to do while the owner listens, and then sleep.
+    // Look for an order for this call while the owner listens, and then sleep. What has been saved is not saved again.
 62: mov r11d, {PATIENCE}
-63: cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
-    jae 65f
+    mov ecx, gs:[{SEQUENCE}]
+    add ecx, gs:[{SAVED}]
+63: mov eax, gs:[{ORDER}]
+    sub eax, ecx
+    dec eax
+    cmp eax, {LOAD}
+    jb 64f
     cmp dword ptr gs:[{LISTENING}], 0
-    je 64f
+    je 65f
     pause
     dec r11d
     jnz 63b
-64: mov eax, {NR_WAIT}
+65: mov eax, {NR_WAIT}
     syscall
 at vmspace_stub_gate_waited
-    cmp dword ptr gs:[{CALL_STATE}], {ANSWERED}
-    jb 62b
-65: cmp dword ptr gs:[{CALL_STATE}], {SAVE}
-    je 61b
+    jmp 62b
+64: cmp byte ptr gs:[{ORDER}], {ANSWERED}
+    jb 61b
     ja vmspace_stub_gate_load
     mov rcx, gs:[{SITE}]
     mov rax, gs:[{RESULT}]
@@ -170,7 +176,6 @@ at vmspace_stub_gate_load
     mov rdx, gs:[{REGS} + 12 * 8]
     mov rax, gs:[{REGS} + 13 * 8]
     mov rcx, gs:[{REGS} + 14 * 8]
-    mov dword ptr gs:[{CALL_STATE}], {NONE}
     mov rsp, gs:[{REGS} + 15 * 8]
     jmp qword ptr gs:[{REGS} + 16 * 8]
 at vmspace_stub_gate_end

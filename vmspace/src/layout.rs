@@ -81,54 +81,53 @@ pub mod fd {
     pub const FILES: i32 = 16;
 }
 
-/// Offsets behind [`AREA_CALL`]. What both sides look at or change with every call lies in one cache line, the call itself in the next.
+/// Offsets behind [`AREA_CALL`], in cache lines: what the runner writes with each call, what the owner answers, what only the runner uses, and the reports
+/// of the signal handler.
 pub mod call {
-    /// Nonzero while the owner looks at [`STATE`] and [`TRAP`].
-    pub const LISTENING: u64 = 0;
-    /// Where the call is; the values are in [`super::state`].
-    pub const STATE: u64 = 8;
-    /// Where the report of the signal handler is; the values are in [`super::trap`].
-    pub const TRAP: u64 = 16;
-    /// What the call returns.
-    pub const RESULT: u64 = 32;
-    /// Nonzero when the runner shall save all registers with each call.
-    pub const EAGER: u64 = 40;
-    /// Number.
-    pub const NR: u64 = 64;
+    /// The number, and the upper half says which call it is: [`SEQUENCE`]. Written last.
+    pub const CALL: u64 = 0;
     /// Six arguments.
-    pub const ARGS: u64 = 72;
+    pub const ARGS: u64 = 8;
     /// Address of the `syscall` instruction.
-    pub const SITE: u64 = 120;
+    pub const SITE: u64 = 56;
+    /// What the runner shall do, one of [`super::order`], together with the call that this is about.
+    pub const ORDER: u64 = 64;
+    /// What the call returns.
+    pub const RESULT: u64 = 72;
+    /// Nonzero while the owner looks at [`CALL`] and [`TRAP`].
+    pub const LISTENING: u64 = 80;
+    /// Nonzero when the runner shall save all registers with each call.
+    pub const EAGER: u64 = 88;
+    /// Counts calls, in steps of [`super::order::STEP`].
+    pub const SEQUENCE: u64 = 128;
+    /// 1 when all registers of the thread that makes the call are in the area, else 0.
+    pub const SAVED: u64 = 136;
     /// The state components that `XSAVE` and `XRSTOR` concern.
-    pub const COMPONENTS: u64 = 128;
-    /// The five arguments of the report.
-    pub const TRAP_ARGS: u64 = 136;
+    pub const COMPONENTS: u64 = 144;
     /// Address of the vDSO's `clock_gettime`.
-    pub const CLOCK: u64 = 176;
+    pub const CLOCK: u64 = 152;
     /// What it said, two words.
-    pub const TIME: u64 = 184;
+    pub const TIME: u64 = 160;
     /// The stack pointer meanwhile.
-    pub const CLOCK_SP: u64 = 200;
+    pub const CLOCK_SP: u64 = 176;
     /// The thread's signal mask, for [`super::answer::SIGMASK`].
-    pub const SIGMASK: u64 = 208;
-    /// Nonzero when all registers of the thread that makes the call are in the area.
-    pub const SAVED: u64 = 216;
+    pub const SIGMASK: u64 = 184;
+    /// Where the report of the signal handler is; the values are in [`super::trap`].
+    pub const TRAP: u64 = 192;
+    /// The five arguments of the report.
+    pub const TRAP_ARGS: u64 = 200;
 }
 
-/// Values of [`call::STATE`].
-pub mod state {
-    /// There is none.
-    pub const NONE: u64 = 0;
-    /// The stub has made one, which the owner may have taken.
-    pub const POSTED: u64 = 1;
-    /// He has, and had its registers saved.
-    pub const TAKEN: u64 = 3;
-    /// From here on the runner has something to do: it has been answered.
-    pub const ANSWERED: u64 = 8;
-    /// The runner shall save the registers, and wait on.
-    pub const SAVE: u64 = 9;
-    /// The runner shall load other registers, and go on with them.
-    pub const LOAD: u64 = 10;
+/// What a runner that waits in the gate is told to do. [`SAVE`] is the least: whoever has saved looks for more.
+pub mod order {
+    /// Save the registers, and wait on.
+    pub const SAVE: u32 = 1;
+    /// Go on with the result.
+    pub const ANSWERED: u32 = 2;
+    /// Load other registers, and go on with them.
+    pub const LOAD: u32 = 3;
+    /// Sequence numbers leave room for these.
+    pub const STEP: u32 = 256;
 }
 
 /// Values of [`call::TRAP`]; 0 is no report.

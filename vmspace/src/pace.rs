@@ -26,8 +26,8 @@ const START: i32 = 32;
 
 /// How listening ended.
 pub(crate) enum Silence {
-    /// Something came.
-    Heard(Heard),
+    /// Something came, and this is the last call.
+    Heard((Heard, u32)),
     /// The runner is in a notification.
     Notification,
     /// Nothing happened for long.
@@ -103,7 +103,7 @@ impl Pace {
 
     fn end(&mut self) {
         self.wanted = match self.credit {
-            ..=START => (self.wanted * 2).min(MOST_BURST),
+            ..MOST_CREDIT => (self.wanted * 2).min(MOST_BURST),
             _ => (self.wanted / 2).max(BURST),
         };
         self.credit = 0;
@@ -113,7 +113,7 @@ impl Pace {
 
 impl Runner {
     /// Looks for something to do for a while.
-    pub(crate) fn listen(&self, take: impl Fn() -> Option<Heard>) -> Silence {
+    pub(crate) fn listen(&self, take: impl Fn() -> Option<(Heard, u32)>) -> Silence {
         const LOOKS: u32 = 200;
         let mut start = None;
         loop {

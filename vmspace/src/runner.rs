@@ -37,6 +37,8 @@ pub(crate) struct Inner {
     pub mode: Mode,
     /// Whose registers it holds.
     pub owner: Option<Arc<Cell>>,
+    /// The last call through the gate that was taken, or can't be any more.
+    pub call: u32,
     /// FS and GS base at the last trap.
     pub bases: (u64, u64),
     /// What its gate answers.
@@ -128,6 +130,7 @@ impl Runner {
             inner: Mutex::new(Inner {
                 mode: Mode::Handler { id: Some(first.id) },
                 owner: None,
+                call: 0,
                 bases: (0, 0),
                 answers: Answers::default(),
                 offers: Offers::default(),

@@ -78,6 +78,7 @@ impl Body {
         runners.iter().all(|runner| {
             let mut inner = lock(&runner.inner);
             runner.clear_gate(self.clock);
+            inner.call = 0;
             (inner.answers, inner.offers) = (Answers::default(), Offers::default());
             runner.kicked.store(false, Ordering::SeqCst);
             runner.cleanse(&mut inner).is_ok()

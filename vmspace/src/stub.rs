@@ -3,7 +3,7 @@
 //! Nothing here uses a stack or memory that guest code could change to gain something: see the notes at each part.
 
 use crate::filter;
-use crate::layout::{self, answer, call, fd, nr, state, trap};
+use crate::layout::{self, answer, call, fd, nr, order, trap};
 use std::arch::global_asm;
 
 /// How many times a runner looks for something to do before it sleeps: some 200 µs.
@@ -32,11 +32,12 @@ global_asm!(
     LAST_ANSWER = const layout::ANSWERS - 1,
     AREA_ANSWERS = const layout::AREA_ANSWERS,
     LISTENING = const layout::AREA_CALL + call::LISTENING,
-    CALL_STATE = const layout::AREA_CALL + call::STATE,
-    NR = const layout::AREA_CALL + call::NR,
+    CALL = const layout::AREA_CALL + call::CALL,
     ARGS = const layout::AREA_CALL + call::ARGS,
     SITE = const layout::AREA_CALL + call::SITE,
     RESULT = const layout::AREA_CALL + call::RESULT,
+    ORDER = const layout::AREA_CALL + call::ORDER,
+    SEQUENCE = const layout::AREA_CALL + call::SEQUENCE,
     SAVED = const layout::AREA_CALL + call::SAVED,
     EAGER = const layout::AREA_CALL + call::EAGER,
     COMPONENTS = const layout::AREA_CALL + call::COMPONENTS,
@@ -49,11 +50,10 @@ global_asm!(
     SIGMASK = const layout::AREA_CALL + call::SIGMASK,
     REGS = const layout::AREA_REGS,
     XSTATE = const layout::AREA_XSTATE,
-    NONE = const state::NONE,
-    POSTED = const state::POSTED,
-    TAKEN = const state::TAKEN,
-    ANSWERED = const state::ANSWERED,
-    SAVE = const state::SAVE,
+    STEP = const order::STEP,
+    ANSWERED = const order::ANSWERED,
+    LOAD = const order::LOAD,
+    NR_CLOCK = const libc::SYS_clock_gettime,
     TRAP_POSTED = const trap::POSTED,
     TRAP_ANSWERED = const trap::ANSWERED,
     ANSWER_CLOCK = const answer::CLOCK as i64,
@@ -107,6 +107,7 @@ unsafe extern "C" {
     static vmspace_stub_gate_masked: u8;
     static vmspace_stub_gate_clock: u8;
     static vmspace_stub_gate_clocked: u8;
+    static vmspace_stub_gate_posting: u8;
     static vmspace_stub_gate_posted: u8;
     static vmspace_stub_gate_waited: u8;
     static vmspace_stub_gate_answered: u8;
@@ -149,6 +150,8 @@ pub struct Gate {
     pub clock: u64,
     /// From here on they are the thread's again.
     pub clocked: u64,
+    /// From here on arguments and site are in the area, and the way back is no longer in its register.
+    pub posting: u64,
     /// From here on the call is in the area.
     pub posted: u64,
     /// The call by which a runner waits.
@@ -183,6 +186,7 @@ impl Addresses {
                 masked: at(&raw const vmspace_stub_gate_masked),
                 clock: at(&raw const vmspace_stub_gate_clock),
                 clocked: at(&raw const vmspace_stub_gate_clocked),
+                posting: at(&raw const vmspace_stub_gate_posting),
                 posted: at(&raw const vmspace_stub_gate_posted),
                 waited: at(&raw const vmspace_stub_gate_waited),
                 answered: at(&raw const vmspace_stub_gate_answered),

@@ -2,7 +2,7 @@
 
 use crate::context::{Context, Full, Place};
 use crate::engine::{KICK, lock};
-use crate::layout::{call, state};
+use crate::layout::{call, order};
 use crate::runner::{Fatal, Inner, Mode, Runner};
 use crate::sys;
 use crate::trust;
@@ -35,7 +35,7 @@ impl Runner {
             }
             (Some(Place::Direct), Mode::Taken { id, nr, .. }) => {
                 self.put(call::RESULT, result.unwrap_or(nr));
-                return self.give_order(id, state::ANSWERED);
+                return self.give_order(inner, id, order::ANSWERED);
             }
             (Some(Place::Frame), Mode::Handler { id }) => {
                 if let Some(result) = result {
@@ -54,10 +54,10 @@ impl Runner {
         if let Mode::Free { id } = inner.mode {
             if self.can_load(full) {
                 self.write_saved(inner, full);
-                return self.give_order(id, state::LOAD);
+                return self.give_order(inner, id, order::LOAD);
             }
             self.kick_out(inner)?;
-            self.drop_call();
+            self.drop_call(inner);
         }
         let Mode::Handler { id } = inner.mode else { return Err("the runner is not in its handler".into()) };
         let fpu =
@@ -91,7 +91,7 @@ impl Runner {
         if self.get(call::SAVED) == 0 {
             self.put(call::EAGER, 1);
             let awake = id.is_none();
-            self.give_order(id.take(), state::SAVE)?;
+            self.give_order(inner, id.take(), order::SAVE)?;
             let start = Instant::now();
             while self.get(call::SAVED) == 0 {
                 if awake && start.elapsed() < LOOK {
@@ -118,7 +118,7 @@ impl Runner {
                 if self.get(call::SAVED) != 0 {
                     id = Some(n.id);
                 } else {
-                    self.give_order(Some(n.id), state::SAVE)?;
+                    self.give_order(inner, Some(n.id), order::SAVE)?;
                 }
             }
         }
@@ -152,7 +152,7 @@ impl Runner {
     fn evicted(&self, inner: &mut Inner, args: &[u64; 6], nr: u64, ip: u64) {
         inner.bases = Runner::bases(args);
         self.leave_gate(inner);
-        self.drop_call();
+        self.drop_call(inner);
         let mut full = self.read_frame(inner);
         full.regs.rip = ip;
         full.regs.rcx = ip;
