@@ -29,6 +29,8 @@ enum Change {
 pub(super) struct Batch {
     changes: Vec<Change>,
     freed: Vec<Pfn>,
+    /// Most of what is mapped will not be touched, so the machine fills its page tables when it is.
+    pub(super) on_touch: bool,
     /// Areas that are no more.
     pub(super) removed: Vec<Vma>,
 }
@@ -109,16 +111,22 @@ impl Mm {
         inner: &mut Inner,
         batch: &mut Batch,
     ) -> Result<Commit, SpaceError> {
-        let result = self.apply(cpu, inner, &take(&mut batch.changes));
+        let result = self.apply(cpu, inner, &take(&mut batch.changes), !batch.on_touch);
         self.frames.put_all(take(&mut batch.freed));
         result
     }
 
-    fn apply(&self, cpu: CpuId, inner: &mut Inner, changes: &[Change]) -> Result<Commit, SpaceError> {
+    fn apply(
+        &self,
+        cpu: CpuId,
+        inner: &mut Inner,
+        changes: &[Change],
+        populate: bool,
+    ) -> Result<Commit, SpaceError> {
         if changes.is_empty() {
             return Ok(Commit::Done);
         }
-        match self.space.update(cpu, &changes.iter().map(op).collect::<Vec<_>>()) {
+        match self.space.update(cpu, &changes.iter().map(|change| op(change, populate)).collect::<Vec<_>>()) {
             Ok(()) => return Ok(Commit::Done),
             Err(SpaceError::NoMemory) => {}
             Err(SpaceError::Refused(index)) => {
@@ -139,14 +147,14 @@ impl Mm {
     }
 }
 
-fn op(change: &Change) -> MapOp<'_> {
+fn op(change: &Change, populate: bool) -> MapOp<'_> {
     match change {
         Change::Map { at, len, prot, what: What::Ram(pfn) } => MapOp::Map {
             at: VirtAddr(*at),
             len: *len,
             prot: *prot,
             backing: Backing::Ram(pfn.phys()),
-            populate: true,
+            populate,
         },
         Change::Map { at, len, prot, what: What::File { file, offset, shared } } => MapOp::Map {
             at: VirtAddr(*at),

@@ -492,9 +492,16 @@ impl Mm {
             let file = file.clone();
             if !vma.shown && !vma.refused && !vma.prot.is_empty() {
                 let shared = vma.is_shared();
-                let prot = vma.host_prot(shared);
-                let what = What::File { file: file.clone(), offset: vma.offset, shared };
-                batch.map(vma.start, vma.len(), prot, what);
+                // Not where copies are at its ends: they are shown anyway.
+                let bounds = vma.pages();
+                let gap = |page: &u64| table.get(*page).is_none();
+                let first = bounds.clone().find(gap).unwrap_or(bounds.end);
+                let end = bounds.rev().find(gap).map_or(first, |last| last + 1);
+                if first < end {
+                    let at = first * PAGE_SIZE;
+                    let what = What::File { file: file.clone(), offset: vma.offset_of(at), shared };
+                    batch.map(at, (end - first) * PAGE_SIZE, vma.host_prot(shared), what);
+                }
                 vma.shown = true;
                 // Copies that the machine does not show yet would be hidden by the file.
                 for (page, pte) in table.range(vma.pages()).collect::<vec::Vec<_>>() {

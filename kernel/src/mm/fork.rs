@@ -90,6 +90,8 @@ impl Mm {
         }
         self.commit(cx.cpu(), inner, &mut batch)?;
         drop(guard);
+        // Many a child only touches a few pages before it executes another program.
+        batch.on_touch = true;
         child.show_copy(&mut copy, written.into_iter().chain(others), &mut batch);
         copy.note_resident();
         child.commit(cx.cpu(), &mut copy, &mut batch)?;
