@@ -7,6 +7,7 @@ use crate::filter::AUDIT_ARCH_X86_64;
 use crate::gate::SYSCALL_LEN;
 use crate::layout::{self, AREA_CLOCK_STACK, AREA_CLOCK_STACK_END, AREA_REGS, AREA_XSTATE, call, order, uc};
 use crate::runner::{Inner, Runner};
+use std::ops::Range;
 
 /// Words of a frame's general registers.
 const WORDS: usize = 18;
@@ -18,14 +19,29 @@ const RAX: usize = 13;
 const RCX: usize = 14;
 const RSP: usize = 15;
 const RIP: usize = 16;
-/// As long as no larger component than AVX is in use, the image ends here for all that matters.
-const AVX_LEN: usize = 832;
-/// The state components up to AVX (SDM vol. 1, 13.1).
-const AVX: u64 = 7;
 /// Offset of `XSTATE_BV` in an image.
 const XSTATE_BV: usize = 512;
 /// The trap flag.
 const TF: u64 = 1 << 8;
+
+/// The parts of an image that mean something when these state components are in use (SDM vol. 1, 13.4 and 13.5): `MXCSR` and the header always; those
+/// of x87, SSE and AVX; all others together.
+fn parts(in_use: u64, len: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = [
+        (!0, 24..32),
+        (!0, XSTATE_BV..XSTATE_BV + 64),
+        (1, 0..24),
+        (1, 32..160),
+        (2, 160..416),
+        (4, 576..832),
+        (!7, 832..len.max(832)),
+    ];
+    let clip = move |part: Range<usize>| part.start.min(len)..part.end.min(len);
+    parts
+        .into_iter()
+        .filter(move |(bits, _)| *bits == !0 || in_use & bits != 0)
+        .map(move |(_, part)| clip(part))
+}
 
 impl Runner {
     /// Copies the state out of the frame.
@@ -134,8 +150,9 @@ impl Runner {
     fn saved_fpu(&self) -> Vec<u8> {
         let at = self.base + AREA_XSTATE as usize;
         let mut fpu = self.fresh_fpu.clone();
-        let used = if self.area.load(at + XSTATE_BV) <= AVX { AVX_LEN.min(fpu.len()) } else { fpu.len() };
-        self.area.read(at, &mut fpu[..used]);
+        for part in parts(self.area.load(at + XSTATE_BV), fpu.len()) {
+            self.area.read(at + part.start, &mut fpu[part]);
+        }
         self.sign_fpu(&mut fpu);
         fpu
     }
@@ -151,11 +168,12 @@ impl Runner {
             self.area.store(self.reg(i), word);
         }
         self.area.store(self.reg(WORDS), full.regs.fs_base);
+        let at = self.base + AREA_XSTATE as usize;
         let fpu = if full.fpu.len() == self.fpu.1 { &full.fpu } else { &self.fresh_fpu };
-        let bv =
-            fpu.get(XSTATE_BV..XSTATE_BV + 8).and_then(|b| b.try_into().ok()).map_or(!0, u64::from_le_bytes);
-        let used = if bv <= AVX { AVX_LEN.min(fpu.len()) } else { fpu.len() };
-        self.area.write(self.base + AREA_XSTATE as usize, &fpu[..used]);
+        let in_use = fpu.get(XSTATE_BV..XSTATE_BV + 8).and_then(|b| b.try_into().ok());
+        for part in parts(in_use.map_or(!0, u64::from_le_bytes), fpu.len()) {
+            self.area.write(at + part.start, &fpu[part]);
+        }
         inner.bases = (full.regs.fs_base, 0);
     }
 

@@ -61,6 +61,10 @@ impl Fresh {
         }
         let mut fpu_image = vec![0; len];
         area.read(base + fpu, &mut fpu_image);
+        // The program had no state yet but the initial one: `XSTATE_BV` says so with fewer bytes to load.
+        if let Some(in_use) = fpu_image.get_mut(512..520) {
+            in_use.fill(0);
+        }
         Some(Fresh { uc, fpu: (fpu, len), uc_image, fpu_image })
     }
 
