@@ -21,6 +21,8 @@ const MOST_BURST: i32 = 1 << 12;
 const DISTURBANCE: i32 = 24;
 /// How many calls a session can have to its credit.
 const MOST_CREDIT: i32 = 96;
+/// After how many calls of a session it is looked whether they came fast.
+const SAMPLE: u32 = 64;
 /// What a session has for a start: as much as the move there and back costs.
 const START: i32 = 32;
 
@@ -43,7 +45,9 @@ pub(crate) struct Pace {
     credit: i32,
     /// How much of it the next session takes.
     wanted: i32,
-    /// When the last trap came, and the moving average of the time between them.
+    /// Calls of the session since its last sample.
+    calls: u32,
+    /// When the last trap came, or the last sample of the session; and the moving average of the time between traps.
     last: Instant,
     gap: Duration,
     /// How often the address space has been changed, as far as that is in the credit.
@@ -53,7 +57,7 @@ pub(crate) struct Pace {
 impl Pace {
     pub(crate) fn new() -> Pace {
         let last = Instant::now();
-        Pace { home: None, credit: 0, wanted: BURST, last, gap: GAP, changes: 0 }
+        Pace { home: None, credit: 0, wanted: BURST, calls: 0, last, gap: GAP, changes: 0 }
     }
 
     /// Whether the owner listens.
@@ -64,6 +68,15 @@ impl Pace {
     /// Something was handed over without a switch of tasks.
     pub(crate) fn handed_over(&mut self) {
         self.credit = (self.credit + 1).min(MOST_CREDIT);
+        self.calls += 1;
+        if self.calls == SAMPLE {
+            // On a busy host each side waits for its turn: that is no quicker than switching.
+            let now = Instant::now();
+            if now.duration_since(self.last) > GAP * SAMPLE {
+                self.credit = 0;
+            }
+            (self.last, self.calls) = (now, 0);
+        }
     }
 
     /// Something happened that is dearer in a session.
@@ -99,6 +112,7 @@ impl Pace {
     fn begin(&mut self, home: usize) {
         self.home = Some(home);
         self.credit = START;
+        (self.last, self.calls) = (Instant::now(), 0);
     }
 
     fn end(&mut self) {
