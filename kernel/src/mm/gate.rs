@@ -11,7 +11,7 @@ use super::fault::read_file;
 use super::frames::{Fill, Pfn};
 use super::inner::Inner;
 use super::site::{self, SLOT_LEN};
-use super::space::{MapFlags, MapRequest, Mm};
+use super::space::{MIN_ADDR, MapFlags, MapRequest, Mm};
 use super::table::Pte;
 use super::vma::{Object, Vma};
 use crate::task::Cx;
@@ -28,6 +28,9 @@ const AREA_LEN: u64 = 4 * PAGE_SIZE;
 const TRAPS: u64 = 24;
 /// Sites whose traps are counted.
 const COUNTED: usize = 256;
+/// How far below and above code its slots are if they can be, in bytes.
+const BELOW: u64 = 1 << 22;
+const ABOVE: u64 = 1 << 30;
 /// How far a jump reaches, less what areas and pages take.
 const REACH: u64 = (1 << 31) - (1 << 24);
 
@@ -176,9 +179,15 @@ impl Mm {
         inner.slots.iter().find(near).map(Slots::next)
     }
 
+    /// Makes an area with slots a little below some code, or, where a program begins too low for that, well above it: not in the way of its heap.
     fn make_area(&self, cx: &Cx, near: u64) -> Option<()> {
+        let places = [near.checked_sub(BELOW).filter(|&at| at >= MIN_ADDR), near.checked_add(ABOVE)];
+        places.into_iter().flatten().find_map(|at| self.make_area_at(cx, near, at))
+    }
+
+    fn make_area_at(&self, cx: &Cx, near: u64, addr: u64) -> Option<()> {
         let request = MapRequest {
-            addr: near.checked_sub(1 << 22)?,
+            addr,
             len: AREA_LEN,
             prot: Prot::READ | Prot::EXEC,
             flags: MapFlags::NORESERVE,

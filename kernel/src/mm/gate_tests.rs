@@ -121,6 +121,26 @@ fn a_busy_site_is_patched_in_a_copy_of_its_page() {
 }
 
 #[test]
+fn low_programs_have_their_slots_above() {
+    let machine = MockMachine::builder().gate(GATE).build();
+    machine.mock_fs().add_file("/program", 0o755, &program());
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let file: Arc<dyn HostFile> = Arc::new(machine.mock_fs().file("/program"));
+        let (mm, at) = (new_mm(cx), 0x20_0000);
+        let object = Some(Mappable::Host(file));
+        let request = MapRequest { addr: at, prot: RX, flags: MapFlags::FIXED, object, ..anon(3 * PAGE) };
+        mm.map(cx, request).unwrap();
+        assert_eq!(load(cx, &mm, at + SITE as u64, 1).unwrap(), [0x0f]);
+        (0..24).for_each(|_| mm.note_call(cx, at + SITE as u64 + 2));
+        let bytes = load(cx, &mm, at + SITE as u64 - 5, 5).unwrap();
+        let distance = i32::from_le_bytes(bytes[1..].try_into().unwrap());
+        let slot = (at + SITE as u64).wrapping_add_signed(distance.into());
+        let gates = mm.vmas().into_iter().find(|vma| vma.name == "[gates]").unwrap();
+        assert!(bytes[0] == 0xe9 && slot == gates.start && slot > at + (512 << 20), "{slot:#x}");
+    });
+}
+
+#[test]
 fn sites_that_are_none_are_left_alone() {
     let machine = MockMachine::builder().gate(GATE).build();
     testing::run_on(machine, testing::config(), |cx| {
