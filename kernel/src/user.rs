@@ -222,8 +222,9 @@ impl Source for &[u8] {
 /// A list of user buffers (`readv(2)`), consumed front to back; both a [`Sink`] and a [`Source`].
 pub struct UserBuf<'a> {
     cx: &'a Cx<'a>,
-    vecs: Vec<Iovec>,
-    at: usize,
+    /// What is left of the one that is at work.
+    now: Iovec,
+    later: vec::IntoIter<Iovec>,
     left: usize,
 }
 
@@ -235,7 +236,8 @@ impl<'a> UserBuf<'a> {
         if len > 0 && ptr.addr().0.checked_add(len as u64).is_none_or(|end| end > limit) {
             return err(Errno::EFAULT);
         }
-        Ok(UserBuf { cx, vecs: vec![Iovec { base: ptr.addr().0, len: len as u64 }], at: 0, left: len })
+        let now = Iovec { base: ptr.addr().0, len: len as u64 };
+        Ok(UserBuf { cx, now, later: Vec::new().into_iter(), left: len })
     }
 
     /// An `iovec` array: `EINVAL` for more than [`IOV_MAX`] or a length that is negative as a `ssize_t`.
@@ -256,7 +258,7 @@ impl<'a> UserBuf<'a> {
                 return err(Errno::EFAULT);
             }
         }
-        Ok(UserBuf { cx, vecs, at: 0, left: total })
+        Ok(UserBuf { cx, now: Iovec { base: 0, len: 0 }, later: vecs.into_iter(), left: total })
     }
 
     fn each(
@@ -266,12 +268,13 @@ impl<'a> UserBuf<'a> {
     ) -> Result<usize> {
         let mut done = 0;
         while done < len {
-            let Some(v) = self.vecs.get_mut(self.at) else { break };
-            let mut n = (v.len as usize).min(len - done);
-            if n == 0 {
-                self.at += 1;
+            if self.now.len == 0 {
+                let Some(next) = self.later.next() else { break };
+                self.now = next;
                 continue;
             }
+            let v = &mut self.now;
+            let mut n = (v.len as usize).min(len - done);
             let mut step = f(self.cx, VirtAddr(v.base), done, n);
             let head = (hal::PAGE_SIZE - (v.base & (hal::PAGE_SIZE - 1))) as usize;
             if step.is_err() && head < n {

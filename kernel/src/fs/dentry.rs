@@ -63,6 +63,8 @@ pub struct Dentry {
     /// The type bits of the inode's mode, which never change; 0 before they were asked for.
     kind: AtomicU32,
     deleted: AtomicBool,
+    /// Of a directory: see [`Inode::cacheable`].
+    cacheable: bool,
     /// Whether it never had a name and may get one (`O_TMPFILE`).
     pub(super) nameless: bool,
     /// Held while names in this directory are made and removed.
@@ -111,6 +113,7 @@ impl Dentry {
         nameless: bool,
     ) -> Arc<Dentry> {
         Arc::new(Dentry {
+            cacheable: inode.cacheable(),
             inode,
             link: Mutex::new(Link { parent, name }),
             children: Mutex::default(),
@@ -166,7 +169,7 @@ impl Dentry {
 
     /// The child with this name; `ENOENT`. The caller has checked that this is a directory that may be searched.
     pub fn child(self: &Arc<Dentry>, cx: &Cx, name: &[u8]) -> Result<Arc<Dentry>> {
-        let cacheable = self.inode.cacheable();
+        let cacheable = self.cacheable;
         let changes = {
             let mut children = self.children.lock();
             if let Some(child) = children.map.get_mut(name) {
@@ -206,7 +209,7 @@ impl Dentry {
         inode: Arc<dyn Inode>,
         changes: Option<u64>,
     ) -> Arc<Dentry> {
-        let cacheable = self.inode.cacheable();
+        let cacheable = self.cacheable;
         let (mut old, mut key) = (None, None);
         let new = {
             let mut children = self.children.lock();
@@ -287,7 +290,7 @@ impl Dentry {
 
     /// The name was removed from the directory, which is remembered: names often come again.
     pub(super) fn removed(&self, name: &[u8]) {
-        let cacheable = self.inode.cacheable();
+        let cacheable = self.cacheable;
         let before = {
             let mut children = self.children.lock();
             children.changes += 1;

@@ -1,13 +1,13 @@
 //! Reading and writing through an open file description: access mode, position, limits, side effects.
 
 use super::dentry::with_room;
-use super::{DirEntry, File, OpenFile, OpenFlags, notify, perm, transfer};
+use super::perm::Rights;
+use super::{DirEntry, File, Inode, OpenFile, OpenFlags, notify, perm, transfer};
 use crate::error::{Result, err};
 use crate::signal::{SigInfo, send_to_task, sig};
 use crate::task::{Cap, Cx, Resource};
 use crate::user::{Sink, Source};
 use abi::Errno;
-use abi::fs::FileType;
 use alloc::sync::Arc;
 use alloc::vec;
 use hal::{HostFile, SetAttr};
@@ -113,13 +113,13 @@ pub fn read_dir(cx: &Cx, of: &OpenFile, emit: &mut dyn FnMut(DirEntry<'_>) -> bo
 
 fn write_at(cx: &Cx, of: &Arc<OpenFile>, pos: &mut u64, source: &mut dyn Source) -> Result<usize> {
     let Some(inode) = of.inode.as_ref() else { return of.file.write(cx, of, pos, source) };
-    let attr = inode.attr()?;
-    if attr.file_type() != FileType::Regular || source.left() == 0 {
+    let rights = inode.rights()?;
+    if !rights.is_regular() || source.left() == 0 {
         return of.file.write(cx, of, pos, source);
     }
-    let from = if of.flags().contains(OpenFlags::APPEND) { attr.size } else { *pos };
+    let from = if of.flags().contains(OpenFlags::APPEND) { inode.attr()?.size } else { *pos };
     let room = limit_growth(cx, from, source.left() as u64)?;
-    drop_privileges(cx, of)?;
+    drop_rights(cx, inode, rights)?;
     limited(source, usize::try_from(room).unwrap_or(usize::MAX), |source| of.file.write(cx, of, pos, source))
 }
 
@@ -139,17 +139,18 @@ pub fn limit_growth(cx: &Cx, pos: u64, len: u64) -> Result<u64> {
 
 /// A write takes away set-user-ID and set-group-ID, unless by `CAP_FSETID`.
 pub fn drop_privileges(cx: &Cx, of: &OpenFile) -> Result<()> {
-    let Some(inode) = &of.inode else { return Ok(()) };
-    let attr = inode.attr()?;
-    if attr.file_type() != FileType::Regular {
-        return Ok(());
+    match &of.inode {
+        Some(inode) => drop_rights(cx, inode, inode.rights()?),
+        None => Ok(()),
     }
-    let mut mode = attr.mode;
-    mode &= !perm::S_ISUID;
+}
+
+fn drop_rights(cx: &Cx, inode: &Arc<dyn Inode>, rights: Rights) -> Result<()> {
+    let mut mode = rights.mode & !perm::S_ISUID;
     if mode & 0o010 != 0 {
         mode &= !perm::S_ISGID;
     }
-    if mode == attr.mode || cx.task.creds().has(Cap::Fsetid) {
+    if mode == rights.mode || !rights.is_regular() || cx.task.creds().has(Cap::Fsetid) {
         return Ok(());
     }
     inode.set_attr(cx, &SetAttr { mode: Some(mode & 0o7777), ..SetAttr::default() })

@@ -100,7 +100,8 @@ fn open_or_create(
         return err(Errno::ENOENT);
     }
     let exclusive = flags.contains(OpenFlags::EXCL);
-    let mut walk = Walk::start(cx, cx.task.creds(), dirfd, path, lookup)?;
+    let creds = cx.task.creds();
+    let mut walk = Walk::start(cx, &creds, dirfd, path, lookup)?;
     loop {
         let name = match walk.walk_to_last()? {
             Last::Name(name, false) => name,
@@ -167,8 +168,7 @@ fn open_unnamed(
 /// Opens what is at a place. `allowed`: permissions are not checked, because the caller just made it or checked others.
 pub fn open_at(cx: &Cx, at: Path, flags: OpenFlags, allowed: bool) -> Result<Arc<OpenFile>> {
     let inode = at.dentry.inode.clone();
-    let attr = inode.attr()?;
-    let file_type = attr.file_type();
+    let file_type = at.dentry.file_type()?;
     let writes = flags.writable() || flags.bits() & 3 == 3 || flags.contains(OpenFlags::TRUNC);
     match file_type {
         FileType::Symlink => return err(Errno::ELOOP),
@@ -179,17 +179,17 @@ pub fn open_at(cx: &Cx, at: Path, flags: OpenFlags, allowed: bool) -> Result<Arc
         _ => {}
     }
     if !allowed {
-        let creds = cx.task.creds();
+        let (creds, rights) = (cx.task.creds(), inode.rights()?);
         let mut access = Access::empty();
         access.set(Access::READ, flags.bits() & 3 != 1);
         access.set(Access::WRITE, writes);
-        perm::check(&creds, &attr, access)?;
+        perm::check(&creds, rights, access)?;
         if flags.contains(OpenFlags::NOATIME) {
-            perm::check_owner(&creds, &attr)?;
+            perm::check_owner(&creds, rights)?;
         }
     }
     let writer = match file_type {
-        FileType::Regular if writes => Some(cx.kernel.vfs.busy.write(&attr)?),
+        FileType::Regular if writes => Some(cx.kernel.vfs.busy.write(&inode.attr()?)?),
         _ => None,
     };
     let file = at.dentry.unless_lost(with_room(cx, || inode.open(cx, &at, flags)))?;

@@ -39,6 +39,13 @@ pub struct Rights {
     pub gid: u32,
 }
 
+impl Rights {
+    /// Whether it is a regular file.
+    pub fn is_regular(&self) -> bool {
+        FileType::from_mode(self.mode) == Some(FileType::Regular)
+    }
+}
+
 impl From<&Attr> for Rights {
     fn from(attr: &Attr) -> Rights {
         Rights { mode: attr.mode, uid: attr.uid, gid: attr.gid }
@@ -75,8 +82,8 @@ pub fn all_may_search(mode: u32) -> bool {
 }
 
 /// Whether this identity owns the inode or may act as if; `EPERM`.
-pub fn check_owner(creds: &Creds, attr: &Attr) -> Result<()> {
-    if creds.fsuid == attr.uid || creds.has(Cap::Fowner) { Ok(()) } else { err(Errno::EPERM) }
+pub fn check_owner(creds: &Creds, attr: impl Into<Rights>) -> Result<()> {
+    if creds.fsuid == attr.into().uid || creds.has(Cap::Fowner) { Ok(()) } else { err(Errno::EPERM) }
 }
 
 /// Whether the entry `victim` may be taken out of `dir`: write access, and in a sticky directory one must own either.

@@ -106,9 +106,9 @@ impl Segment<'_> {
 }
 
 /// A walk in progress.
-pub(super) struct Walk<'a> {
-    cx: &'a Cx<'a>,
-    pub(super) creds: Arc<Creds>,
+pub(super) struct Walk<'c, 'a> {
+    cx: &'c Cx<'c>,
+    creds: &'c Creds,
     flags: Lookup,
     /// Asked for when first needed.
     root: Option<Path>,
@@ -142,16 +142,16 @@ pub fn unless_lost<T>(mut walk: impl FnMut() -> Result<T>) -> Result<T> {
 
 /// The place that a path names. `dirfd` is [`Fd::CWD`] or a descriptor and counts only for relative paths.
 pub fn resolve(cx: &Cx, dirfd: Fd, path: &[u8], flags: Lookup) -> Result<Path> {
-    resolve_as(cx, cx.task.creds(), dirfd, path, flags)
+    resolve_as(cx, &cx.task.creds(), dirfd, path, flags)
 }
 
 /// Like [`resolve`] with another identity (`access(2)`).
-pub fn resolve_as(cx: &Cx, creds: Arc<Creds>, dirfd: Fd, path: &[u8], flags: Lookup) -> Result<Path> {
+pub fn resolve_as(cx: &Cx, creds: &Creds, dirfd: Fd, path: &[u8], flags: Lookup) -> Result<Path> {
     if path.is_empty() {
         return resolve_empty(cx, dirfd, flags);
     }
     unless_lost(|| {
-        let mut walk = Walk::start(cx, creds.clone(), dirfd, path, flags)?;
+        let mut walk = Walk::start(cx, creds, dirfd, path, flags)?;
         walk.finish()?;
         Ok(walk.at)
     })
@@ -173,7 +173,7 @@ fn resolve_empty(cx: &Cx, dirfd: Fd, flags: Lookup) -> Result<Path> {
 
 /// The directory and the last component of a path that is to be made or removed. Symbolic links in the last place are not followed.
 /// A path that ends in `.`, `..` or `/` has no name to work on and fails with `on_itself`.
-pub fn resolve_parent<'a>(cx: &'a Cx<'a>, dirfd: Fd, path: &'a [u8], on_itself: Errno) -> Result<Parent<'a>> {
+pub fn resolve_parent<'a>(cx: &Cx, dirfd: Fd, path: &'a [u8], on_itself: Errno) -> Result<Parent<'a>> {
     match resolve_last(cx, dirfd, path)? {
         (dir, Last::Name(name, slash)) => Ok(Parent { dir, name, slash }),
         _ => err(on_itself),
@@ -181,12 +181,13 @@ pub fn resolve_parent<'a>(cx: &'a Cx<'a>, dirfd: Fd, path: &'a [u8], on_itself: 
 }
 
 /// The directory that the last component of a path is looked for in, and that component.
-pub(super) fn resolve_last<'a>(cx: &'a Cx<'a>, dirfd: Fd, path: &'a [u8]) -> Result<(Path, Last<'a>)> {
+pub(super) fn resolve_last<'a>(cx: &Cx, dirfd: Fd, path: &'a [u8]) -> Result<(Path, Last<'a>)> {
     if path.is_empty() {
         return err(Errno::ENOENT);
     }
+    let creds = cx.task.creds();
     unless_lost(|| {
-        let mut walk = Walk::start(cx, cx.task.creds(), dirfd, path, Lookup::empty())?;
+        let mut walk = Walk::start(cx, &creds, dirfd, path, Lookup::empty())?;
         let last = walk.walk_to_last()?;
         Ok((walk.at, last))
     })
@@ -200,14 +201,14 @@ pub fn path_of(cx: &Cx, file: &Arc<OpenFile>) -> Path {
     }
 }
 
-impl<'a> Walk<'a> {
+impl<'c, 'a> Walk<'c, 'a> {
     pub(super) fn start(
-        cx: &'a Cx<'a>,
-        creds: Arc<Creds>,
+        cx: &'c Cx<'c>,
+        creds: &'c Creds,
         dirfd: Fd,
         path: &'a [u8],
         flags: Lookup,
-    ) -> Result<Walk<'a>> {
+    ) -> Result<Walk<'c, 'a>> {
         let absolute = path.first() == Some(&b'/');
         let scoped = flags.intersects(Lookup::BENEATH | Lookup::IN_ROOT);
         if absolute && flags.contains(Lookup::BENEATH) {
@@ -314,7 +315,7 @@ impl<'a> Walk<'a> {
         if inode.all_may_search() {
             return Ok(());
         }
-        perm::check(&self.creds, inode.rights()?, Access::EXEC)
+        perm::check(self.creds, inode.rights()?, Access::EXEC)
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<Dentry>> {

@@ -86,6 +86,13 @@ struct Inner {
     mappers: Vec<Weak<Mm>>,
 }
 
+impl Inner {
+    /// There is something up to `end` now.
+    fn grow(&mut self, end: u64) {
+        self.size = self.size.max(end);
+    }
+}
+
 impl Drop for PageCache {
     fn drop(&mut self) {
         let pages = &self.inner.get_mut().pages;
@@ -131,6 +138,12 @@ impl PageCache {
     /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.inner.lock().size
+    }
+
+    /// [`PageCache::size`] and [`PageCache::resident_pages`] of one moment.
+    pub fn usage(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        (inner.size, inner.pages.len())
     }
 
     /// Size in pages, rounded up.
@@ -191,9 +204,7 @@ impl PageCache {
         if let Some(pfn) = inner.pages.get(index).pfn() {
             return Ok(pfn);
         }
-        if self.quota.as_ref().is_some_and(|quota| !quota.charge()) {
-            return Err(Full::Quota);
-        }
+        self.charge()?;
         let after = index.checked_sub(1).and_then(|before| inner.pages.get(before).pfn());
         let Some((pfn, _)) = self.frames.alloc_run(1, after, Fill::Zero) else {
             self.uncharge(1);
@@ -201,6 +212,14 @@ impl PageCache {
         };
         inner.pages.set(index, Pte::new(pfn));
         Ok(pfn)
+    }
+
+    /// One more page.
+    fn charge(&self) -> Result<(), Full> {
+        match &self.quota {
+            Some(quota) if !quota.charge() => Err(Full::Quota),
+            _ => Ok(()),
+        }
     }
 
     /// Pages are gone from the object.
@@ -284,22 +303,58 @@ impl PageCache {
             };
             let offset = at % PAGE_SIZE;
             let len = (PAGE_SIZE - offset).min(source.left() as u64) as usize;
-            let step = self.page(at / PAGE_SIZE).and_then(|frame| {
-                let taken = source.take_ram(self.machine.ram(), PhysAddr(frame.phys().0 + offset), len);
-                Ok((taken?, frame))
-            });
+            let index = at / PAGE_SIZE;
+            let step = if len as u64 == PAGE_SIZE && !self.has_page(index) {
+                self.write_new(index, source)
+            } else {
+                self.write_part(index, offset, len, source)
+            };
             match step {
-                Ok((0, _)) => break,
-                Ok((n, _frame)) => {
-                    done += n;
-                    let mut inner = self.inner.lock();
-                    inner.size = inner.size.max(at + n as u64);
-                }
+                Ok(0) => break,
+                Ok(n) => done += n,
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e),
             }
         }
         Ok(done)
+    }
+
+    fn write_part(&self, index: u64, offset: u64, len: usize, source: &mut dyn Source) -> Result<usize> {
+        let frame = self.page(index)?;
+        let n = source.take_ram(self.machine.ram(), PhysAddr(frame.phys().0 + offset), len)?;
+        self.inner.lock().grow(index * PAGE_SIZE + offset + n as u64);
+        Ok(n)
+    }
+
+    /// Writes a whole page that does not exist, into a frame that is not zeroed and that nobody sees before it is full.
+    fn write_new(&self, index: u64, source: &mut dyn Source) -> Result<usize> {
+        let ram = self.machine.ram();
+        self.charge()?;
+        let after = index.checked_sub(1).and_then(|before| self.inner.lock().pages.get(before).pfn());
+        let Some((pfn, _)) = self.frames.alloc_run(1, after, Fill::Anything) else {
+            self.uncharge(1);
+            return Err(Full::Ram.into());
+        };
+        let taken = source.take_ram(ram, pfn.phys(), PAGE_SIZE as usize);
+        let n = *taken.as_ref().unwrap_or(&0);
+        if n > 0 {
+            if (n as u64) < PAGE_SIZE {
+                ram.zero(PhysAddr(pfn.phys().0 + n as u64), PAGE_SIZE - n as u64);
+            }
+            let mut inner = self.inner.lock();
+            inner.grow(index * PAGE_SIZE + n as u64);
+            match inner.pages.get(index).pfn() {
+                None => {
+                    inner.pages.set(index, Pte::new(pfn));
+                    return taken;
+                }
+                // Somebody else has made it meanwhile.
+                Some(other) => ram.copy(pfn.phys(), other.phys(), n as u64),
+            }
+        }
+        self.uncharge(1);
+        self.frames.put_all([pfn]);
+        taken
     }
 
     /// Makes the pages of a byte range exist (`fallocate(2)`); `ENOSPC` when RAM or the file system is full, and

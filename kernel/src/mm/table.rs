@@ -1,11 +1,11 @@
 //! Page tables: which frame each page of an address space, or of a cache, has.
 //!
-//! Chunks of 512 entries of four bytes, made where needed. A table does not count references: whoever puts an entry in or
+//! Chunks of up to 512 entries of four bytes, made where needed; one is as long as its last page asks for, so that a small file has a small table. A table does not count references: whoever puts an entry in or
 //! takes one out does.
 
 use super::frames::Pfn;
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::ops::Range;
 
 const CHUNK: u64 = 512;
@@ -65,15 +65,39 @@ impl Pte {
     }
 }
 
+/// Entries of a chunk at least.
+const SMALL: usize = 8;
+
+#[derive(Default)]
 struct Chunk {
     used: u16,
-    entries: [Pte; CHUNK as usize],
+    /// Those behind the end are [`Pte::NONE`].
+    entries: Vec<Pte>,
+}
+
+impl Chunk {
+    /// The entry with this index, which is below [`CHUNK`].
+    fn entry(&mut self, index: usize) -> Option<&mut Pte> {
+        if index >= self.entries.len() {
+            let len = (index + 1).next_power_of_two().max(SMALL);
+            self.entries.reserve_exact(len - self.entries.len());
+            self.entries.resize(len, Pte::NONE);
+        }
+        self.entries.get_mut(index)
+    }
+
+    /// Where pages of a range lie in the chunk whose first page is `first`.
+    fn part(&self, first: u64, pages: &Range<u64>) -> Range<usize> {
+        let len = self.entries.len();
+        let index = |page: u64| (page.saturating_sub(first).min(CHUNK) as usize).min(len);
+        index(pages.start)..index(pages.end).max(index(pages.start))
+    }
 }
 
 /// A table; keys are page numbers.
 #[derive(Default)]
 pub(super) struct Table {
-    chunks: BTreeMap<u64, Box<Chunk>>,
+    chunks: BTreeMap<u64, Chunk>,
     len: u64,
 }
 
@@ -85,7 +109,7 @@ impl Table {
 
     /// What the chunks take, in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        (self.chunks.len() * size_of::<Chunk>()) as u64
+        self.chunks.values().map(|c| (size_of::<Chunk>() + c.entries.len() * size_of::<Pte>()) as u64).sum()
     }
 
     /// The entry of a page.
@@ -100,11 +124,8 @@ impl Table {
         if pte.is_none() && !self.chunks.contains_key(&key) {
             return Pte::NONE;
         }
-        let chunk = self
-            .chunks
-            .entry(key)
-            .or_insert_with(|| Box::new(Chunk { used: 0, entries: [Pte::NONE; CHUNK as usize] }));
-        let Some(slot) = chunk.entries.get_mut((page % CHUNK) as usize) else { return Pte::NONE };
+        let chunk = self.chunks.entry(key).or_default();
+        let Some(slot) = chunk.entry((page % CHUNK) as usize) else { return Pte::NONE };
         let old = core::mem::replace(slot, pte);
         match (old.is_none(), pte.is_none()) {
             (true, false) => {
@@ -128,9 +149,9 @@ impl Table {
         let keys = pages.start / CHUNK..pages.end.div_ceil(CHUNK).max(pages.start / CHUNK);
         self.chunks.range(keys).flat_map(move |(&key, chunk)| {
             let first = key * CHUNK;
-            let from = pages.start.saturating_sub(first).min(CHUNK) as usize;
-            let to = pages.end.saturating_sub(first).min(CHUNK) as usize;
-            let entries = chunk.entries.get(from..to.max(from)).unwrap_or_default();
+            let part = chunk.part(first, &pages);
+            let from = part.start;
+            let entries = chunk.entries.get(part).unwrap_or_default();
             entries
                 .iter()
                 .enumerate()
@@ -145,9 +166,9 @@ impl Table {
         let mut empty = false;
         for (&key, chunk) in self.chunks.range_mut(keys.clone()) {
             let first = key * CHUNK;
-            let from = pages.start.saturating_sub(first).min(CHUNK) as usize;
-            let to = pages.end.saturating_sub(first).min(CHUNK) as usize;
-            let Some(entries) = chunk.entries.get_mut(from..to.max(from)) else { continue };
+            let part = chunk.part(first, &pages);
+            let from = part.start;
+            let Some(entries) = chunk.entries.get_mut(part) else { continue };
             for (i, pte) in entries.iter_mut().enumerate() {
                 if pte.is_none() {
                     continue;
@@ -161,7 +182,7 @@ impl Table {
             }
         }
         if empty {
-            let gone: alloc::vec::Vec<u64> =
+            let gone: Vec<u64> =
                 self.chunks.range(keys).filter(|(_, c)| c.used == 0).map(|(&k, _)| k).collect();
             for key in gone {
                 self.chunks.remove(&key);
@@ -173,7 +194,6 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec::Vec;
 
     #[test]
     fn entries_are_found_across_chunks() {
@@ -193,6 +213,18 @@ mod tests {
         assert_eq!(table.chunks.len(), 3);
         assert_eq!(table.set(0, Pte::NONE).pfn(), Some(Pfn(0)));
         assert_eq!(table.chunks.len(), 2);
+    }
+
+    #[test]
+    fn a_small_table_takes_little() {
+        let mut table = Table::default();
+        table.set(3, Pte::new(Pfn(1)));
+        assert!(table.bytes() < 100, "{}", table.bytes());
+        assert!(table.get(300).is_none());
+        assert!(table.set(300, Pte::NONE).is_none());
+        table.set(300, Pte::new(Pfn(2)));
+        assert_eq!(table.range(0..512).map(|(page, _)| page).collect::<Vec<_>>(), [3, 300]);
+        assert_eq!(table.range(301..600).count(), 0);
     }
 
     #[test]

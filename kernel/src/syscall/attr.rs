@@ -135,7 +135,7 @@ pub(super) fn faccessat2(cx: &Cx, dirfd: Fd, path: UserCStr, mode: u32, flags: u
     }
     let creds = if flags & AT_EACCESS != 0 { cx.task.creds() } else { real_identity(&cx.task.creds()) };
     let path = path.read_path(cx)?;
-    let at = walk::resolve_as(cx, creds.clone(), dirfd, &path, lookup(flags))?;
+    let at = walk::resolve_as(cx, &creds, dirfd, &path, lookup(flags))?;
     let attr = at.dentry.inode.attr()?;
     let regular = attr.file_type() == FileType::Regular;
     if access.contains(Access::EXEC) && regular && !walk::may_execute(&at) {

@@ -13,7 +13,7 @@
 //! was only looked at may be lost when the host puts another file in its place (`ESTALE`, see [`hal::HostNode::find`]); the walk then looks
 //! again. What is open or changed stays.
 //!
-//! Lock order: a node's `state` is a leaf and never held across host calls or two at a time; `index` is never held with it.
+//! Lock order: a node's `state`, then a page cache's own; it is never held across host calls or two at a time; `index` is never held with it.
 //! Directory changes are serialized by the VFS (a directory's latch), changes of content by the node's own latch.
 
 mod dir;

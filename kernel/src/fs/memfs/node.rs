@@ -258,10 +258,9 @@ impl Inode for Node {
         let state = self.state.lock();
         let mut attr = state.attr;
         if let Body::Cache(cache) = &state.body {
-            let cache = cache.clone();
-            drop(state);
-            attr.size = cache.size();
-            attr.blocks = cache.resident_pages() * 8;
+            let (size, pages) = cache.usage();
+            attr.size = size;
+            attr.blocks = pages * 8;
         }
         Ok(attr)
     }
