@@ -1,6 +1,16 @@
 // ---- The gate: what patched code jumps to in place of a system call. eax: number; rcx: address of the `syscall` instruction; r11 is free, and
 // so are the arithmetic flags. The area's words say what becomes of a call: a constant answer, one that is found here, or the owner's.
 // What whoever finds a runner in here has to do says `frame.rs`.
+.macro arguments_and_site
+    mov gs:[{ARGS}], rdi
+    mov gs:[{ARGS} + 8], rsi
+    mov gs:[{ARGS} + 16], rdx
+    mov gs:[{ARGS} + 24], r10
+    mov gs:[{ARGS} + 32], r8
+    mov gs:[{ARGS} + 40], r9
+    mov gs:[{SITE}], rcx
+.endm
+
 at vmspace_stub_gate
     rdgsbase r11
     shr r11, 20
@@ -55,13 +65,7 @@ at vmspace_stub_gate_masked
     mov r11d, 0x8f3                 // REALTIME, MONOTONIC, MONOTONIC_RAW, the COARSE ones, BOOTTIME, TAI
     bt r11d, edi
     jnc 60f
-    mov gs:[{ARGS}], rdi
-    mov gs:[{ARGS} + 8], rsi
-    mov gs:[{ARGS} + 16], rdx
-    mov gs:[{ARGS} + 24], r10
-    mov gs:[{ARGS} + 32], r8
-    mov gs:[{ARGS} + 40], r9
-    mov gs:[{SITE}], rcx
+    arguments_and_site
     mov gs:[{CLOCK_SP}], rsp
     rdgsbase r11
     lea rsp, [r11 + {CLOCK_STACK_END}]
@@ -88,13 +92,7 @@ at vmspace_stub_gate_clocked
     jmp vmspace_stub_gate_masked
 
     // Every other call waits in the area for the owner.
-60: mov gs:[{ARGS}], rdi
-    mov gs:[{ARGS} + 8], rsi
-    mov gs:[{ARGS} + 16], rdx
-    mov gs:[{ARGS} + 24], r10
-    mov gs:[{ARGS} + 32], r8
-    mov gs:[{ARGS} + 40], r9
-    mov gs:[{SITE}], rcx
+60: arguments_and_site
 at vmspace_stub_gate_posting
     mov dword ptr gs:[{SAVED}], 0
     mov ecx, gs:[{SEQUENCE}]
@@ -183,3 +181,4 @@ at vmspace_stub_gate_end
 at vmspace_stub_end
 .popsection
 .purgem at
+.purgem arguments_and_site

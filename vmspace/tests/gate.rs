@@ -1,21 +1,14 @@
 //! System calls through the gate, by guests that are written as patched code would be.
 
-use std::ffi::CStr;
-use std::fs::File;
-use std::os::fd::{FromRawFd, OwnedFd};
+mod rig;
+
+use rig::{CODE, DATA, DATA_OFFSET, Rig, alone};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vmspace::{Context, Engine, Exit, Op, Vmspace};
+use vmspace::{Context, Engine, Exit, Vmspace};
 
-const CODE: u64 = 0x40_0000;
-const DATA: u64 = 0x50_0000;
-const DATA_OFFSET: u64 = 0x10000;
 const NR: u64 = 39;
-
-fn alone() -> Option<usize> {
-    None
-}
 
 /// A CPU that the calling thread is not bound to; the tests need two.
 fn other_cpu() -> Option<usize> {
@@ -43,23 +36,13 @@ fn jump_back(code: &mut Vec<u8>, opcode: u8) {
     code.push((-(code.len() as i8 + 1)) as u8);
 }
 
-/// A space with this code, and a writable page at [`DATA`].
-fn space_with(engine: &Arc<Engine>, ram: &File, code: &[u8]) -> Vmspace {
-    ram.write_all_at(code, 0).unwrap();
-    let space = engine.create().unwrap();
-    let map = |at, prot, offset| Op::MapRam { at, len: 4096, prot, offset, populate: false };
-    let (code, data) = (libc::PROT_READ | libc::PROT_EXEC, libc::PROT_READ | libc::PROT_WRITE);
-    space.update(0, &[map(CODE, code, 0), map(DATA, data, DATA_OFFSET)]).unwrap();
-    space
-}
-
 /// An endless loop of calls, which adds the results up in `rbx` and counts them in `r12`.
-fn looping(engine: &Arc<Engine>, ram: &File) -> Vmspace {
-    let mut code = call(engine, NR);
+fn looping(rig: &Rig) -> Vmspace {
+    let mut code = call(&rig.engine, NR);
     code.extend([0x48, 0x01, 0xc3]); // add rbx, rax
     code.extend([0x49, 0xff, 0xc4]); // inc r12
     jump_back(&mut code, 0xeb); // jmp
-    space_with(engine, ram, &code)
+    rig.space(&code)
 }
 
 /// Kicks virtual CPU 0 at irregular times while `work` goes on.
@@ -88,21 +71,9 @@ fn while_kicked<T>(space: &Arc<Vmspace>, work: impl FnOnce() -> T) -> T {
 /// Behind the `syscall` instruction of the loop.
 const BEHIND: u64 = CODE + 27;
 
-fn engine() -> (Arc<Engine>, File) {
-    let name: &CStr = c"test-ram";
-    // SAFETY: the name is a C string and the descriptor is new.
-    let fd = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC)) };
-    let ram = File::from(fd);
-    ram.set_len(1 << 20).unwrap();
-    let engine = Engine::new(&OwnedFd::from(ram.try_clone().unwrap())).unwrap();
-    (engine, ram)
-}
-
 fn start() -> Context {
-    let mut context = Context::new();
-    let regs = context.regs();
-    (regs.rip, regs.eflags) = (CODE, 0x202);
-    (regs.rdi, regs.r9) = (11, 66);
+    let mut context = rig::start(CODE);
+    (context.regs().rdi, context.regs().r9) = (11, 66);
     context
 }
 
@@ -129,15 +100,15 @@ fn make_calls(space: &Vmspace, context: &mut Context, count: u64, spare: &dyn Fn
 
 #[test]
 fn a_call_that_nobody_listens_to_is_an_ordinary_one() {
-    let (engine, ram) = engine();
-    let space = looping(&engine, &ram);
+    let rig = Rig::new();
+    let space = looping(&rig);
     make_calls(&space, &mut start(), 1000, &alone);
 }
 
 #[test]
 fn constant_answers_need_no_owner_and_belong_to_the_thread() {
-    let (engine, ram) = engine();
-    let space = Arc::new(looping(&engine, &ram));
+    let rig = Rig::new();
+    let space = Arc::new(looping(&rig));
     let mut known = start();
     known.set_answers(&[(NR as u8, 5)]);
     let mut other = start();
@@ -183,15 +154,15 @@ fn constant_answers_need_no_owner_and_belong_to_the_thread() {
 
 #[test]
 fn an_owner_who_listens_gets_every_call_once() {
-    let (engine, ram) = engine();
-    let space = looping(&engine, &ram);
+    let rig = Rig::new();
+    let space = looping(&rig);
     make_calls(&space, &mut start(), 100_000, &other_cpu);
 }
 
 #[test]
 fn kicks_lose_no_call_and_repeat_none() {
-    let (engine, ram) = engine();
-    let space = Arc::new(looping(&engine, &ram));
+    let rig = Rig::new();
+    let space = Arc::new(looping(&rig));
     let mut context = start();
     let mut other = start();
     let mut made = [0u64; 2];
@@ -223,8 +194,8 @@ fn kicks_lose_no_call_and_repeat_none() {
 
 #[test]
 fn a_guest_with_a_gs_base_of_its_own_traps() {
-    let (engine, ram) = engine();
-    let space = looping(&engine, &ram);
+    let rig = Rig::new();
+    let space = looping(&rig);
     let mut context = start();
     context.regs().gs_base = 0x1234_5000;
     context.set_answers(&[(NR as u8, 5)]);
@@ -240,8 +211,8 @@ fn xmm(context: &mut Context, register: usize) -> u64 {
 
 #[test]
 fn threads_that_take_turns_keep_all_their_registers() {
-    let (engine, ram) = engine();
-    let mut code = call(&engine, NR);
+    let rig = Rig::new();
+    let mut code = call(&rig.engine, NR);
     code.extend([0x66, 0x49, 0x0f, 0x6e, 0xc7]); // movq xmm0, r15
     code.extend([0x66, 0x0f, 0xd4, 0xc8]); // paddq xmm1, xmm0
     code.extend([0x4d, 0x01, 0xfe]); // add r14, r15
@@ -249,7 +220,7 @@ fn threads_that_take_turns_keep_all_their_registers() {
     code.extend([0x49, 0xff, 0xc4]); // inc r12
     jump_back(&mut code, 0xeb); // jmp
     let end = CODE + code.len() as u64;
-    let space = Arc::new(space_with(&engine, &ram, &code));
+    let space = Arc::new(rig.space(&code));
     for (kicked, spare) in [(false, alone as fn() -> _), (false, other_cpu), (true, alone), (true, other_cpu)]
     {
         let mut threads: Vec<Context> = (1..=3u64)
@@ -301,12 +272,12 @@ fn threads_that_take_turns_keep_all_their_registers() {
 
 #[test]
 fn faults_in_a_session_are_reported_and_mended() {
-    let (engine, ram) = engine();
-    let mut code = call(&engine, NR);
+    let rig = Rig::new();
+    let mut code = call(&rig.engine, NR);
     code.extend([0x48, 0x89, 0x04, 0x25, 0, 0, 0, 0]); // mov [0], rax
     code.extend([0x49, 0xff, 0xc4]); // inc r12
     jump_back(&mut code, 0xeb); // jmp
-    let space = space_with(&engine, &ram, &code);
+    let space = rig.space(&code);
     let mut context = start();
     let mut calls = 0;
     // Calls without faults first, so that a session begins.
@@ -333,19 +304,19 @@ fn faults_in_a_session_are_reported_and_mended() {
 
 #[test]
 fn the_clock_is_read_in_the_gate() {
-    let (engine, ram) = engine();
-    let mut code = call(&engine, libc::SYS_clock_gettime as u64);
+    let rig = Rig::new();
+    let mut code = call(&rig.engine, libc::SYS_clock_gettime as u64);
     code.extend([0x49, 0xff, 0xc4]); // inc r12
     code.extend([0x48, 0x85, 0xc0]); // test rax, rax
     jump_back(&mut code, 0x74); // jz
     code.extend([0x0f, 0x0b]); // ud2
-    let space = Arc::new(space_with(&engine, &ram, &code));
+    let space = Arc::new(rig.space(&code));
     let mut context = start();
     let regs = context.regs();
     (regs.rdi, regs.rsi, regs.rdx, regs.rsp) = (1, DATA, 77, DATA + 8);
     let time = || {
         let mut words = [0; 16];
-        ram.read_exact_at(&mut words, DATA_OFFSET).unwrap();
+        rig.ram.read_exact_at(&mut words, DATA_OFFSET).unwrap();
         let [s, ns] = [0, 8].map(|i| u64::from_le_bytes(words[i..i + 8].try_into().unwrap()));
         s * 1_000_000_000 + ns
     };
@@ -390,22 +361,22 @@ fn the_clock_is_read_in_the_gate() {
 fn the_signal_mask_is_changed_in_the_gate() {
     const BLOCK: [u64; 3] = [0, DATA, DATA + 8];
     const UNBLOCK: [u64; 3] = [1, DATA, DATA + 16];
-    let (engine, ram) = engine();
+    let rig = Rig::new();
     let mut code = Vec::new();
     for args in [BLOCK, UNBLOCK] {
         for (prefix, value) in [0xbf, 0xbe, 0xba].into_iter().zip(args) {
             code.push(prefix); // mov edi, esi, edx
             code.extend((value as u32).to_le_bytes());
         }
-        code.extend(call(&engine, 14));
+        code.extend(call(&rig.engine, 14));
         code.extend([0x48, 0x09, 0xc3]); // or rbx, rax
     }
     code.extend([0x49, 0xff, 0xc4]); // inc r12
     code.push(0xe9); // jmp
     code.extend((-(code.len() as i32 + 4)).to_le_bytes());
-    let space = Arc::new(space_with(&engine, &ram, &code));
+    let space = Arc::new(rig.space(&code));
     // Signals 2, 9, 10 and 19; 1 is blocked from the beginning.
-    ram.write_all_at(&0x4_0302u64.to_le_bytes(), DATA_OFFSET).unwrap();
+    rig.ram.write_all_at(&0x4_0302u64.to_le_bytes(), DATA_OFFSET).unwrap();
     let mut context = start();
     context.regs().r10 = 8;
     let mut made = 0;
@@ -419,7 +390,7 @@ fn the_signal_mask_is_changed_in_the_gate() {
                     // What the kernel would do.
                     made += 1;
                     let mask = context.offers.sigmask.unwrap();
-                    ram.write_all_at(&mask.to_le_bytes(), DATA_OFFSET + args[2] - DATA).unwrap();
+                    rig.ram.write_all_at(&mask.to_le_bytes(), DATA_OFFSET + args[2] - DATA).unwrap();
                     context.offers.sigmask = Some(if args[0] == 0 { mask | 0x202 } else { mask & !0x4_0302 });
                     context.set_syscall_result(0);
                 }
@@ -429,7 +400,7 @@ fn the_signal_mask_is_changed_in_the_gate() {
         }
     });
     let mut old = [0; 16];
-    ram.read_exact_at(&mut old, DATA_OFFSET + 8).unwrap();
+    rig.ram.read_exact_at(&mut old, DATA_OFFSET + 8).unwrap();
     assert_eq!(old[..8], 1u64.to_le_bytes());
     assert_eq!(old[8..], 0x203u64.to_le_bytes());
     let regs = *context.regs();

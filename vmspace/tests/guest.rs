@@ -1,59 +1,13 @@
 //! Hand-assembled guests in real address spaces.
 
-use std::ffi::CStr;
+mod rig;
+
+use rig::{CODE, DATA, RW, RX, Rig, SYSCALL_LOOP, alone, memory_file, start};
 use std::fs::File;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vmspace::{Context, Engine, Exit, Op, Vmspace};
-
-const CODE: u64 = 0x40_0000;
-const DATA: u64 = 0x50_0000;
-const RX: i32 = libc::PROT_READ | libc::PROT_EXEC;
-const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
-
-struct Rig {
-    ram: File,
-    engine: Arc<Engine>,
-}
-
-impl Rig {
-    fn new() -> Rig {
-        let name: &CStr = c"test-ram";
-        // SAFETY: the name is a C string and the descriptor is new.
-        let fd = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC)) };
-        let ram = File::from(fd);
-        ram.set_len(1 << 24).unwrap();
-        let engine = Engine::new(&OwnedFd::from(ram.try_clone().unwrap())).unwrap();
-        Rig { ram, engine }
-    }
-
-    /// An address space with this code at `CODE` (RAM offset 0) and a data page at `DATA` (offset 0x10000).
-    fn space(&self, code: &[u8]) -> Vmspace {
-        self.ram.write_all_at(code, 0).unwrap();
-        let space = self.engine.create().unwrap();
-        let map = |at, prot, offset| Op::MapRam { at, len: 4096, prot, offset, populate: false };
-        space.update(0, &[map(CODE, RX, 0), map(DATA, RW, 0x10000)]).unwrap();
-        space
-    }
-}
-
-/// There is no other host CPU.
-fn alone() -> Option<usize> {
-    None
-}
-
-fn start(ip: u64) -> Context {
-    let mut context = Context::new();
-    let regs = context.regs();
-    regs.rip = ip;
-    regs.eflags = 0x202;
-    context
-}
-
-/// `mov eax, nr; syscall` in a loop: 7 bytes and a jump back.
-const SYSCALL_LOOP: &[u8] = &[0xb8, 0x27, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
+use vmspace::{Exit, Op};
 
 #[test]
 fn system_calls_come_with_number_and_arguments_and_take_results() {
@@ -305,9 +259,7 @@ fn long_batches_and_many_files_at_once() {
     const COUNT: u64 = 1500;
     let files: Vec<File> = (0..100u64)
         .map(|i| {
-            // SAFETY: the name is a C string and the descriptor is new.
-            let fd = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"f".as_ptr(), libc::MFD_CLOEXEC)) };
-            let file = File::from(fd);
+            let file = memory_file();
             file.write_all_at(&(i * 3 + 1).to_le_bytes(), 0).unwrap();
             file
         })

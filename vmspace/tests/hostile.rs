@@ -1,96 +1,51 @@
 //! Guest code that turns the stub's own instructions against its owner. The attack tests (`tests/attack`) do the same through the whole kernel, and at random.
 
-use std::ffi::CStr;
-use std::fs::File;
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use vmspace::{Context, Engine, Exit, Op, Vmspace};
+mod rig;
 
-const CODE: u64 = 0x40_0000;
-const DATA: u64 = 0x50_0000;
+use rig::{CODE, DATA, Rig, SYSCALL_LOOP, alone, start};
+use std::os::unix::fs::FileExt;
+use vmspace::{Context, Exit};
+
 /// The runners' areas, and the size of one.
 const STATE: u64 = 0x7fff_ff20_0000;
 const AREA: u64 = 0x4000;
-/// `mov eax, 39 ; syscall ; jmp back`.
-const SYSCALL_LOOP: &[u8] = &[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
 
-struct Rig {
-    ram: File,
-    engine: Arc<Engine>,
-}
-
-fn alone() -> Option<usize> {
-    None
-}
-
-impl Rig {
-    fn new() -> Rig {
-        let name: &CStr = c"test-ram";
-        // SAFETY: the name is a C string and the descriptor is new.
-        let fd = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC)) };
-        let ram = File::from(fd);
-        ram.set_len(1 << 24).unwrap();
-        let engine = Engine::new(&OwnedFd::from(ram.try_clone().unwrap())).unwrap();
-        Rig { ram, engine }
-    }
-
-    /// An address space with this code at `CODE` and a data page at `DATA` (offset 0x10000).
-    fn space(&self, code: &[u8]) -> Vmspace {
-        self.ram.write_all_at(code, 0).unwrap();
-        let space = self.engine.create().unwrap();
-        let map = |at, prot, offset| Op::MapRam { at, len: 4096, prot, offset, populate: false };
-        let (rx, rw) = (libc::PROT_READ | libc::PROT_EXEC, libc::PROT_READ | libc::PROT_WRITE);
-        space.update(0, &[map(CODE, rx, 0), map(DATA, rw, 0x10000)]).unwrap();
-        space
-    }
-
-    /// Where the stub's page has these bytes, found by having guest code read it.
-    fn find(&self, bytes: &[u8]) -> u64 {
-        // rep movsb ; mov eax, 1 ; syscall
-        let space = self.space(&[0xf3, 0xa4, 0xb8, 1, 0, 0, 0, 0x0f, 0x05]);
-        let mut context = start(CODE);
-        let regs = context.regs();
-        (regs.rsi, regs.rdi, regs.rcx) = (self.engine.user_limit(), DATA, 4096);
-        assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 1, .. }));
-        let mut page = vec![0; 4096];
-        self.ram.read_exact_at(&mut page, 0x10000).unwrap();
-        let at = page.windows(bytes.len()).position(|w| w == bytes).expect("the stub has these instructions");
-        self.engine.user_limit() + at as u64
-    }
-
-    /// Registers with which guest code starts by returning from a signal that never was, to `CODE`.
-    fn forging(&self, mask: u64, stack: (u64, u64), rsp: u64) -> Context {
-        // mov eax, 15 ; syscall
-        let mut context = start(self.find(&[0xb8, 15, 0, 0, 0, 0x0f, 0x05]));
-        context.regs().rsp = DATA;
-        let mut frame = [0u8; 304];
-        let mut put =
-            |offset: usize, word: u64| frame[offset..offset + 8].copy_from_slice(&word.to_le_bytes());
-        put(16, stack.0);
-        put(32, stack.1);
-        put(40 + 15 * 8, rsp);
-        put(40 + 16 * 8, CODE);
-        put(40 + 17 * 8, 0x202);
-        put(40 + 18 * 8, 0x2b << 48 | 0x33);
-        put(296, mask);
-        self.ram.write_all_at(&frame, 0x10000).unwrap();
-        context
-    }
-}
-
-fn start(ip: u64) -> Context {
-    let mut context = Context::new();
+/// Where the stub's page has these bytes, found by having guest code read it.
+fn find(rig: &Rig, bytes: &[u8]) -> u64 {
+    // rep movsb ; mov eax, 1 ; syscall
+    let space = rig.space(&[0xf3, 0xa4, 0xb8, 1, 0, 0, 0, 0x0f, 0x05]);
+    let mut context = start(CODE);
     let regs = context.regs();
-    regs.rip = ip;
-    regs.eflags = 0x202;
+    (regs.rsi, regs.rdi, regs.rcx) = (rig.engine.user_limit(), DATA, 4096);
+    assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 1, .. }));
+    let mut page = vec![0; 4096];
+    rig.ram.read_exact_at(&mut page, 0x10000).unwrap();
+    let at = page.windows(bytes.len()).position(|w| w == bytes).expect("the stub has these instructions");
+    rig.engine.user_limit() + at as u64
+}
+
+/// Registers with which guest code starts by returning from a signal that never was, to `CODE`.
+fn forging(rig: &Rig, mask: u64, stack: (u64, u64), rsp: u64) -> Context {
+    // mov eax, 15 ; syscall
+    let mut context = start(find(rig, &[0xb8, 15, 0, 0, 0, 0x0f, 0x05]));
+    context.regs().rsp = DATA;
+    let mut frame = [0u8; 304];
+    let mut put = |offset: usize, word: u64| frame[offset..offset + 8].copy_from_slice(&word.to_le_bytes());
+    put(16, stack.0);
+    put(32, stack.1);
+    put(40 + 15 * 8, rsp);
+    put(40 + 16 * 8, CODE);
+    put(40 + 17 * 8, 0x202);
+    put(40 + 18 * 8, 0x2b << 48 | 0x33);
+    put(296, mask);
+    rig.ram.write_all_at(&frame, 0x10000).unwrap();
     context
 }
 
 #[test]
 fn who_blocks_the_kick_and_makes_a_call_loses_the_space_when_its_registers_are_wanted() {
     let rig = Rig::new();
-    let mut context = rig.forging(!0, (0, 0), DATA + 0x800);
+    let mut context = forging(&rig, !0, (0, 0), DATA + 0x800);
     let space = rig.space(SYSCALL_LOOP);
     assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 39, .. }));
     // Another thread of the process.
@@ -107,7 +62,7 @@ fn the_next_user_of_a_space_does_not_inherit_mask_and_stack() {
     let rig = Rig::new();
     // The alternate stack is everything; the stack pointer is where frames come to lie in the right place nevertheless.
     for (mask, rsp) in [(0, STATE + AREA + 128), (0, DATA + 0x800), (!0, DATA + 0x800)] {
-        let mut context = rig.forging(mask, (0x1000, STATE + AREA * 2), rsp);
+        let mut context = forging(&rig, mask, (0x1000, STATE + AREA * 2), rsp);
         let space = rig.space(SYSCALL_LOOP);
         assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 39, .. }));
         drop(context);
@@ -165,7 +120,7 @@ fn the_next_user_of_a_space_sees_nothing_of_the_last() {
 fn reports_that_are_made_up_are_worth_nothing() {
     let rig = Rig::new();
     // mov eax, 1000 ; syscall: of the handler
-    let report = rig.find(&[0xb8, 0xe8, 3, 0, 0, 0x0f, 0x05]);
+    let report = find(&rig, &[0xb8, 0xe8, 3, 0, 0, 0x0f, 0x05]);
     // Frames lie in one place only, which is found by trying.
     let with = |signo, info, frame| {
         let space = rig.space(SYSCALL_LOOP);

@@ -1,21 +1,20 @@
 //! The share of the host's processes that address spaces may be. A program of its own, because it lowers a limit of its process.
 
-use std::ffi::CStr;
-use std::os::fd::{FromRawFd, OwnedFd};
+mod rig;
+
+use std::os::fd::OwnedFd;
 use vmspace::Engine;
 
 #[test]
 fn address_spaces_leave_room_for_the_host() {
     // SAFETY: plain calls on structures of ours.
-    let ram = unsafe {
+    unsafe {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         assert_eq!(libc::getrlimit(libc::RLIMIT_NPROC, &raw mut limit), 0);
         limit.rlim_cur = 600;
         assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit), 0);
-        let name: &CStr = c"test-ram";
-        OwnedFd::from_raw_fd(libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC))
-    };
-    let engine = Engine::new(&ram).unwrap();
+    }
+    let engine = Engine::new(&OwnedFd::from(rig::memory_file())).unwrap();
     let mut spaces = Vec::new();
     let error = loop {
         match engine.create() {

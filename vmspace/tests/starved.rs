@@ -1,15 +1,14 @@
 //! A runner that the host does not let run. Alone in its test program, because it stops every child of the process.
 
-use std::fs::{self, File};
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+mod rig;
+
+use rig::{CODE, Rig, alone, start};
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use vmspace::{Context, Engine, Exit, Op};
-
-const CODE: u64 = 0x40_0000;
+use vmspace::Exit;
 
 /// Ids of all children of this process.
 fn children() -> Vec<i32> {
@@ -35,26 +34,17 @@ fn signal_all(signo: i32) {
 
 #[test]
 fn a_runner_that_gets_no_cpu_is_not_blamed_for_kicks() {
-    // SAFETY: the name is a C string and the descriptor is new.
-    let ram =
-        File::from(unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"ram".as_ptr(), libc::MFD_CLOEXEC)) });
-    ram.set_len(1 << 20).unwrap();
     // Jumps to itself.
-    ram.write_all_at(&[0xeb, 0xfe], 0).unwrap();
-    let engine = Engine::new(&OwnedFd::from(ram.try_clone().unwrap())).unwrap();
-    let space = Arc::new(engine.create().unwrap());
-    let prot = libc::PROT_READ | libc::PROT_EXEC;
-    space.update(0, &[Op::MapRam { at: CODE, len: 4096, prot, offset: 0, populate: false }]).unwrap();
+    let rig = Rig::new();
+    let space = Arc::new(rig.space(&[0xeb, 0xfe]));
 
     let (interrupted, done) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
     let driver = thread::spawn({
         let (space, interrupted, done) = (space.clone(), interrupted.clone(), done.clone());
         move || {
-            let mut context = Context::new();
-            context.regs().rip = CODE;
-            context.regs().eflags = 0x202;
+            let mut context = start(CODE);
             while !done.load(Ordering::SeqCst) {
-                match space.run(0, &mut context, &|| None) {
+                match space.run(0, &mut context, &alone) {
                     Exit::Interrupted => interrupted.fetch_add(1, Ordering::SeqCst),
                     exit => return Err(format!("{exit:?}")),
                 };

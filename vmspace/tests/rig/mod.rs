@@ -1,0 +1,63 @@
+//! What the tests of real address spaces share: RAM, an engine, a space with a page of code and one of data.
+
+// Each test program uses some of it.
+#![allow(dead_code)]
+
+use std::fs::File;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use vmspace::{Context, Engine, Op, Vmspace};
+
+/// Where code is: RAM from offset 0.
+pub const CODE: u64 = 0x40_0000;
+/// Where data are, in memory and in RAM.
+pub const DATA: u64 = 0x50_0000;
+pub const DATA_OFFSET: u64 = 0x10000;
+pub const RX: i32 = libc::PROT_READ | libc::PROT_EXEC;
+pub const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+/// `mov eax, 39 ; syscall ; jmp back`.
+pub const SYSCALL_LOOP: &[u8] = &[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
+
+/// An empty memory file.
+pub fn memory_file() -> File {
+    // SAFETY: the name is a C string and the descriptor is new.
+    let fd = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC)) };
+    File::from(fd)
+}
+
+/// There is no other host CPU.
+pub fn alone() -> Option<usize> {
+    None
+}
+
+/// Registers of a thread that starts here.
+pub fn start(ip: u64) -> Context {
+    let mut context = Context::new();
+    let regs = context.regs();
+    (regs.rip, regs.eflags) = (ip, 0x202);
+    context
+}
+
+pub struct Rig {
+    pub ram: File,
+    pub engine: Arc<Engine>,
+}
+
+impl Rig {
+    pub fn new() -> Rig {
+        let ram = memory_file();
+        ram.set_len(1 << 24).unwrap();
+        let engine = Engine::new(&OwnedFd::from(ram.try_clone().unwrap())).unwrap();
+        Rig { ram, engine }
+    }
+
+    /// An address space with this code and a page of data.
+    pub fn space(&self, code: &[u8]) -> Vmspace {
+        self.ram.write_all_at(code, 0).unwrap();
+        let space = self.engine.create().unwrap();
+        let map = |at, prot, offset| Op::MapRam { at, len: 4096, prot, offset, populate: false };
+        space.update(0, &[map(CODE, RX, 0), map(DATA, RW, DATA_OFFSET)]).unwrap();
+        space
+    }
+}
