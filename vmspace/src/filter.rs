@@ -105,3 +105,140 @@ fn append(program: &mut Vec<u64>, rule: &[(u32, u64)]) {
     }
     program.push(instruction(RET_K, 0, 0, ALLOW));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::TEXT_LEN;
+
+    /// What the filter gets to see of a call: words of `struct seccomp_data`.
+    #[derive(Clone, Copy)]
+    struct Call {
+        nr: u32,
+        arch: u32,
+        ip: u64,
+        args: [u64; 6],
+    }
+
+    impl Call {
+        fn word(&self, offset: u32) -> u32 {
+            let half = |value: u64| (value >> ((offset % 8) * 8)) as u32;
+            match offset {
+                NR => self.nr,
+                ARCH => self.arch,
+                IP..ARGS => half(self.ip),
+                _ => half(self.args[(offset - ARGS) as usize / 8]),
+            }
+        }
+    }
+
+    /// Runs a filter as the host does; it may only use the three instructions that are built here.
+    fn verdict(program: &[u64], call: &Call) -> u32 {
+        let (mut at, mut word) = (0, 0);
+        loop {
+            let code = program[at] as u16;
+            let (jt, jf, k) =
+                ((program[at] >> 16) as u8, (program[at] >> 24) as u8, (program[at] >> 32) as u32);
+            at += 1;
+            match code {
+                LD_W_ABS => word = call.word(k),
+                JEQ_K => at += usize::from(if word == k { jt } else { jf }),
+                RET_K => return k,
+                _ => panic!("instruction {code:#x}"),
+            }
+        }
+    }
+
+    /// Addresses that a call can come from: every byte of the stub's page, the ends of the address space, a guest's code.
+    fn addresses() -> impl Iterator<Item = u64> {
+        let others = [0, 0x40_1000, TEXT - 1, TEXT + TEXT_LEN, 1 << 47, 0xffff_ffff_ff60_0000, u64::MAX];
+        // The lower halves alone must not be enough.
+        let halves = |ip: u64| [ip & 0xffff_ffff, ip | 1 << 63, ip ^ 1 << 32];
+        let a = Addresses::get();
+        let near = [a.returned, a.sent, a.closed].into_iter().flat_map(halves);
+        (TEXT..TEXT + TEXT_LEN).chain(others).chain(near)
+    }
+
+    /// All numbers that mean something where a call passes, and from guest code; a few elsewhere.
+    fn numbers(ip: u64) -> Vec<u32> {
+        let a = Addresses::get();
+        let few =
+            [0, 9, 15, 46, 56, 59, 62, 101, 131, 157, 231, 317, 436, 1000, 1001, 1002, 0x4000_000f, u32::MAX];
+        if ![a.returned, a.sent, a.closed, a.trapped, 0x40_1000].contains(&ip) {
+            return few.to_vec();
+        }
+        (0..1100).chain(0x4000_0000..0x4000_0230).chain([u32::MAX, 1 << 31, i32::MAX as u32]).collect()
+    }
+
+    #[test]
+    fn three_calls_of_the_stub_pass_and_no_other() {
+        let a = Addresses::get();
+        let program = runner(&a);
+        let handed_over = [fd::HAND_OVER as u64, TEXT + data::MSGHDR, 0, 7, 7, 7];
+        let closing = [0, 0xffff_ffff, 0, 7, 7, 7];
+        let mut passed = Vec::new();
+        for args in [[0; 6], [7; 6], handed_over, closing] {
+            for ip in addresses() {
+                for nr in numbers(ip) {
+                    let call = Call { nr, arch: AUDIT_ARCH_X86_64, ip, args };
+                    match verdict(&program, &call) {
+                        ALLOW => passed.push((ip, nr, args)),
+                        NOTIFY => assert!(!WHOLE.iter().any(|whole| *whole as u32 == nr)),
+                        TRAP => assert!(WHOLE.iter().any(|whole| *whole as u32 == nr), "call {nr}"),
+                        other => panic!("{other:#x}"),
+                    }
+                }
+            }
+        }
+        let sigreturn = |args| (a.returned, 15, args);
+        let mut expected = [[0; 6], [7; 6], handed_over, closing].map(sigreturn).to_vec();
+        expected.push((a.sent, libc::SYS_sendmsg as u32, handed_over));
+        expected.push((a.closed, libc::SYS_close_range as u32, closing));
+        passed.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(passed, expected);
+    }
+
+    #[test]
+    fn every_argument_that_matters_is_compared_whole() {
+        let a = Addresses::get();
+        let program = runner(&a);
+        let sending = Call {
+            nr: libc::SYS_sendmsg as u32,
+            arch: AUDIT_ARCH_X86_64,
+            ip: a.sent,
+            args: [fd::HAND_OVER as u64, TEXT + data::MSGHDR, 0, 0, 0, 0],
+        };
+        let closing = Call {
+            nr: libc::SYS_close_range as u32,
+            ip: a.closed,
+            args: [0, 0xffff_ffff, 0, 0, 0, 0],
+            ..sending
+        };
+        for call in [sending, closing] {
+            assert_eq!(verdict(&program, &call), ALLOW);
+            for (arg, bit) in (0..3).flat_map(|arg| (0..64).map(move |bit| (arg, bit))) {
+                let mut other = call;
+                other.args[arg] ^= 1 << bit;
+                assert_eq!(verdict(&program, &other), NOTIFY, "argument {arg}, bit {bit}");
+            }
+            for bit in 0..64 {
+                let other = Call { ip: call.ip ^ 1 << bit, ..call };
+                assert_eq!(verdict(&program, &other), NOTIFY, "address, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn calls_of_other_instruction_sets_never_get_anywhere() {
+        let program = runner(&Addresses::get());
+        for arch in [0x4000_0003, 0, u32::MAX, AUDIT_ARCH_X86_64 ^ 1] {
+            for ip in addresses() {
+                for nr in [1, 11, 15, 46, 119, 173, 436] {
+                    let call = Call { nr, arch, ip, args: [0; 6] };
+                    assert_eq!(verdict(&program, &call), TRAP);
+                }
+            }
+        }
+    }
+}
