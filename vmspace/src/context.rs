@@ -123,7 +123,10 @@ impl State {
     }
 
     pub(crate) fn park(&mut self, runner: &Arc<Runner>, place: Place) {
-        self.parked = Some((runner.clone(), place));
+        match &mut self.parked {
+            Some((there, was)) if Arc::ptr_eq(there, runner) => *was = place,
+            parked => *parked = Some((runner.clone(), place)),
+        }
         self.result = None;
     }
 
@@ -241,10 +244,10 @@ impl Context {
     /// Takes the registers out of whatever runner they are in, unless it is `here`.
     pub(crate) fn leave_other(&mut self, here: Option<&Arc<Runner>>) {
         loop {
-            let Some((runner, _)) = lock(&self.cell.state).parked.clone() else { return };
-            if here.is_some_and(|h| Arc::ptr_eq(h, &runner)) {
-                return;
-            }
+            let runner = match &lock(&self.cell.state).parked {
+                Some((runner, _)) if here.is_none_or(|h| !Arc::ptr_eq(h, runner)) => runner.clone(),
+                _ => return,
+            };
             let mut inner = lock(&runner.inner);
             // It may have been evicted while the lock was taken.
             let still = lock(&self.cell.state).place_in(&runner).is_some();

@@ -269,6 +269,8 @@ pub(crate) fn from_stub(n: &Notification) -> bool {
 
 /// Remembers in a context where its registers are now.
 pub(crate) fn park(runner: &Arc<Runner>, cell: &Arc<Cell>, inner: &mut Inner, place: Place) {
-    inner.owner = Some(cell.clone());
+    if inner.owner.as_ref().is_none_or(|owner| !Arc::ptr_eq(owner, cell)) {
+        inner.owner = Some(cell.clone());
+    }
     lock(&cell.state).park(runner, place);
 }
