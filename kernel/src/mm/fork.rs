@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::task::Cx;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use hal::PAGE_SIZE;
+use hal::{PAGE_SIZE, Prot};
 
 /// Most pages of one area that are copied at once: an area where more are written to is copied on write.
 const COPY_AREA: usize = 48;
@@ -58,7 +58,8 @@ impl Mm {
             let at_once = dirty <= COPY_AREA.min(room);
             room -= if at_once { dirty } else { 0 };
             let prot = vma.host_prot(false);
-            let mut shown = vma.shown;
+            // Of files, programs and libraries: with what is executed comes what lies beside it. Others are hardly read before `execve`.
+            let mut shown = vma.shown && vma.prot.contains(Prot::EXEC);
             let mut after = None;
             inner.table.update(vma.pages(), |page, pte| {
                 let Some(pfn) = pte.pfn() else { return pte };
