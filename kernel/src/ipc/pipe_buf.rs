@@ -1,8 +1,8 @@
 //! The content of a pipe: a queue of pages, as Linux keeps it.
 //!
 //! Capacity counts pages, not bytes (`pipe(7)`): a page that is not full takes the next small write when that fits as a
-//! whole, which is what keeps writes of up to [`PIPE_BUF`] bytes in one piece. Pages come back through a small store, so
-//! that a stream of small writes does not allocate.
+//! whole, which is what keeps writes of up to [`PIPE_BUF`] bytes in one piece. Large writes go into pieces of several pages, so that user memory
+//! is looked up once for each. Pieces come back through a small store, so that a stream of writes does not allocate.
 
 use crate::error::{Result, err};
 use crate::user::{Sink, Source};
@@ -16,10 +16,13 @@ use alloc::vec::Vec;
 pub(super) const PIPE_BUF: usize = 4096;
 /// Pages of a new pipe: 64 KiB.
 pub(super) const DEFAULT_PAGES: usize = 16;
+/// Largest piece, in pages; pieces are powers of two.
+const MOST_PAGES: usize = 16;
 /// Free pages that a pipe keeps.
-const SPARE_PAGES: usize = 4;
+const SPARE_PAGES: usize = 16;
 
-struct Page {
+/// A piece of the content, of one or more pages.
+struct Piece {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
@@ -29,23 +32,40 @@ struct Page {
     mergeable: bool,
 }
 
+impl Piece {
+    /// Pages that hold something of it.
+    fn pages(&self) -> usize {
+        if self.start == self.end { 0 } else { self.end.div_ceil(PIPE_BUF) - self.start / PIPE_BUF }
+    }
+}
+
 /// The queue.
 pub(super) struct PipeBuf {
-    pages: VecDeque<Page>,
+    pieces: VecDeque<Piece>,
     max_pages: usize,
+    /// Pages in use.
+    pages: usize,
     spare: Vec<Box<[u8]>>,
+    spare_pages: usize,
     bytes: usize,
 }
 
 impl PipeBuf {
     pub(super) fn new() -> PipeBuf {
-        PipeBuf { pages: VecDeque::new(), max_pages: DEFAULT_PAGES, spare: Vec::new(), bytes: 0 }
+        PipeBuf {
+            pieces: VecDeque::new(),
+            max_pages: DEFAULT_PAGES,
+            pages: 0,
+            spare: Vec::new(),
+            spare_pages: 0,
+            bytes: 0,
+        }
     }
     pub(super) fn is_empty(&self) -> bool {
-        self.pages.is_empty()
+        self.pieces.is_empty()
     }
     pub(super) fn is_full(&self) -> bool {
-        self.pages.len() >= self.max_pages
+        self.pages >= self.max_pages
     }
     /// Bytes in it.
     pub(super) fn len(&self) -> usize {
@@ -57,11 +77,11 @@ impl PipeBuf {
     }
     /// Bytes that a write is sure to find room for.
     pub(super) fn free(&self) -> usize {
-        self.max_pages.saturating_sub(self.pages.len()) * PIPE_BUF
+        self.max_pages.saturating_sub(self.pages) * PIPE_BUF
     }
     /// Changes the capacity; `EBUSY` when more is in use.
     pub(super) fn set_pages(&mut self, pages: usize) -> Result<()> {
-        if pages < self.pages.len() {
+        if pages < self.pages {
             return err(Errno::EBUSY);
         }
         self.max_pages = pages;
@@ -69,41 +89,58 @@ impl PipeBuf {
     }
 
     fn retire(&mut self, bytes: Box<[u8]>) {
-        if self.spare.len() < SPARE_PAGES && bytes.len() == PIPE_BUF {
+        let pages = bytes.len() / PIPE_BUF;
+        if bytes.len() == pages * PIPE_BUF && self.spare_pages + pages <= SPARE_PAGES {
+            self.spare_pages += pages;
             self.spare.push(bytes);
+        }
+    }
+
+    /// Room for a piece of so many pages.
+    fn room(&mut self, pages: usize) -> Box<[u8]> {
+        match self.spare.iter().rposition(|bytes| bytes.len() == pages * PIPE_BUF) {
+            Some(at) => {
+                self.spare_pages -= pages;
+                self.spare.swap_remove(at)
+            }
+            None => vec![0; pages * PIPE_BUF].into_boxed_slice(),
         }
     }
 
     /// Moves bytes out until the sink is full, the pipe is empty or a packet ends.
     pub(super) fn read(&mut self, sink: &mut dyn Sink) -> Result<usize> {
         let mut done = 0;
-        while let Some(page) = self.pages.front_mut() {
+        while let Some(piece) = self.pieces.front_mut() {
             let room = sink.room();
             if room == 0 {
                 break;
             }
-            let count = room.min(page.end - page.start);
-            let bytes = page.bytes.get(page.start..page.start + count).unwrap_or_default();
-            match sink.put(bytes) {
+            let pages = piece.pages();
+            let count = room.min(piece.end - piece.start);
+            let bytes = piece.bytes.get(piece.start..piece.start + count).unwrap_or_default();
+            let before = room;
+            let result = sink.put(bytes);
+            // A fault in the middle leaves what was not taken.
+            let count = if result.is_ok() { count } else { before - sink.room() };
+            piece.start += count;
+            done += count;
+            self.bytes -= count;
+            let packet = piece.packet && result.is_ok();
+            if packet {
+                self.bytes -= piece.end - piece.start;
+                piece.start = piece.end;
+            }
+            self.pages -= pages - piece.pages();
+            if piece.start == piece.end
+                && let Some(piece) = self.pieces.pop_front()
+            {
+                self.retire(piece.bytes);
+            }
+            match result {
+                Ok(()) if packet => break,
                 Ok(()) => {}
                 Err(_) if done > 0 => break,
                 Err(error) => return Err(error),
-            }
-            page.start += count;
-            done += count;
-            self.bytes -= count;
-            let packet = page.packet;
-            if packet {
-                self.bytes -= page.end - page.start;
-                page.start = page.end;
-            }
-            if page.start == page.end
-                && let Some(page) = self.pages.pop_front()
-            {
-                self.retire(page.bytes);
-            }
-            if packet {
-                break;
             }
         }
         Ok(done)
@@ -112,13 +149,13 @@ impl PipeBuf {
     /// Puts a small rest into the last page if it fits as a whole (the start of a write).
     pub(super) fn merge(&mut self, source: &mut dyn Source) -> Result<usize> {
         let count = source.left() % PIPE_BUF;
-        let Some(page) = self.pages.back_mut() else { return Ok(0) };
-        if count == 0 || !page.mergeable || page.end + count > PIPE_BUF {
+        let Some(piece) = self.pieces.back_mut() else { return Ok(0) };
+        if count == 0 || !piece.mergeable || piece.end + count > piece.end.next_multiple_of(PIPE_BUF) {
             return Ok(0);
         }
-        let Some(space) = page.bytes.get_mut(page.end..page.end + count) else { return Ok(0) };
+        let Some(space) = piece.bytes.get_mut(piece.end..piece.end + count) else { return Ok(0) };
         let taken = source.take(space)?;
-        page.end += taken;
+        piece.end += taken;
         self.bytes += taken;
         Ok(taken)
     }
@@ -127,8 +164,12 @@ impl PipeBuf {
     pub(super) fn append(&mut self, source: &mut dyn Source, packet: bool) -> Result<usize> {
         let mut done = 0;
         while !self.is_full() && source.left() > 0 {
-            let count = source.left().min(PIPE_BUF);
-            let mut bytes = self.spare.pop().unwrap_or_else(|| vec![0; PIPE_BUF].into_boxed_slice());
+            let most = if packet { 1 } else { MOST_PAGES.min(self.max_pages - self.pages) };
+            // A power of two: the whole rest, or what fits of it.
+            let wanted = source.left().div_ceil(PIPE_BUF).min(most);
+            let pages = 1 << wanted.ilog2();
+            let count = source.left().min(pages * PIPE_BUF);
+            let mut bytes = self.room(pages);
             let taken = match bytes.get_mut(..count).map_or(Ok(0), |space| source.take(space)) {
                 Ok(taken) => taken,
                 Err(error) => {
@@ -143,7 +184,9 @@ impl PipeBuf {
                 self.retire(bytes);
                 break;
             }
-            self.pages.push_back(Page { bytes, start: 0, end: taken, packet, mergeable: !packet });
+            let piece = Piece { bytes, start: 0, end: taken, packet, mergeable: !packet };
+            self.pages += piece.pages();
+            self.pieces.push_back(piece);
             self.bytes += taken;
             done += taken;
             if taken < count {
@@ -156,9 +199,15 @@ impl PipeBuf {
     /// Puts bytes back to the front, also into a full pipe.
     pub(super) fn unread(&mut self, bytes: &[u8]) {
         for chunk in bytes.rchunks(PIPE_BUF) {
-            let page =
-                Page { bytes: Box::from(chunk), start: 0, end: chunk.len(), packet: false, mergeable: false };
-            self.pages.push_front(page);
+            let piece = Piece {
+                bytes: Box::from(chunk),
+                start: 0,
+                end: chunk.len(),
+                packet: false,
+                mergeable: false,
+            };
+            self.pages += piece.pages();
+            self.pieces.push_front(piece);
             self.bytes += chunk.len();
         }
     }
@@ -166,8 +215,8 @@ impl PipeBuf {
     /// Copies up to `max` bytes from the front without taking them (`tee(2)`).
     pub(super) fn peek(&self, max: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(max.min(self.bytes));
-        for page in &self.pages {
-            let bytes = page.bytes.get(page.start..page.end).unwrap_or_default();
+        for piece in &self.pieces {
+            let bytes = piece.bytes.get(piece.start..piece.end).unwrap_or_default();
             let count = bytes.len().min(max - out.len());
             out.extend_from_slice(bytes.get(..count).unwrap_or_default());
             if out.len() >= max {

@@ -43,6 +43,31 @@ fn bytes_come_out_in_order_and_then_the_end() {
 }
 
 #[test]
+fn large_writes_take_the_pages_that_they_fill() {
+    run(|cx| {
+        let (r, w) = pipe_new(cx, OpenFlags::NONBLOCK);
+        let data: Vec<u8> = (0..20 * 4096u32).map(|i| (i / 7) as u8).collect();
+        let first = 10 * 4096 + 100;
+        assert_eq!(write(cx, &w, &data[..first]).unwrap(), first);
+        // What is missing of the eleventh page is not filled by a write that does not fit there.
+        let second = write(cx, &w, &data[first..first + 6 * 4096]).unwrap();
+        assert_eq!(second, 5 * 4096);
+        assert_eq!(write(cx, &w, b"x").unwrap_err().errno(), Errno::EAGAIN);
+        assert_eq!(read(cx, &r, 4095).unwrap(), data[..4095]);
+        assert_eq!(write(cx, &w, b"x").unwrap_err().errno(), Errno::EAGAIN);
+        assert_eq!(read(cx, &r, 4097).unwrap(), data[4095..8192]);
+        // Two pages are free now.
+        let third = write(cx, &w, &data[first + second..first + second + 3 * 4096]).unwrap();
+        assert_eq!(third, 2 * 4096);
+        let mut rest = Vec::new();
+        while let Ok(bytes) = read(cx, &r, 5000) {
+            rest.extend(bytes);
+        }
+        assert_eq!(rest, data[8192..first + second + third]);
+    });
+}
+
+#[test]
 fn capacity_counts_pages() {
     run(|cx| {
         let (r, w) = pipe_new(cx, OpenFlags::NONBLOCK);
