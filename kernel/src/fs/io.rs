@@ -10,7 +10,7 @@ use crate::user::{Sink, Source};
 use abi::Errno;
 use alloc::sync::Arc;
 use alloc::vec;
-use hal::{HostFile, SetAttr};
+use hal::{HostFile, PAGE_SIZE, SetAttr};
 
 /// Bytes that one host read moves.
 const HOST_CHUNK: usize = 256 << 10;
@@ -156,14 +156,28 @@ fn drop_rights(cx: &Cx, inode: &Arc<dyn Inode>, rights: Rights) -> Result<()> {
     inode.set_attr(cx, &SetAttr { mode: Some(mode & 0o7777), ..SetAttr::default() })
 }
 
-/// Reads a host file into a sink.
-pub(super) fn host_read(cx: &Cx, file: &dyn HostFile, pos: u64, sink: &mut dyn Sink) -> Result<usize> {
-    let mut small = [0u8; 4096];
+/// How long a buffer for `room` bytes at `pos` of a file of about this size should be, `most` at most. Programs ask for far more than small files
+/// have. One byte more than what is left shows the end in the same read.
+pub fn buffer_len(room: usize, pos: u64, size: u64, most: usize) -> usize {
+    let left = usize::try_from(size.saturating_sub(pos).saturating_add(1)).unwrap_or(usize::MAX);
+    room.min(most).min(left.max(PAGE_SIZE as usize))
+}
+
+/// Reads a host file of about this size into a sink.
+pub(super) fn host_read(
+    cx: &Cx,
+    file: &dyn HostFile,
+    pos: u64,
+    size: u64,
+    sink: &mut dyn Sink,
+) -> Result<usize> {
+    let mut small = [0u8; PAGE_SIZE as usize];
     let mut large;
-    let buf: &mut [u8] = if sink.room() <= small.len() {
+    let len = buffer_len(sink.room(), pos, size, HOST_CHUNK);
+    let buf: &mut [u8] = if len <= small.len() {
         &mut small
     } else {
-        large = vec![0u8; sink.room().min(HOST_CHUNK)];
+        large = vec![0u8; len];
         &mut large
     };
     let mut done = 0usize;

@@ -50,7 +50,7 @@ pub use file::{DirEntry, File, Mappable, OpenFile, OpenFlags};
 pub use fs_type::{FsType, FsTypes};
 pub use hostdir::HostDirFs;
 pub use inode::{FileSystem, Inode, NewInode, NewKind};
-pub use io::{close, drop_privileges, limit_growth, read, read_dir, seek, write};
+pub use io::{buffer_len, close, drop_privileges, limit_growth, read, read_dir, seek, write};
 pub use latch::{Latch, LatchGuard};
 pub use memfs::{MemFs, MemOptions};
 pub use mount::{Mount, MountBelow, MountFlags, Namespace, Path};

@@ -25,7 +25,13 @@ fn pump(
     to: (&Arc<OpenFile>, &mut Option<u64>),
     count: usize,
 ) -> Result<usize> {
-    let mut buf = vec![0u8; count.min(CHUNK)];
+    let len = match from.0.attr() {
+        Ok(attr) if attr.file_type() == FileType::Regular => {
+            fs::buffer_len(count, from.1.unwrap_or(from.0.pos()), attr.size, CHUNK)
+        }
+        _ => count.min(CHUNK),
+    };
+    let mut buf = vec![0u8; len];
     let mut done = 0usize;
     while done < count {
         let want = (count - done).min(buf.len());

@@ -11,7 +11,7 @@ use abi::fs::FileType;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
-use hal::{HostDirEntry, HostFile, HostNode};
+use hal::{HostDirEntry, HostFile, HostNode, PAGE_SIZE};
 
 /// An open regular file of the host.
 pub(super) struct HostRegular {
@@ -26,7 +26,8 @@ impl HostRegular {
 
 impl File for HostRegular {
     fn read(&self, cx: &Cx, _of: &OpenFile, pos: &mut u64, sink: &mut dyn Sink) -> Result<usize> {
-        let n = host_read(cx, &*self.file, *pos, sink)?;
+        let size = if sink.room() > PAGE_SIZE as usize { self.file.size()? } else { 0 };
+        let n = host_read(cx, &*self.file, *pos, size, sink)?;
         *pos += n as u64;
         Ok(n)
     }

@@ -18,7 +18,8 @@ const ZERO_RANGE: u32 = 16;
 
 enum Content {
     Cache(Arc<PageCache>),
-    Lower(Arc<dyn HostFile>),
+    /// And its size when it was looked at last.
+    Lower(Arc<dyn HostFile>, u64),
 }
 
 /// An open regular file. What it reads is the inode's content at that moment, also when that was copied up after the open.
@@ -36,12 +37,15 @@ pub(super) fn open(node: Arc<Node>, flags: OpenFlags) -> Result<Arc<dyn File>> {
 
 impl MemFile {
     fn content(&self) -> Result<Content> {
-        match &self.node.state.lock().body {
+        let state = self.node.state.lock();
+        match &state.body {
             Body::Cache(cache) => return Ok(Content::Cache(cache.clone())),
-            Body::Lower(Some(file)) => return Ok(Content::Lower(file.clone())),
-            _ => {}
+            Body::Lower(Some(file)) => return Ok(Content::Lower(file.clone(), state.attr.size)),
+            _ => drop(state),
         }
-        Ok(Content::Lower(self.node.lower_file()?))
+        let file = self.node.lower_file()?;
+        let size = self.node.state.lock().attr.size;
+        Ok(Content::Lower(file, size))
     }
 }
 
@@ -53,7 +57,7 @@ impl File for MemFile {
                 self.node.accessed(of);
                 n
             }
-            Content::Lower(file) => host_read(cx, &*file, *pos, sink)?,
+            Content::Lower(file, size) => host_read(cx, &*file, *pos, size, sink)?,
         };
         *pos += n as u64;
         Ok(n)
@@ -81,14 +85,14 @@ impl File for MemFile {
         let content = self.content()?;
         let size = match &content {
             Content::Cache(cache) => cache.size(),
-            Content::Lower(file) if whence >= 2 => file.size()?,
-            Content::Lower(_) => 0,
+            Content::Lower(file, _) if whence >= 2 => file.size()?,
+            Content::Lower(..) => 0,
         };
         if whence == 3 || whence == 4 {
             let hole = whence == 4;
             let from = u64::try_from(offset).ok().filter(|&o| o < size).ok_or(Errno::ENXIO)?;
             return match content {
-                Content::Lower(file) => Ok(file.seek_extent(from, hole)?),
+                Content::Lower(file, _) => Ok(file.seek_extent(from, hole)?),
                 Content::Cache(cache) => next_extent(&cache, from, size, hole),
             };
         }
@@ -113,7 +117,7 @@ impl File for MemFile {
         }
         Ok(match self.content()? {
             Content::Cache(cache) => Mappable::Cache(cache),
-            Content::Lower(file) => Mappable::Host(file),
+            Content::Lower(file, _) => Mappable::Host(file),
         })
     }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::fs::Mappable;
+use hal::HostFile;
 use hal::mock::HostOp;
 
 fn tree(host: &Arc<MockFs>) {
@@ -195,6 +196,18 @@ fn descriptors_of_the_host_run_out() {
         assert_eq!(read_file(cx, "/etc/conf"), "lower", "the cache is emptied and the lookup tried again");
         host.fail(HostOp::Open, 0, Errno::EMFILE);
         assert_eq!(read_file(cx, "/etc/other"), "other");
+    });
+}
+
+#[test]
+fn a_file_that_the_host_makes_longer_is_read_whole() {
+    on_overlay(tree, |cx, host| {
+        let of = open(cx, "/etc/conf", OpenFlags::empty()).unwrap();
+        host.file("/etc/conf").write_at(5, &[b'x'; 20_000]).unwrap();
+        let mut buf = std::vec![0; 100_000];
+        let mut room: &mut [u8] = &mut buf;
+        assert_eq!(crate::fs::read(cx, &of, Some(0), &mut room), Ok(20_005));
+        assert!(buf.starts_with(b"lowerxxx") && buf.get(20_004..20_006) == Some(b"x\0"));
     });
 }
 
