@@ -64,6 +64,9 @@ pub struct Warden {
 impl Warden {
     /// Starts the victim.
     pub fn new(options: Options) -> Result<Warden, String> {
+        if unsafe { libc::geteuid() } != 0 {
+            return Err("attackers are other users: start it as root".into());
+        }
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
         // When memory is full, others go: the victim is no less guarded than a service would be.
         let _ = fs::write("/proc/self/oom_score_adj", "-1000");
