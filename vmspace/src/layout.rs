@@ -118,7 +118,7 @@ pub mod call {
     pub const TRAP_ARGS: u64 = 200;
 }
 
-/// What a runner that waits in the gate is told to do. [`SAVE`] is the least: whoever has saved looks for more.
+/// What a runner that waits in the gate is told to do. `SAVE` is the least: whoever has saved looks for more.
 pub mod order {
     /// Save the registers, and wait on.
     pub const SAVE: u32 = 1;

@@ -247,6 +247,14 @@ impl Runner {
     }
 }
 
+/// Why a task is gone. Guest code can have it killed by a fault with the fault's signal blocked, which takes a forged frame.
+fn end_of(pid: i32) -> Fatal {
+    match sys::killed_by(pid) {
+        Some(libc::SIGKILL) | None => KILLED.into(),
+        Some(signo) => format!("{KILLED} by signal {signo}, which guest code had blocked"),
+    }
+}
+
 /// The next notification of a task.
 pub(crate) fn receive(listener: BorrowedFd<'_>, pid: i32) -> Result<Notification, Fatal> {
     loop {
@@ -256,7 +264,7 @@ pub(crate) fn receive(listener: BorrowedFd<'_>, pid: i32) -> Result<Notification
                 Some(libc::EINTR) => {}
                 // The call was broken off by a signal before it was seen, or the task is gone.
                 Some(libc::ENOENT) if !sys::has_ended(pid) => {}
-                _ => return Err(KILLED.into()),
+                _ => return Err(end_of(pid)),
             },
         }
     }

@@ -122,20 +122,27 @@ pub fn reap(pid: i32) {
     }
 }
 
+/// How a child has ended, if it has, without reaping it; `Err` when it is no child any more.
+fn end_of_child(pid: i32) -> io::Result<libc::siginfo_t> {
+    let mut info: libc::siginfo_t = zeroed_siginfo();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: the pointer is to a whole siginfo_t.
+    let result = unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, flags) };
+    check(result.into()).map(|_| info)
+}
+
 /// Whether a child has ended, without reaping it.
 pub fn has_ended(pid: i32) -> bool {
-    let mut info: libc::siginfo_t = zeroed_siginfo();
-    // SAFETY: the pointer is to a whole siginfo_t.
-    let result = unsafe {
-        libc::waitid(
-            libc::P_PID,
-            pid as libc::id_t,
-            &raw mut info,
-            libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL,
-        )
-    };
     // SAFETY: waitid filled the structure in as for SIGCHLD, or left the zeros.
-    result < 0 || unsafe { info.si_pid() } != 0
+    end_of_child(pid).map_or(true, |info| unsafe { info.si_pid() } != 0)
+}
+
+/// The signal that has ended a child, without reaping it.
+pub fn killed_by(pid: i32) -> Option<i32> {
+    let info = end_of_child(pid).ok()?;
+    let killed = [libc::CLD_KILLED, libc::CLD_DUMPED].contains(&info.si_code);
+    // SAFETY: waitid filled the structure in as for SIGCHLD, or left the zeros, which is no such code.
+    killed.then(|| unsafe { info.si_status() })
 }
 
 /// Blocks until a child has stopped itself (`SIGSTOP`), or ended (then false).
