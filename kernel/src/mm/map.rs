@@ -94,7 +94,7 @@ impl Mm {
         let fill = flags.contains(MapFlags::POPULATE)
             || vma.flags.contains(VmaFlags::LOCKED) && !inner.lock_on_fault;
         let writable = vma.can_write();
-        let at_once = writable && vma.is_small_heap();
+        let at_once = writable && vma.is_small_heap() && !flags.contains(MapFlags::LATER);
         inner.add(vma);
         if at_once {
             self.make_small(inner, at, at + len, &mut batch);

@@ -46,6 +46,8 @@ bitflags! {
         const NORESERVE = 64;
         /// Below 2 GiB (`MAP_32BIT`).
         const LOW = 128;
+        /// Nobody runs there yet, and everything is shown in one go later (`execve`).
+        const LATER = 256;
     }
 }
 

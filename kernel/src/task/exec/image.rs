@@ -284,6 +284,7 @@ fn reserve(cx: &Cx, mm: &Arc<Mm>, hint: u64, len: u64, align: u64) -> Result<u64
 }
 
 fn request(addr: u64, len: u64, prot: Prot, flags: MapFlags) -> MapRequest {
+    let flags = flags | MapFlags::LATER;
     MapRequest { addr, len, prot, flags, object: None, file: None, offset: 0, name: "" }
 }
 
