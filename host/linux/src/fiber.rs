@@ -11,6 +11,7 @@ use hal::{CpuId, Fiber, FiberEntry, FiberState, Fibers, Suspend};
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 
 /// Bytes of address space per stack; only touched pages take memory.
@@ -28,12 +29,54 @@ pub(crate) fn in_fiber() -> bool {
     IN_FIBER.get()
 }
 
-type Stacks = Arc<Mutex<Vec<DefaultStack>>>;
+/// What is assumed where the host does not say how many mappings a process may have (`vm.max_map_count`).
+const MAPPINGS: usize = 65530;
+
+/// Stacks: those that are free, and how many there are. Each is two mappings of the host, of which this process may have only so many: a
+/// quarter is left to everything else, because the kernel can't go on without memory for itself.
+struct Stacks {
+    free: Mutex<Vec<DefaultStack>>,
+    count: AtomicUsize,
+    most: usize,
+}
+
+impl Stacks {
+    fn of_host() -> Stacks {
+        let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+        let mappings = text.trim().parse().unwrap_or(MAPPINGS);
+        Stacks { free: Mutex::default(), count: AtomicUsize::new(0), most: mappings / 2 / 4 * 3 }
+    }
+
+    /// One; `None` when there are as many as there may be.
+    fn take(&self) -> Option<DefaultStack> {
+        if let Some(stack) = lock(&self.free).pop() {
+            return Some(stack);
+        }
+        let more = |count| (count < self.most).then_some(count + 1);
+        self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        let stack = DefaultStack::new(STACK_SIZE);
+        if stack.is_err() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        stack.ok()
+    }
+
+    fn give(&self, stack: DefaultStack) {
+        let mut free = lock(&self.free);
+        if free.len() < POOL {
+            free.push(stack);
+        } else {
+            drop((free, stack));
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 type Routine = Coroutine<CpuId, (), Result<(), ()>, DefaultStack>;
 
 /// Makes fibers.
 pub struct LinuxFibers {
-    stacks: Stacks,
+    stacks: Arc<Stacks>,
 }
 
 impl LinuxFibers {
@@ -51,7 +94,7 @@ impl LinuxFibers {
                 }
             }));
         });
-        LinuxFibers { stacks: Stacks::default() }
+        LinuxFibers { stacks: Arc::new(Stacks::of_host()) }
     }
 }
 
@@ -63,11 +106,7 @@ impl Default for LinuxFibers {
 
 impl Fibers for LinuxFibers {
     fn spawn(&self, entry: FiberEntry) -> Option<Box<dyn Fiber>> {
-        let pooled = lock(&self.stacks).pop();
-        let stack = match pooled {
-            Some(stack) => stack,
-            None => DefaultStack::new(STACK_SIZE).ok()?,
-        };
+        let stack = self.stacks.take()?;
         let routine = Coroutine::with_stack(stack, move |yielder: &Yielder<CpuId, ()>, cpu| {
             let inside = Inside { yielder, cpu: Cell::new(cpu) };
             // The forced unwinding of a dropped fiber ends here too; its result is not looked at.
@@ -97,7 +136,7 @@ impl Suspend for Inside<'_> {
 struct LinuxFiber {
     /// `None` once it has finished.
     routine: Option<Routine>,
-    stacks: Stacks,
+    stacks: Arc<Stacks>,
 }
 
 // SAFETY: the entry is `Send`, and what it keeps on its stack belongs to kernel code, which has no
@@ -110,11 +149,7 @@ impl LinuxFiber {
         let outside = IN_FIBER.replace(true);
         routine.force_unwind();
         IN_FIBER.set(outside);
-        let stack = routine.into_stack();
-        let mut stacks = lock(&self.stacks);
-        if stacks.len() < POOL {
-            stacks.push(stack);
-        }
+        self.stacks.give(routine.into_stack());
     }
 }
 
@@ -156,6 +191,16 @@ mod tests {
         fn drop(&mut self) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    #[test]
+    fn stacks_end_before_the_hosts_mappings_do() {
+        let stacks = Stacks { most: 3, ..Stacks::of_host() };
+        let taken: Vec<_> = std::iter::from_fn(|| stacks.take()).collect();
+        assert_eq!(taken.len(), 3);
+        taken.into_iter().for_each(|stack| stacks.give(stack));
+        assert_eq!(std::iter::from_fn(|| stacks.take()).count(), 3);
+        assert!(Stacks::of_host().most >= 1000);
     }
 
     #[test]
@@ -207,7 +252,7 @@ mod tests {
         let unstarted = Count(dropped.clone());
         drop(fibers.spawn(Box::new(move |_| drop(unstarted))).unwrap());
         assert_eq!(dropped.load(Ordering::SeqCst), 2);
-        assert_eq!(lock(&fibers.stacks).len(), 1);
+        assert_eq!(lock(&fibers.stacks.free).len(), 1);
     }
 
     #[test]
