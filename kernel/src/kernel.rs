@@ -90,7 +90,6 @@ impl Kernel {
         let max_tasks = (frames.total() / 4).clamp(512, 1 << 20);
         Arc::new(Kernel {
             sched: Scheduler::new(machine.clone()),
-            frames,
             settings: crate::settings::Settings::new(max_tasks),
             open_files: Default::default(),
             pids: Pids::default(),
@@ -106,7 +105,8 @@ impl Kernel {
             mqueues: Default::default(),
             watches: Default::default(),
             locks: crate::fs::lock::LockTable::new(),
-            net: Default::default(),
+            net: crate::net::Families::new(&frames),
+            frames,
             ids: AtomicU64::new(1),
             status: Mutex::new(None),
             terminating: Default::default(),

@@ -70,7 +70,7 @@ impl Pipe {
     pub(super) fn new(kernel: &Kernel, owner: (u32, u32)) -> Arc<Pipe> {
         Arc::new(Pipe {
             state: Mutex::new(State {
-                buf: PipeBuf::new(),
+                buf: PipeBuf::new(kernel.frames.hold()),
                 readers: 0,
                 writers: 0,
                 reads_opened: 0,

@@ -2,9 +2,10 @@
 //!
 //! Capacity counts pages, not bytes (`pipe(7)`): a page that is not full takes the next small write when that fits as a
 //! whole, which is what keeps writes of up to [`PIPE_BUF`] bytes in one piece. Large writes go into pieces of several pages, so that user memory
-//! is looked up once for each. Pieces come back through a small store, so that a stream of writes does not allocate.
+//! is looked up once for each. Pieces come back through a small store, so that a stream of writes does not allocate. What they take up is held against RAM.
 
 use crate::error::{Result, err};
+use crate::mm::Hold;
 use crate::user::{Sink, Source};
 use abi::Errno;
 use alloc::boxed::Box;
@@ -48,10 +49,12 @@ pub(super) struct PipeBuf {
     spare: Vec<Box<[u8]>>,
     spare_pages: usize,
     bytes: usize,
+    /// For all pieces, in use or not.
+    hold: Hold,
 }
 
 impl PipeBuf {
-    pub(super) fn new() -> PipeBuf {
+    pub(super) fn new(hold: Hold) -> PipeBuf {
         PipeBuf {
             pieces: VecDeque::new(),
             max_pages: DEFAULT_PAGES,
@@ -59,6 +62,7 @@ impl PipeBuf {
             spare: Vec::new(),
             spare_pages: 0,
             bytes: 0,
+            hold,
         }
     }
     pub(super) fn is_empty(&self) -> bool {
@@ -93,18 +97,23 @@ impl PipeBuf {
         if bytes.len() == pages * PIPE_BUF && self.spare_pages + pages <= SPARE_PAGES {
             self.spare_pages += pages;
             self.spare.push(bytes);
+        } else {
+            self.hold.shrink(bytes.len().div_ceil(PIPE_BUF) as u32);
         }
     }
 
-    /// Room for a piece of so many pages.
-    fn room(&mut self, pages: usize) -> Box<[u8]> {
-        match self.spare.iter().rposition(|bytes| bytes.len() == pages * PIPE_BUF) {
+    /// Room for a piece of so many pages; `ENOMEM` when RAM is full.
+    fn room(&mut self, pages: usize) -> Result<Box<[u8]>> {
+        Ok(match self.spare.iter().rposition(|bytes| bytes.len() == pages * PIPE_BUF) {
             Some(at) => {
                 self.spare_pages -= pages;
                 self.spare.swap_remove(at)
             }
-            None => vec![0; pages * PIPE_BUF].into_boxed_slice(),
-        }
+            None => {
+                self.hold.grow(pages as u32)?;
+                vec![0; pages * PIPE_BUF].into_boxed_slice()
+            }
+        })
     }
 
     /// Moves bytes out until the sink is full, the pipe is empty or a packet ends.
@@ -169,7 +178,11 @@ impl PipeBuf {
             let wanted = source.left().div_ceil(PIPE_BUF).min(most);
             let pages = 1 << wanted.ilog2();
             let count = source.left().min(pages * PIPE_BUF);
-            let mut bytes = self.room(pages);
+            let mut bytes = match self.room(pages) {
+                Ok(bytes) => bytes,
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            };
             let taken = match bytes.get_mut(..count).map_or(Ok(0), |space| source.take(space)) {
                 Ok(taken) => taken,
                 Err(error) => {
@@ -199,6 +212,8 @@ impl PipeBuf {
     /// Puts bytes back to the front, also into a full pipe.
     pub(super) fn unread(&mut self, bytes: &[u8]) {
         for chunk in bytes.rchunks(PIPE_BUF) {
+            // A full RAM is no reason to lose them.
+            let _ = self.hold.grow(1);
             let piece = Piece {
                 bytes: Box::from(chunk),
                 start: 0,

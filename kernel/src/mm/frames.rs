@@ -57,6 +57,13 @@ pub struct Frame {
     pfn: Pfn,
 }
 
+/// Memory of the kernel's own that guests can make it use without end, such as what is in pipes: as many frames stay free, so that together they are no more
+/// than RAM. Given back when dropped.
+pub struct Hold {
+    frames: Arc<Frames>,
+    count: u32,
+}
+
 /// All frames of a machine.
 pub struct Frames {
     machine: Arc<dyn Machine>,
@@ -162,6 +169,11 @@ impl Frames {
         }
     }
 
+    /// A hold on nothing yet.
+    pub fn hold(self: &Arc<Frames>) -> Hold {
+        Hold { frames: self.clone(), count: 0 }
+    }
+
     /// A number that no other address space or cache of this kernel has.
     pub(super) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
@@ -180,6 +192,30 @@ impl Frames {
     /// The most frames that were in use at one time.
     pub fn high_water(&self) -> u64 {
         u64::from(self.free.lock().high_water())
+    }
+}
+
+impl Hold {
+    /// Holds so many more frames; `ENOMEM` when there are not as many.
+    pub fn grow(&mut self, frames: u32) -> Result<()> {
+        if !self.frames.free.lock().hold(frames) {
+            return err(Errno::ENOMEM);
+        }
+        self.count += frames;
+        Ok(())
+    }
+
+    /// Holds so many less.
+    pub fn shrink(&mut self, frames: u32) {
+        let frames = frames.min(self.count);
+        self.frames.free.lock().release(frames);
+        self.count -= frames;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shrink(self.count);
     }
 }
 

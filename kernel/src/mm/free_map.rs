@@ -27,6 +27,8 @@ pub(super) struct FreeMap {
     /// A bit for each free frame whose content is not zeros.
     stale: Vec<u64>,
     total: u32,
+    /// Frames that must stay free, because something outside of RAM is used in their place.
+    held: u32,
     fresh: u32,
     free_count: u32,
     stale_count: u32,
@@ -60,6 +62,7 @@ impl FreeMap {
             free: vec![0; words],
             stale: vec![0; words],
             total,
+            held: 0,
             fresh: 0,
             free_count: 0,
             stale_count: 0,
@@ -69,8 +72,24 @@ impl FreeMap {
         }
     }
 
+    /// Frames that can be taken: those that are free, less what is held.
     pub(super) fn available(&self) -> u32 {
-        self.free_count + (self.total - self.fresh)
+        (self.free_count + (self.total - self.fresh)).saturating_sub(self.held)
+    }
+
+    /// Holds some back, if there are so many.
+    pub(super) fn hold(&mut self, frames: u32) -> bool {
+        let held = frames <= self.available();
+        if held {
+            self.held += frames;
+            self.least_available = self.least_available.min(self.available());
+        }
+        held
+    }
+
+    /// Ends holding some back.
+    pub(super) fn release(&mut self, frames: u32) {
+        self.held -= frames;
     }
 
     pub(super) fn high_water(&self) -> u32 {
@@ -83,7 +102,10 @@ impl FreeMap {
 
     /// Takes up to `want` neighbouring frames, at `at` if that is free.
     pub(super) fn take(&mut self, want: u32, at: Option<u32>) -> Option<Run> {
-        let want = want.max(1);
+        let want = want.max(1).min(self.available());
+        if want == 0 {
+            return None;
+        }
         let run = at.and_then(|at| self.run_at(at, want)).filter(|&(_, len)| len * 4 >= want);
         let run = run.or_else(|| self.best(want)).or_else(|| self.unused(want)).or_else(|| self.any(want));
         let (start, len) = run?;

@@ -32,7 +32,7 @@ mod vma;
 
 pub use advise::Advice;
 pub use cache::{PageCache, Quota};
-pub use frames::{Frame, Frames};
+pub use frames::{Frame, Frames, Hold};
 pub use lock::LockAll;
 pub use oom::{oom_score, oom_victim};
 pub use remap::RemapFlags;

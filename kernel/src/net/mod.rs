@@ -17,6 +17,7 @@ pub use options::{Blocking, Options, Shutdown};
 pub use socket::{Family, Socket, SocketType};
 
 use crate::error::{Result, err};
+use crate::mm::Frames;
 use crate::sync::Mutex;
 use crate::task::Cx;
 use abi::Errno;
@@ -31,16 +32,15 @@ pub struct Families {
     pub unix: Arc<unix::UnixFamily>,
 }
 
-impl Default for Families {
-    fn default() -> Families {
-        let unix = unix::UnixFamily::new();
+impl Families {
+    /// Those that every kernel has. What is on its way between sockets is held against these frames.
+    pub fn new(frames: &Arc<Frames>) -> Families {
+        let unix = unix::UnixFamily::new(frames);
         let families = Families { table: Mutex::new(BTreeMap::new()), unix: unix.clone() };
         families.register(unix);
         families
     }
-}
 
-impl Families {
     /// Adds a family, or replaces the one with its number.
     pub fn register(&self, family: Arc<dyn Family>) {
         let old = self.table.lock().insert(family.number(), family);

@@ -5,9 +5,10 @@ use crate::fs::{OpenFile, OpenFlags};
 use crate::ipc::pipe_new;
 use crate::signal::{SigInfo, sig};
 use crate::task::Cx;
-use crate::testing::{run, thread};
+use crate::testing::{config, run, run_on, thread};
 use crate::wait::PollEvents;
 use abi::Errno;
+use hal::mock::MockMachine;
 use std::sync::{Arc, Mutex};
 use std::vec;
 use std::vec::Vec;
@@ -203,5 +204,32 @@ fn a_signal_interrupts_a_read_but_not_what_was_written() {
         assert!(matches!(read(cx, &r, 1), Err(Error::Interrupted(_))));
         // The pending signal ends the next wait at once, after the pipe was filled.
         assert_eq!(write(cx, &w, &vec![1; 100_000]).unwrap(), 65536);
+    });
+}
+
+#[test]
+fn what_is_in_pipes_is_held_against_ram() {
+    let machine = MockMachine::builder().memory(4 << 20).build();
+    run_on(machine, config(), |cx| {
+        let free = cx.kernel.frames.available();
+        let mut pipes = Vec::new();
+        let full = loop {
+            let (r, w) = pipe_new(cx, OpenFlags::NONBLOCK);
+            let result = write(cx, &w, &[7; 65536]);
+            pipes.push((r, w));
+            match result {
+                Ok(65536) => assert!(pipes.len() < 100, "no end"),
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.errno(), Errno::ENOMEM);
+        assert_eq!(cx.kernel.frames.available(), 0);
+        assert_eq!(cx.kernel.frames.alloc().map(drop).unwrap_err().errno(), Errno::ENOMEM);
+        // What was read makes room, and so do pipes that go.
+        assert_eq!(read(cx, &pipes[0].0, 65536).unwrap().len(), 65536);
+        assert_eq!(write(cx, &pipes[0].1, &[7; 65536]).unwrap(), 65536);
+        pipes.clear();
+        assert_eq!(cx.kernel.frames.available(), free);
     });
 }

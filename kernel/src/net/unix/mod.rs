@@ -27,9 +27,11 @@ pub use socket::{SocketInfo, UnixSocket};
 
 use super::{Family, Socket, SocketType};
 use crate::error::{Result, err};
+use crate::mm::Frames;
 use crate::sync::Mutex;
 use crate::task::Cx;
 use abi::Errno;
+use account::Memory;
 use address::Address;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -47,7 +49,6 @@ struct Names {
 }
 
 /// The family: what all its sockets share.
-#[derive(Default)]
 pub struct UnixFamily {
     me: Weak<UnixFamily>,
     names: Mutex<Names>,
@@ -55,12 +56,20 @@ pub struct UnixFamily {
     /// Descriptors in flight by user.
     in_flight: Mutex<BTreeMap<u32, usize>>,
     graveyard: Graveyard,
+    memory: Arc<Memory>,
 }
 
 impl UnixFamily {
     /// A family without sockets.
-    pub fn new() -> Arc<UnixFamily> {
-        Arc::new_cyclic(|me| UnixFamily { me: me.clone(), ..UnixFamily::default() })
+    pub fn new(frames: &Arc<Frames>) -> Arc<UnixFamily> {
+        Arc::new_cyclic(|me| UnixFamily {
+            me: me.clone(),
+            names: Mutex::default(),
+            sockets: Mutex::default(),
+            in_flight: Mutex::default(),
+            graveyard: Graveyard::default(),
+            memory: Arc::new(Memory::new(frames)),
+        })
     }
 
     /// All sockets that are open or wait to be accepted, in the order in which they were made, for `/proc/net/unix`.

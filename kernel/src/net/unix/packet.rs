@@ -61,7 +61,7 @@ impl UnixSocket {
         if bytes.len() < len {
             return err(Errno::EFAULT);
         }
-        let charge = self.account.charge(packet_cost(len), self.sndbuf());
+        let charge = self.account.charge(packet_cost(len), self.sndbuf())?;
         let creds = self.message_creds(cx, control.creds, &other);
         let from = self.state.lock().address.clone();
         let packet = Arc::new(Packet { data: bytes, from, creds, _charge: charge });

@@ -127,6 +127,7 @@ impl UnixSocket {
     pub(super) fn new(cx: &Cx, family: Arc<UnixFamily>, kind: SocketType) -> Arc<UnixSocket> {
         let socket = Arc::new_cyclic(|me| UnixSocket {
             options: Options::new(cx, i32::from(AF_UNIX), kind, 0),
+            account: SendAccount::new(&family.memory),
             family,
             me: me.clone(),
             state: Mutex::new(State {
@@ -140,7 +141,6 @@ impl UnixSocket {
                 pending: VecDeque::new(),
                 backlog: MAX_DATAGRAMS,
             }),
-            account: Arc::default(),
             readable: WaitQueue::new(),
             space: WaitQueue::new(),
             reading: Latch::new(),

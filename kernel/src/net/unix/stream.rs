@@ -56,7 +56,11 @@ impl UnixSocket {
                 Err(e) => return Err(e),
             };
             let len = bytes.len();
-            let charge = self.account.charge(stream_cost(len), self.sndbuf());
+            let charge = match self.account.charge(stream_cost(len), self.sndbuf()) {
+                Ok(charge) => charge,
+                Err(_) if sent > 0 => break,
+                Err(e) => return Err(e),
+            };
             let from = self.state.lock().address.clone();
             let packet = Arc::new(Packet { data: bytes, from, creds, _charge: charge });
             let entry = Entry { packet, offset: 0, rights: rights.take() };

@@ -6,9 +6,10 @@ use crate::net::{
     Control, MsgFlags, ReceiveRequest, Received, SendRequest, Shutdown, Socket, SocketFile, SocketType,
 };
 use crate::task::Cx;
-use crate::testing::{run, thread};
+use crate::testing::{config, run, run_on, thread};
 use crate::wait::PollEvents;
 use abi::Errno;
+use hal::mock::MockMachine;
 use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
@@ -267,5 +268,33 @@ fn a_receive_timeout_is_eagain_and_takes_its_time() {
         let request = ReceiveRequest { data: &mut sink, flags: MsgFlags::empty(), nonblocking: false };
         assert_eq!(errno(a.receive(cx, request)), Errno::EAGAIN);
         assert!(cx.now_ns() - before >= 2_000_000_000);
+    });
+}
+
+#[test]
+fn messages_are_held_against_ram() {
+    let machine = MockMachine::builder().memory(4 << 20).build();
+    run_on(machine, config(), |cx| {
+        let free = cx.kernel.frames.available();
+        let data = [7; 4096];
+        let mut pairs = Vec::new();
+        let full = loop {
+            let pair = pair(cx, SocketType::Stream);
+            let result = (0..30).map(|_| send(cx, &pair.0, &data)).find(Result::is_err);
+            pairs.push(pair);
+            match result {
+                None => assert!(pairs.len() < 100, "no end"),
+                Some(result) => break errno(result),
+            }
+        };
+        assert_eq!(full, Errno::ENOBUFS);
+        assert!(cx.kernel.frames.available() < 2);
+        // What was read makes room.
+        while receive(cx, &pairs[0].1, 1 << 16, MsgFlags::empty()).is_ok() {}
+        assert_eq!(send(cx, &pairs[0].0, &data).unwrap(), data.len());
+        for (_, peer) in &pairs {
+            while receive(cx, peer, 1 << 16, MsgFlags::empty()).is_ok() {}
+        }
+        assert!(cx.kernel.frames.available() + 128 >= free);
     });
 }
