@@ -181,10 +181,8 @@ impl Runner {
                     Silence::Notification => {}
                     Silence::Time => self.come_home(inner),
                 }
-            } else if let Some((heard, call)) = self.take(inner.call, None) {
-                inner.call = call;
-                return Ok(heard);
             }
+            // Who is not listened to says it by a notification, and sleeps in it.
             let n = self.receive()?;
             if let Some(heard) = self.classify(inner, &n)? {
                 return Ok(heard);
@@ -208,7 +206,9 @@ impl Runner {
             if !busy {
                 return Err(Runner::intrusion(n));
             }
-            inner.pace.disturbed();
+            if inner.pace.in_session() {
+                inner.pace.disturbed();
+            }
             return self.wake(Some(n.id)).map(|()| None);
         }
         if inner.pace.in_session() {
