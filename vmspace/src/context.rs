@@ -114,8 +114,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn settle(&mut self, full: Full) {
-        *self.full = full;
+    /// Has the registers here from now on; `read` fills them in.
+    pub(crate) fn settle(&mut self, read: impl FnOnce(&mut Full)) {
+        read(&mut self.full);
         self.parked = None;
         if let Some(result) = self.result.take() {
             self.full.regs.rax = result;
@@ -206,7 +207,9 @@ impl Context {
     /// Replaces the floating-point image. One that the host would refuse is brought into shape when it is loaded.
     pub fn set_fpu(&mut self, image: &[u8]) {
         self.fetch();
-        lock(&self.cell.state).full.fpu = image.to_vec();
+        let fpu = &mut lock(&self.cell.state).full.fpu;
+        fpu.clear();
+        fpu.extend_from_slice(image);
     }
 
     /// What the gate answers for this thread from now on: system-call numbers and results that are not negative. Copies begin with none.
@@ -254,7 +257,7 @@ impl Context {
             let given_up = still && runner.evict(&mut inner).is_err();
             if given_up || (still && lock(&self.cell.state).place_in(&runner).is_some()) {
                 // The address space is dead; zeros are as good as anything.
-                lock(&self.cell.state).settle(Full::default());
+                lock(&self.cell.state).settle(|full| *full = Full::default());
             }
         }
     }

@@ -45,15 +45,12 @@ fn parts(in_use: u64, len: usize) -> impl Iterator<Item = Range<usize>> {
 
 impl Runner {
     /// Copies the state out of the frame.
-    pub(crate) fn read_frame(&self, inner: &Inner) -> Full {
+    pub(crate) fn read_frame(&self, inner: &Inner, full: &mut Full) {
         let at = self.uc_offset();
-        let mut words = [0u64; 18];
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = self.area.load(at + uc::GREGS + i * 8);
-        }
-        let mut fpu = vec![0; self.fpu.1];
-        self.area.read(self.fpu.0, &mut fpu);
-        Full { regs: Regs::from_words(&words, inner.bases), fpu }
+        let words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(at + uc::GREGS + i * 8));
+        full.regs = Regs::from_words(&words, inner.bases);
+        full.fpu.resize(self.fpu.1, 0);
+        self.area.read(self.fpu.0, &mut full.fpu);
     }
 
     /// Puts a state into the frame; everything else in it becomes what it was at first.
@@ -135,7 +132,7 @@ impl Runner {
     }
 
     /// The general registers and the floating-point state that the gate saved; `nr` and `ip` are of the call.
-    pub(crate) fn read_saved(&self, nr: u64, ip: u64) -> Full {
+    pub(crate) fn read_saved(&self, nr: u64, ip: u64, full: &mut Full) {
         let mut words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(i)));
         // `r8` to `r10` and `rdi`, `rsi`, `rdx` are arguments of the call.
         for (i, arg) in [(RDI, 0), (RSI, 1), (RDX, 2), (2, 3), (0, 4), (1, 5)] {
@@ -144,17 +141,18 @@ impl Runner {
         (words[RAX], words[RCX], words[RIP]) = (nr, ip, ip);
         (words[3], words[17]) = (FLAGS, FLAGS);
         let fs_base = self.area.load(self.reg(WORDS));
-        Full { regs: Regs::from_words(&words, (fs_base, 0)), fpu: self.saved_fpu() }
+        full.regs = Regs::from_words(&words, (fs_base, 0));
+        self.read_saved_fpu(&mut full.fpu);
     }
 
-    fn saved_fpu(&self) -> Vec<u8> {
+    fn read_saved_fpu(&self, fpu: &mut Vec<u8>) {
         let at = self.base + AREA_XSTATE as usize;
-        let mut fpu = self.fresh_fpu.clone();
+        fpu.clear();
+        fpu.extend_from_slice(&self.fresh_fpu);
         for part in parts(self.area.load(at + XSTATE_BV), fpu.len()) {
             self.area.read(at + part.start, &mut fpu[part]);
         }
-        self.sign_fpu(&mut fpu);
-        fpu
+        self.sign_fpu(fpu);
     }
 
     /// Whether the gate can load these registers.
@@ -242,7 +240,9 @@ impl Runner {
     fn show_loaded(&self, inner: &mut Inner) -> bool {
         let words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(i)));
         let regs = Regs::from_words(&words, (self.area.load(self.reg(WORDS)), 0));
-        let fpu = self.acceptable_fpu(&self.saved_fpu()).unwrap_or_default();
+        let mut fpu = Vec::new();
+        self.read_saved_fpu(&mut fpu);
+        let fpu = self.acceptable_fpu(&fpu).unwrap_or_default();
         self.write_frame(inner, &Full { regs, fpu });
         self.drop_call(inner);
         true

@@ -76,7 +76,7 @@ impl Runner {
             Mode::Taken { id, nr, ip } => self.take_saved(inner, id, nr, ip)?,
             Mode::Handler { .. } => {
                 if let Some(owner) = inner.owner.take() {
-                    lock(&owner.state).settle(self.read_frame(inner));
+                    lock(&owner.state).settle(|full| self.read_frame(inner, full));
                 }
             }
             Mode::Free { .. } => {}
@@ -124,7 +124,7 @@ impl Runner {
         }
         inner.mode = Mode::Free { id };
         if let Some(owner) = inner.owner.take() {
-            lock(&owner.state).settle(self.read_saved(nr, ip));
+            lock(&owner.state).settle(|full| self.read_saved(nr, ip, full));
         }
         Ok(())
     }
@@ -153,13 +153,14 @@ impl Runner {
         inner.bases = Runner::bases(args);
         self.leave_gate(inner);
         self.drop_call(inner);
-        let mut full = self.read_frame(inner);
-        full.regs.rip = ip;
-        full.regs.rcx = ip;
-        full.regs.r11 = full.regs.eflags;
-        full.regs.rax = nr;
         if let Some(owner) = inner.owner.take() {
-            lock(&owner.state).settle(full);
+            lock(&owner.state).settle(|full| {
+                self.read_frame(inner, full);
+                full.regs.rip = ip;
+                full.regs.rcx = ip;
+                full.regs.r11 = full.regs.eflags;
+                full.regs.rax = nr;
+            });
         }
     }
 }
