@@ -26,8 +26,9 @@ const NAME: &str = "[gates]";
 const AREA_LEN: u64 = 4 * PAGE_SIZE;
 /// How many times a site traps before it is patched.
 const TRAPS: u64 = 24;
-/// Sites whose traps are counted.
-const COUNTED: usize = 256;
+/// Sites whose traps are counted: so many sets of places, which a site's address chooses from.
+const SETS: usize = 64;
+const WAYS: usize = 4;
 /// How far below and above code its slots are if they can be, in bytes.
 const BELOW: u64 = 1 << 22;
 const ABOVE: u64 = 1 << 30;
@@ -35,17 +36,24 @@ const ABOVE: u64 = 1 << 30;
 const REACH: u64 = (1 << 31) - (1 << 24);
 
 /// Counts traps of sites: the address in the upper bits, the number in the lower eight.
-pub(super) struct Traps([AtomicU64; COUNTED]);
+pub(super) struct Traps([[AtomicU64; WAYS]; SETS]);
 
 impl Traps {
     pub(super) fn new() -> Traps {
-        Traps([const { AtomicU64::new(0) }; COUNTED])
+        Traps([const { [const { AtomicU64::new(0) }; WAYS] }; SETS])
     }
 
-    /// Counts one; whether it is time. Sites that meet in one place push each other out, which only costs time.
-    fn count(&self, site: u64) -> bool {
-        let Some(place) = self.0.get(((site >> 1) ^ (site >> 12)) as usize % COUNTED) else { return false };
-        let old = place.load(Ordering::Relaxed);
+    /// Counts one; whether it is time. Where more sites meet than there are places, those with the fewest traps push each other out, which only costs time.
+    pub(super) fn count(&self, site: u64) -> bool {
+        // Fibonacci hashing: functions lie at multiples of something, and their calls at the same place in each.
+        let set = (site.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize;
+        let Some(places) = self.0.get(set) else { return false };
+        let word = |place: &&AtomicU64| place.load(Ordering::Relaxed);
+        let known = places.iter().find(|place| word(place) >> 8 == site);
+        let Some(place) = known.or_else(|| places.iter().min_by_key(|place| word(place) & 0xff)) else {
+            return false;
+        };
+        let old = word(&place);
         let traps = if old >> 8 == site { (old & 0xff) + 1 } else { 1 };
         if traps <= TRAPS {
             place.store(site << 8 | traps, Ordering::Relaxed);
