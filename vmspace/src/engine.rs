@@ -31,6 +31,8 @@ pub struct Engine {
     free_slots: Mutex<Slots>,
     tasks: Tasks,
     vdso: Option<u64>,
+    /// Where its `clock_gettime` is.
+    clock: Option<u64>,
     fresh: OnceLock<Fresh>,
     gate: OnceLock<u64>,
     /// Which runner has, or had, a session on a host CPU.
@@ -127,6 +129,7 @@ impl Engine {
             free_slots: Mutex::new(Slots::default()),
             tasks: Tasks::of_host(),
             vdso,
+            clock: vdso.and_then(|vdso| Some(vdso + sys::vdso_clock()?)),
             fresh: OnceLock::new(),
             gate: OnceLock::new(),
             lent: Mutex::new(Vec::new()),
@@ -193,8 +196,7 @@ impl Engine {
         // She makes the mapper without being asked for.
         let made = sys::receive_fd(self.hand_over.as_fd(), mother).and_then(|listener| {
             let area = Area::map(self.control.as_fd(), offset, layout::SLOT_LEN as usize)?;
-            let clock = self.vdso.and_then(|vdso| Some(vdso + sys::vdso_clock()?));
-            Body::new(mother, slot, area, listener, clock)
+            Body::new(mother, slot, area, listener, self.clock)
         });
         let body = match made {
             Ok(body) => body,
