@@ -19,6 +19,8 @@ const RAX: usize = 13;
 const RCX: usize = 14;
 const RSP: usize = 15;
 const RIP: usize = 16;
+/// Positions of a call's arguments, in order.
+const ARGUMENTS: [usize; 6] = [RDI, RSI, RDX, 2, 0, 1];
 /// Offset of `XSTATE_BV` in an image.
 const XSTATE_BV: usize = 512;
 /// The trap flag.
@@ -70,7 +72,7 @@ impl Runner {
     /// The call that a `SIGSYS` is about, if it is one of this instruction set: number, arguments, address behind the instruction.
     pub(crate) fn call_in_frame(&self, report: &[u64; 6]) -> Option<(u64, [u64; 6], u64)> {
         let get = |i: usize| self.area.load(self.uc_offset() + uc::GREGS + i * 8);
-        let args = [RDI, RSI, RDX, 2, 0, 1].map(get);
+        let args = ARGUMENTS.map(get);
         (self.arch_of_call(report) == AUDIT_ARCH_X86_64).then(|| (u64::from(get(RAX) as u32), args, get(RIP)))
     }
 
@@ -134,8 +136,7 @@ impl Runner {
     /// The general registers and the floating-point state that the gate saved; `nr` and `ip` are of the call.
     pub(crate) fn read_saved(&self, nr: u64, ip: u64, full: &mut Full) {
         let mut words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(i)));
-        // `r8` to `r10` and `rdi`, `rsi`, `rdx` are arguments of the call.
-        for (i, arg) in [(RDI, 0), (RSI, 1), (RDX, 2), (2, 3), (0, 4), (1, 5)] {
+        for (arg, i) in (0..).zip(ARGUMENTS) {
             words[i] = self.get(call::ARGS + 8 * arg);
         }
         (words[RAX], words[RCX], words[RIP]) = (nr, ip, ip);
@@ -189,7 +190,7 @@ impl Runner {
         let (ip, sp) = (get(RIP), get(RSP));
         let clock_stack = self.at + AREA_CLOCK_STACK..self.at + AREA_CLOCK_STACK_END + 1;
         if (gate.clock..gate.clocked).contains(&ip) || (ip >= layout::REGION && clock_stack.contains(&sp)) {
-            for (i, arg) in [(RDI, 0), (RSI, 1), (RDX, 2), (2, 3), (0, 4), (1, 5)] {
+            for (arg, i) in (0..).zip(ARGUMENTS) {
                 set(i, self.get(call::ARGS + 8 * arg));
             }
             set(RSP, self.get(call::CLOCK_SP));

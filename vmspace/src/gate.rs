@@ -66,12 +66,11 @@ impl Runner {
         if Arc::ptr_eq(&inner.answers, answers) {
             return;
         }
-        let place = |number: u8| self.base + AREA_ANSWERS as usize + usize::from(number) * 8;
         for (number, _) in inner.answers.iter() {
-            self.area.store(place(*number), u64::MAX);
+            self.put_answer(usize::from(*number), answer::NONE);
         }
         for (number, value) in answers.iter() {
-            self.area.store(place(*number), *value);
+            self.put_answer(usize::from(*number), *value);
         }
         inner.answers = answers.clone();
     }
@@ -140,14 +139,15 @@ impl Runner {
         }
     }
 
-    /// Takes the call or the report that waits in the area, if there is one that is not `last`, and says which call it is; `id` is the notification that
-    /// the runner sleeps in.
-    fn take(&self, last: u32, id: Option<u64>) -> Option<(Heard, u32)> {
+    /// Takes the call or the report that waits in the area. `last` is the last call that was taken, and `id` the notification that the runner
+    /// sleeps in.
+    fn take(&self, last: &mut u32, id: Option<u64>) -> Option<Heard> {
         let call = self.get(call::CALL);
         let (nr, sequence) = (u64::from(call as u32), (call >> 32) as u32);
-        if sequence != last {
+        if sequence != *last {
+            *last = sequence;
             let args = std::array::from_fn(|i| self.get(call::ARGS + 8 * i as u64));
-            return Some((Heard::Call { id, nr, args, site: self.get(call::SITE) }, sequence));
+            return Some(Heard::Call { id, nr, args, site: self.get(call::SITE) });
         }
         // The handler takes a report back to make it by a call when nobody listens.
         if id.is_none()
@@ -157,7 +157,7 @@ impl Runner {
             let mut args = std::array::from_fn(|i| self.get(call::TRAP_ARGS + 8 * i as u64));
             args[5] = 0;
             // A made-up one says that somebody else wrote it; the runner has its way.
-            return self.is_report(&args).then_some((Heard::Trap { id: None, args }, last));
+            return self.is_report(&args).then_some(Heard::Trap { id: None, args });
         }
         None
     }
@@ -171,10 +171,8 @@ impl Runner {
         loop {
             self.reconsider(inner);
             if inner.pace.in_session() {
-                let last = inner.call;
-                match self.listen(|| self.take(last, None)) {
-                    Silence::Heard((heard, call)) => {
-                        inner.call = call;
+                match self.listen(|| self.take(&mut inner.call, None)) {
+                    Silence::Heard(heard) => {
                         inner.pace.handed_over();
                         return Ok(heard);
                     }
@@ -194,9 +192,8 @@ impl Runner {
     fn classify(&self, inner: &mut Inner, n: &Notification) -> Result<Option<Heard>, Fatal> {
         if self.is_wait(n) {
             if n.ip == self.addresses.gate.waited
-                && let Some((heard, call)) = self.take(inner.call, Some(n.id))
+                && let Some(heard) = self.take(&mut inner.call, Some(n.id))
             {
-                inner.call = call;
                 return Ok(Some(heard));
             }
             let busy = match n.ip == self.addresses.gate.waited {

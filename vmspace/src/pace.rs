@@ -28,8 +28,8 @@ const START: i32 = 32;
 
 /// How listening ended.
 pub(crate) enum Silence {
-    /// Something came, and this is the last call.
-    Heard((Heard, u32)),
+    /// Something came.
+    Heard(Heard),
     /// The runner is in a notification.
     Notification,
     /// Nothing happened for long.
@@ -127,7 +127,7 @@ impl Pace {
 
 impl Runner {
     /// Looks for something to do for a while.
-    pub(crate) fn listen(&self, take: impl Fn() -> Option<(Heard, u32)>) -> Silence {
+    pub(crate) fn listen(&self, mut take: impl FnMut() -> Option<Heard>) -> Silence {
         const LOOKS: u32 = 200;
         let mut start = None;
         loop {

@@ -4,7 +4,7 @@ use crate::context::{Context, Full, Place};
 use crate::engine::{KICK, lock};
 use crate::layout::{call, order};
 use crate::runner::{Fatal, Inner, Mode, Runner};
-use crate::sys;
+use crate::sys::{self, Notification};
 use crate::trust;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,8 +60,7 @@ impl Runner {
             self.drop_call(inner);
         }
         let Mode::Handler { id } = inner.mode else { return Err("the runner is not in its handler".into()) };
-        let fpu =
-            if full.fpu.is_empty() { Vec::new() } else { self.acceptable_fpu(&full.fpu).unwrap_or_default() };
+        let fpu = self.acceptable_fpu(&full.fpu).unwrap_or_default();
         self.write_frame(inner, &Full { regs: full.regs, fpu });
         self.leave_handler(id)
     }
@@ -108,11 +107,8 @@ impl Runner {
                 let n = self.receive()?;
                 if !self.is_wait(&n) {
                     // A kick took it out of the gate.
-                    if !self.is_trap(&n) {
-                        return Err(Runner::intrusion(&n));
-                    }
-                    inner.mode = Mode::Handler { id: Some(n.id) };
-                    self.evicted(inner, &n.args, nr, ip);
+                    let args = self.in_handler(inner, &n)?;
+                    self.evicted(inner, &args, nr, ip);
                     return Ok(());
                 }
                 if self.get(call::SAVED) != 0 {
@@ -140,8 +136,13 @@ impl Runner {
     /// A kick takes the runner into its handler. Returns the arguments of its report.
     fn kicked_out(&self, inner: &mut Inner) -> Result<[u64; 6], Fatal> {
         let n = self.report_of_kick()?;
-        if !self.is_trap(&n) {
-            return Err(Runner::intrusion(&n));
+        self.in_handler(inner, &n)
+    }
+
+    /// The runner is in its handler if this is its report. Returns the arguments.
+    pub(crate) fn in_handler(&self, inner: &mut Inner, n: &Notification) -> Result<[u64; 6], Fatal> {
+        if !self.is_trap(n) {
+            return Err(Runner::intrusion(n));
         }
         inner.mode = Mode::Handler { id: Some(n.id) };
         Ok(n.args)

@@ -120,12 +120,9 @@ impl Runner {
             };
             self.leave_handler(id)?;
             let n = self.receive()?;
-            if !self.is_trap(&n) {
-                return Err(Runner::intrusion(&n));
-            }
-            inner.mode = Mode::Handler { id: Some(n.id) };
-            inner.bases = Runner::bases(&n.args);
-            if n.args[0] as i32 == libc::SIGSEGV {
+            let args = self.in_handler(inner, &n)?;
+            inner.bases = Runner::bases(&args);
+            if args[0] as i32 == libc::SIGSEGV {
                 return Ok(());
             }
         }

@@ -317,25 +317,12 @@ fn the_stub_can_not_be_mapped_over() {
     assert!(matches!(space.update(0, &[map(end, RW, 0)]), Err(vmspace::UpdateError::Dead(_))));
 }
 
-/// What guest code can read of the stub's code, found by having guest code read it.
-fn text_page(rig: &Rig) -> Vec<u8> {
-    // rep movsb ; mov eax, 1 ; syscall
-    let space = rig.space(&[0xf3, 0xa4, 0xb8, 1, 0, 0, 0, 0x0f, 0x05]);
-    let mut context = start(CODE);
-    let regs = context.regs();
-    (regs.rsi, regs.rdi, regs.rcx) = (rig.engine.user_limit(), DATA, 4096);
-    assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 1, .. }));
-    let mut page = vec![0; 4096];
-    rig.ram.read_exact_at(&mut page, 0x10000).unwrap();
-    page
-}
-
 #[test]
 fn who_blocks_the_kick_by_a_forged_frame_loses_the_space() {
     let rig = Rig::new();
     // mov eax, 15 ; syscall
     let returning = [0xb8, 15, 0, 0, 0, 0x0f, 0x05];
-    let at = text_page(&rig).windows(7).position(|w| w == returning).expect("the stub returns from signals");
+    let at = rig.text_page().windows(7).position(|w| w == returning).expect("the stub returns from signals");
     // Spins from a `ucontext_t` on the data page that blocks all signals.
     let space = Arc::new(rig.space(&[0xeb, 0xfe]));
     let mut frame = [0u8; 304];

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use vmspace::{Context, Engine, Op, Vmspace};
+use vmspace::{Context, Engine, Exit, Op, Vmspace};
 
 /// Where code is: RAM from offset 0.
 pub const CODE: u64 = 0x40_0000;
@@ -59,5 +59,18 @@ impl Rig {
         let map = |at, prot, offset| Op::MapRam { at, len: 4096, prot, offset, populate: false };
         space.update(0, &[map(CODE, RX, 0), map(DATA, RW, DATA_OFFSET)]).unwrap();
         space
+    }
+
+    /// What guest code can read of the stub's code, found by having guest code read it.
+    pub fn text_page(&self) -> Vec<u8> {
+        // rep movsb ; mov eax, 1 ; syscall
+        let space = self.space(&[0xf3, 0xa4, 0xb8, 1, 0, 0, 0, 0x0f, 0x05]);
+        let mut context = start(CODE);
+        let regs = context.regs();
+        (regs.rsi, regs.rdi, regs.rcx) = (self.engine.user_limit(), DATA, 4096);
+        assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 1, .. }));
+        let mut page = vec![0; 4096];
+        self.ram.read_exact_at(&mut page, DATA_OFFSET).unwrap();
+        page
     }
 }

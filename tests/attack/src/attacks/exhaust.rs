@@ -44,24 +44,30 @@ fn processes(many: u64) {
     }
 }
 
-fn threads(many: u64) {
+extern "C" fn idle(_: *mut libc::c_void) -> i32 {
+    loop {
+        unsafe { libc::pause() };
+    }
+}
+
+/// Starts threads until there are so many, or no more can be had.
+fn start_threads(many: u64, body: extern "C" fn(*mut libc::c_void) -> i32) {
     let flags = libc::CLONE_VM
         | libc::CLONE_FS
         | libc::CLONE_FILES
         | libc::CLONE_SIGHAND
         | libc::CLONE_THREAD
         | libc::CLONE_SYSVSEM;
-    extern "C" fn idle(_: *mut libc::c_void) -> i32 {
-        loop {
-            unsafe { libc::pause() };
-        }
-    }
     for _ in 0..many {
         let stack = sys::pages(4096, false);
-        if unsafe { libc::clone(idle, stack.add(4096).cast(), flags, std::ptr::null_mut()) } < 0 {
+        if unsafe { libc::clone(body, stack.add(4096).cast(), flags, std::ptr::null_mut()) } < 0 {
             break;
         }
     }
+}
+
+fn threads(many: u64) {
+    start_threads(many, idle);
 }
 
 fn map(len: u64, prot: i32) -> i64 {
@@ -237,24 +243,11 @@ fn watches(_many: u64) {
 
 fn waiters(many: u64) {
     static WORD: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let flags = libc::CLONE_VM
-        | libc::CLONE_FS
-        | libc::CLONE_FILES
-        | libc::CLONE_SIGHAND
-        | libc::CLONE_THREAD
-        | libc::CLONE_SYSVSEM;
-    extern "C" fn wait(_: *mut libc::c_void) -> i32 {
+    extern "C" fn wait(none: *mut libc::c_void) -> i32 {
         sys::call(libc::SYS_futex, [WORD.as_ptr() as u64, 128, 0, 0, 0, 0]);
-        loop {
-            sys::call(libc::SYS_pause, [0; 6]);
-        }
+        idle(none)
     }
-    for _ in 0..many {
-        let stack = sys::pages(4096, false);
-        if unsafe { libc::clone(wait, stack.add(4096).cast(), flags, std::ptr::null_mut()) } < 0 {
-            break;
-        }
-    }
+    start_threads(many, wait);
     sys::call(libc::SYS_futex, [WORD.as_ptr() as u64, 4 | 128, 1, 1 << 30, WORD.as_ptr() as u64 + 4, 0]);
 }
 
