@@ -3,7 +3,7 @@
 use crate::area::Area;
 use crate::layout::{self, fd};
 use crate::limit::Tasks;
-use crate::runner::Runner;
+use crate::seat::Seats;
 use crate::space::{Body, Vmspace};
 use crate::stub::{self, Addresses, data};
 use crate::sys;
@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Most destroyed address spaces that are kept for the next `create`.
 const RESERVE: usize = 8;
@@ -35,8 +35,8 @@ pub struct Engine {
     clock: Option<u64>,
     fresh: OnceLock<Fresh>,
     gate: OnceLock<u64>,
-    /// Which runner has, or had, a session on a host CPU.
-    lent: Mutex<Vec<(usize, Weak<Runner>)>>,
+    /// Where sessions take place.
+    pub(crate) seats: Seats,
     closed: AtomicBool,
 }
 
@@ -132,7 +132,7 @@ impl Engine {
             clock: vdso.and_then(|vdso| Some(vdso + sys::vdso_clock()?)),
             fresh: OnceLock::new(),
             gate: OnceLock::new(),
-            lent: Mutex::new(Vec::new()),
+            seats: Seats::new(),
             closed: AtomicBool::new(false),
         };
         // The first address space shows that it works, and waits in reserve.
@@ -256,20 +256,6 @@ impl Engine {
         let offset = slot_offset(slot);
         sys::punch_hole(&self.control, offset..offset + layout::SLOT_LEN);
         lock(&self.free_slots).free.push(slot);
-    }
-
-    /// Asks for a host CPU for a runner's session: there is one at a time on each. Whoever has it and sleeps gives it up.
-    pub(crate) fn lend(&self, cpu: usize, runner: &Arc<Runner>) -> bool {
-        let mut lent = lock(&self.lent);
-        let others = |(at, holder): &(usize, Weak<Runner>)| {
-            *at == cpu && holder.upgrade().is_some_and(|h| !Arc::ptr_eq(&h, runner) && !h.give_up_cpu())
-        };
-        if lent.iter().any(others) {
-            return false;
-        }
-        lent.retain(|(at, _)| *at != cpu);
-        lent.push((cpu, Arc::downgrade(runner)));
-        true
     }
 
     /// Where every address space shows the host's vDSO, if the host has one.

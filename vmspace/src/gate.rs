@@ -47,7 +47,9 @@ impl Runner {
         for number in 0..ANSWERS {
             self.put_answer(number, answer::NONE);
         }
-        for word in [call::LISTENING, call::CALL, call::ORDER, call::SEQUENCE, call::EAGER, call::TRAP] {
+        for word in
+            [call::LISTENING, call::CALL, call::ORDER, call::SEQUENCE, call::EAGER, call::TRAP, call::YIELDS]
+        {
             self.put(word, 0);
         }
         self.put(call::COMPONENTS, self.components());

@@ -129,7 +129,7 @@ at vmspace_stub_gate_posted
 63: mov eax, gs:[{ORDER}]
     sub eax, ecx
     dec eax
-    cmp eax, {LOAD}
+    cmp eax, {ASIDE}
     jb 64f
     cmp dword ptr gs:[{LISTENING}], 0
     je 65f
@@ -142,8 +142,21 @@ at vmspace_stub_gate_waited
     jmp 62b
 64: cmp byte ptr gs:[{ORDER}], {ANSWERED}
     jb 61b
-    ja vmspace_stub_gate_load
-    mov rcx, gs:[{SITE}]
+    je 67f
+    cmp byte ptr gs:[{ORDER}], {LOAD}
+    je vmspace_stub_gate_load
+
+    // Leave the CPU to another runner, again and again; the owner has said how often.
+    cmp dword ptr gs:[{LISTENING}], 0
+    je 65b
+    dec dword ptr gs:[{YIELDS}]
+    js 65b
+    mov eax, {NR_YIELD}
+    syscall
+at vmspace_stub_gate_yielded
+    jmp 62b
+
+67: mov rcx, gs:[{SITE}]
     mov rax, gs:[{RESULT}]
 at vmspace_stub_gate_answered
     lea rcx, [rcx + 2]

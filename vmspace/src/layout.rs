@@ -98,6 +98,8 @@ pub mod call {
     pub const LISTENING: u64 = 80;
     /// Nonzero when the runner shall save all registers with each call.
     pub const EAGER: u64 = 88;
+    /// How many more times it leaves the CPU to others before it sleeps, for [`super::order::ASIDE`].
+    pub const YIELDS: u64 = 96;
     /// Counts calls, in steps of [`super::order::STEP`].
     pub const SEQUENCE: u64 = 128;
     /// 1 when all registers of the thread that makes the call are in the area, else 0.
@@ -126,6 +128,8 @@ pub mod order {
     pub const ANSWERED: u32 = 2;
     /// Load other registers, and go on with them.
     pub const LOAD: u32 = 3;
+    /// Leave the CPU to another runner and wait on: another order for the same call follows.
+    pub const ASIDE: u32 = 4;
     /// Sequence numbers leave room for these.
     pub const STEP: u32 = 256;
 }

@@ -20,6 +20,7 @@ mod limit;
 mod mapper;
 mod pace;
 mod runner;
+mod seat;
 mod space;
 mod stub;
 mod switch;

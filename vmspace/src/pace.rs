@@ -39,8 +39,8 @@ pub(crate) enum Silence {
 /// When to listen: the history of a runner's calls.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// The host CPU that the runner has been moved away from; `None` while it shares the owner's.
-    home: Option<usize>,
+    /// The host CPU that the runner has been moved away from, and the one where it is; `None` while it shares the owner's.
+    session: Option<Moved>,
     /// Traps that a session would have made cheaper, or calls that one has, less what would have cost or has cost more.
     credit: i32,
     /// How much of it the next session takes.
@@ -54,15 +54,27 @@ pub(crate) struct Pace {
     changes: u32,
 }
 
+/// Where a session takes place.
+#[derive(Clone, Copy, Debug)]
+struct Moved {
+    home: usize,
+    host: usize,
+}
+
 impl Pace {
     pub(crate) fn new() -> Pace {
         let last = Instant::now();
-        Pace { home: None, credit: 0, wanted: BURST, calls: 0, last, gap: GAP, changes: 0 }
+        Pace { session: None, credit: 0, wanted: BURST, calls: 0, last, gap: GAP, changes: 0 }
     }
 
     /// Whether the owner listens.
     pub(crate) fn in_session(&self) -> bool {
-        self.home.is_some()
+        self.session.is_some()
+    }
+
+    /// The host CPU of the session.
+    pub(crate) fn host(&self) -> Option<usize> {
+        self.session.map(|s| s.host)
     }
 
     /// Something was handed over without a switch of tasks.
@@ -109,8 +121,8 @@ impl Pace {
         self.credit >= self.wanted && self.gap < GAP
     }
 
-    fn begin(&mut self, home: usize) {
-        self.home = Some(home);
+    fn begin(&mut self, home: usize, host: usize) {
+        self.session = Some(Moved { home, host });
         self.credit = START;
         (self.last, self.calls) = (Instant::now(), 0);
     }
@@ -150,9 +162,9 @@ impl Runner {
     pub(crate) fn consider_listening(&self, inner: &mut Inner, lend: impl Fn() -> Option<usize>) {
         if !inner.pace.in_session() && inner.pace.trapped() {
             match lend() {
-                Some(cpu) => {
-                    sys::bind(self.pid, cpu);
-                    inner.pace.begin(sys::current_cpu());
+                Some(host) => {
+                    sys::bind(self.pid, host);
+                    inner.pace.begin(sys::current_cpu(), host);
                     self.put(call::LISTENING, 1);
                 }
                 None => inner.pace.credit = 0,
@@ -180,7 +192,7 @@ impl Runner {
 
     /// The end of a session: the runner shares its owner's CPU again.
     pub(crate) fn come_home(&self, inner: &mut Inner) {
-        if let Some(home) = inner.pace.home.take() {
+        if let Some(Moved { home, .. }) = inner.pace.session.take() {
             self.swap(call::LISTENING, 0);
             sys::bind(self.pid, home);
             inner.pace.end();

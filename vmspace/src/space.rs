@@ -355,8 +355,10 @@ impl Vmspace {
         inner.pace.changed(self.changes.load(Ordering::Relaxed));
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
-        let exit =
-            runner.enter(&mut inner, context).and_then(|()| self.leave(runner, &mut inner, context, spare));
+        let exit = runner.enter(&mut inner, context).and_then(|()| {
+            self.engine.seats.take(cpu, runner, &mut inner);
+            self.leave(cpu, runner, &mut inner, context, spare)
+        });
         runner.left_guest();
         if let Some(mask) = &mut context.offers.sigmask {
             *mask = runner.get(call::SIGMASK);
@@ -367,12 +369,13 @@ impl Vmspace {
     /// Waits until guest code stops.
     fn leave(
         &self,
+        cpu: usize,
         runner: &Arc<Runner>,
         inner: &mut runner::Inner,
         context: &mut Context,
         spare: &dyn Fn() -> Option<usize>,
     ) -> Result<Exit, Fatal> {
-        let lend = || spare().filter(|host| self.engine.lend(*host, runner));
+        let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
         match runner.hear(inner, spare)? {
             Heard::Direct(n) => {
                 runner.consider_listening(inner, lend);

@@ -53,6 +53,9 @@ global_asm!(
     STEP = const order::STEP,
     ANSWERED = const order::ANSWERED,
     LOAD = const order::LOAD,
+    ASIDE = const order::ASIDE,
+    YIELDS = const layout::AREA_CALL + call::YIELDS,
+    NR_YIELD = const libc::SYS_sched_yield,
     NR_CLOCK = const libc::SYS_clock_gettime,
     TRAP_POSTED = const trap::POSTED,
     TRAP_ANSWERED = const trap::ANSWERED,
@@ -110,6 +113,7 @@ unsafe extern "C" {
     static vmspace_stub_gate_posting: u8;
     static vmspace_stub_gate_posted: u8;
     static vmspace_stub_gate_waited: u8;
+    static vmspace_stub_gate_yielded: u8;
     static vmspace_stub_gate_answered: u8;
     static vmspace_stub_gate_load: u8;
     static vmspace_stub_gate_end: u8;
@@ -156,6 +160,8 @@ pub struct Gate {
     pub posted: u64,
     /// The call by which a runner waits.
     pub waited: u64,
+    /// The call by which it leaves the CPU to another.
+    pub yielded: u64,
     /// As `known`, and the call is no longer in the area.
     pub answered: u64,
     /// From here on registers are replaced by those in the area.
@@ -189,6 +195,7 @@ impl Addresses {
                 posting: at(&raw const vmspace_stub_gate_posting),
                 posted: at(&raw const vmspace_stub_gate_posted),
                 waited: at(&raw const vmspace_stub_gate_waited),
+                yielded: at(&raw const vmspace_stub_gate_yielded),
                 answered: at(&raw const vmspace_stub_gate_answered),
                 load: at(&raw const vmspace_stub_gate_load),
                 end: at(&raw const vmspace_stub_gate_end),

@@ -193,6 +193,48 @@ fn kicks_lose_no_call_and_repeat_none() {
 }
 
 #[test]
+fn address_spaces_that_take_turns_lose_no_call() {
+    let rig = Rig::new();
+    let spaces: Vec<Arc<Vmspace>> = (0..3).map(|_| Arc::new(looping(&rig))).collect();
+    for kicked in [false, true] {
+        let mut contexts: Vec<Context> = spaces.iter().map(|_| start()).collect();
+        let mut made = [0u64; 3];
+        let mut work = || {
+            for turn in 0..30_000usize {
+                // Each makes many calls in a row, so that all have sessions; then two and three by turns.
+                let which = match turn % 4096 {
+                    at @ ..1024 => at / 342,
+                    at @ ..3072 => at % 2,
+                    at => at % 3,
+                };
+                match spaces[which].run(0, &mut contexts[which], &other_cpu) {
+                    Exit::Syscall { nr: NR, args, ip: BEHIND } => {
+                        assert_eq!((args[0], args[5]), (11, 66));
+                        contexts[which].set_syscall_result(made[which]);
+                        made[which] += 1;
+                    }
+                    Exit::Interrupted => {}
+                    exit => panic!("{exit:?}"),
+                }
+            }
+        };
+        if kicked {
+            while_kicked(&spaces[0], || while_kicked(&spaces[1], work))
+        } else {
+            work()
+        }
+        for (context, made) in contexts.iter_mut().zip(made) {
+            assert!(made > 1000, "{made}");
+            let regs = *context.regs();
+            assert_eq!((regs.rdi, regs.r9), (11, 66));
+            let counted = regs.r12 + u64::from(regs.rip == CODE + 30);
+            assert!(counted == made || counted + 1 == made, "{counted} of {made}, {regs:x?}");
+            assert_eq!(regs.rbx, (0..counted).sum::<u64>());
+        }
+    }
+}
+
+#[test]
 fn a_guest_with_a_gs_base_of_its_own_traps() {
     let rig = Rig::new();
     let space = looping(&rig);

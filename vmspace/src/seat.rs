@@ -1,0 +1,101 @@
+//! Seats: the host CPUs that sessions take place on.
+//!
+//! Each virtual CPU has a seat, which may have been lent a host CPU that has nothing else to do. All runners of the virtual CPU that are in a session share it, and one of them
+//! at a time is told to go on. The others stand aside: they are runnable and yield, so that going from one to the other takes a switch of host tasks
+//! on that CPU and no call of the owner's; who has stood aside for long goes to sleep.
+
+use crate::engine::lock;
+use crate::layout::{MAX_RUNNERS, call, order};
+use crate::runner::{Inner, Mode, Runner};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+/// How often a runner yields before it sleeps. Each time is a turn of another one, or a fraction of a microsecond when there is none.
+const YIELDS: u64 = 256;
+
+/// The seat of a virtual CPU. Only its own thread takes it; others may take the host CPU from it.
+#[derive(Default)]
+#[repr(align(64))]
+struct Seat {
+    /// The host CPU plus one; 0 is none.
+    host: AtomicUsize,
+    /// Address of the runner that has been told to go on last, and the runner: while it is there the address is nobody else's.
+    address: AtomicUsize,
+    runner: Mutex<Weak<Runner>>,
+}
+
+impl Seat {
+    fn last(&self) -> Option<Arc<Runner>> {
+        lock(&self.runner).upgrade()
+    }
+}
+
+/// The seats of all virtual CPUs.
+pub(crate) struct Seats {
+    seats: Box<[Seat]>,
+    /// Whoever lends a host CPU.
+    lending: Mutex<()>,
+}
+
+impl Seats {
+    pub(crate) fn new() -> Seats {
+        Seats { seats: (0..MAX_RUNNERS).map(|_| Seat::default()).collect(), lending: Mutex::new(()) }
+    }
+
+    /// Asks for a host CPU for the sessions of virtual CPU `cpu`: whoever has it and sleeps gives it up.
+    pub(crate) fn lend(&self, cpu: usize, host: usize) -> bool {
+        let Some(seat) = self.seats.get(cpu) else { return false };
+        if seat.host.load(Ordering::Acquire) == host + 1 {
+            return true;
+        }
+        let _lending = lock(&self.lending);
+        let others = self.seats.iter().filter(|other| !std::ptr::eq(*other, seat));
+        let holder = others.into_iter().find(|other| other.host.load(Ordering::Acquire) == host + 1);
+        if let Some(holder) = holder {
+            if holder.last().is_some_and(|runner| !runner.give_up_cpu()) {
+                return false;
+            }
+            holder.host.store(0, Ordering::Release);
+        }
+        seat.host.store(host + 1, Ordering::Release);
+        true
+    }
+
+    /// The runner has been told to go on, and is in a session: whoever was before it stands aside. A runner whose session is on a host CPU that has been lent to
+    /// somebody else since ends it.
+    pub(crate) fn take(&self, cpu: usize, runner: &Arc<Runner>, inner: &mut Inner) {
+        let (Some(seat), Some(host)) = (self.seats.get(cpu), inner.pace.host()) else { return };
+        let address = Arc::as_ptr(runner) as usize;
+        let own = seat.host.load(Ordering::Acquire) == host + 1;
+        if own && seat.address.load(Ordering::Relaxed) == address {
+            return;
+        }
+        if !own {
+            return runner.come_home(inner);
+        }
+        let before = std::mem::replace(&mut *lock(&seat.runner), Arc::downgrade(runner));
+        seat.address.store(address, Ordering::Relaxed);
+        if let Some(before) = before.upgrade().filter(|before| !Arc::ptr_eq(before, runner)) {
+            before.stand_aside(host);
+        }
+    }
+}
+
+impl Runner {
+    /// Lets another runner have the CPU of the session on `host`, if this one is awake there without having to.
+    fn stand_aside(&self, host: usize) {
+        // Whoever has the lock uses it for something else.
+        let Ok(mut inner) = self.inner.try_lock() else { return };
+        if inner.pace.host() != Some(host) {
+            return;
+        }
+        match inner.mode {
+            Mode::Taken { id: None, .. } | Mode::Free { id: None } => {
+                self.put(call::YIELDS, YIELDS);
+                self.put(call::ORDER, u64::from(inner.call.wrapping_add(order::ASIDE)));
+            }
+            Mode::Handler { id: None } => self.come_home(&mut inner),
+            _ => {}
+        }
+    }
+}
