@@ -1,7 +1,7 @@
 //! The seccomp filters of runners and mappers (`seccomp(2)`, classic BPF).
 //!
 //! A mapper never runs guest code: its filter lets everything pass but the call that it waits with. Runners:
-//! every system call of guest code ends in the owner's hands: in a notification, or, where he wants all registers anyway, in the signal handler. Four calls pass without it, each from one instruction of the text page and,
+//! every system call of guest code ends in the owner's hands: in a notification, or, where he wants all registers anyway, in the signal handler. Four calls pass without it, each from one instruction of the text page, or two, and,
 //! where it has arguments that matter, with constant ones: `rt_sigreturn`, which changes only the caller's own registers and signal mask;
 //! `sched_yield`, by which a runner leaves its CPU to another one of the same virtual CPU; and the two by which a new runner gives its listener away and closes its
 //! descriptors, which have no effect when repeated.
@@ -55,7 +55,7 @@ pub fn mapper() -> Vec<u64> {
 /// The runners' filter, an instruction a word.
 pub fn runner(addresses: &Addresses) -> Vec<u64> {
     let sigreturn = vec![(IP, addresses.returned), (NR, 15)];
-    let aside = vec![(IP, addresses.gate.yielded), (NR, libc::SYS_sched_yield as u64)];
+    let aside = |ip| vec![(IP, ip), (NR, libc::SYS_sched_yield as u64)];
     let send = vec![
         (IP, addresses.sent),
         (NR, libc::SYS_sendmsg as u64),
@@ -76,7 +76,7 @@ pub fn runner(addresses: &Addresses) -> Vec<u64> {
         // Another instruction set's call (int 0x80): a signal, which becomes a fault of the guest.
         instruction(RET_K, 0, 0, TRAP),
     ];
-    for rule in [sigreturn, aside, send, close] {
+    for rule in [sigreturn, aside(addresses.gate.yielded), aside(addresses.yielded), send, close] {
         append(&mut program, &rule);
     }
     program.push(instruction(LD_W_ABS, 0, 0, NR));
@@ -157,7 +157,7 @@ mod tests {
         // The lower halves alone must not be enough.
         let halves = |ip: u64| [ip & 0xffff_ffff, ip | 1 << 63, ip ^ 1 << 32];
         let a = Addresses::get();
-        let near = [a.returned, a.gate.yielded, a.sent, a.closed].into_iter().flat_map(halves);
+        let near = [a.returned, a.gate.yielded, a.yielded, a.sent, a.closed].into_iter().flat_map(halves);
         (TEXT..TEXT + TEXT_LEN).chain(others).chain(near)
     }
 
@@ -185,7 +185,7 @@ mod tests {
             0x4000_000f,
             u32::MAX,
         ];
-        if ![a.returned, a.gate.yielded, a.sent, a.closed, a.trapped, 0x40_1000].contains(&ip) {
+        if ![a.returned, a.gate.yielded, a.yielded, a.sent, a.closed, a.trapped, 0x40_1000].contains(&ip) {
             return few.to_vec();
         }
         (0..1100).chain(0x4000_0000..0x4000_0230).chain([u32::MAX, 1 << 31, i32::MAX as u32]).collect()
@@ -211,8 +211,9 @@ mod tests {
                 }
             }
         }
+        const YIELD: u32 = libc::SYS_sched_yield as u32;
         let whatever = [[0; 6], [7; 6], handed_over, closing];
-        let free = [(a.returned, 15), (a.gate.yielded, libc::SYS_sched_yield as u32)];
+        let free = [(a.returned, 15), (a.gate.yielded, YIELD), (a.yielded, YIELD)];
         let mut expected: Vec<_> =
             free.iter().flat_map(|&(ip, nr)| whatever.map(|args| (ip, nr, args))).collect();
         expected.push((a.sent, libc::SYS_sendmsg as u32, handed_over));

@@ -140,6 +140,8 @@ pub mod trap {
     pub const POSTED: u64 = 1;
     /// The owner is at work on it.
     pub const TAKEN: u64 = 2;
+    /// The owner is at work on it, and wants the runner's CPU for that.
+    pub const ASIDE: u64 = 3;
     /// It may go on.
     pub const ANSWERED: u64 = 8;
 }

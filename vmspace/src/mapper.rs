@@ -11,6 +11,7 @@ use crate::sys;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Number of host files that a mapper keeps open for mapping them again.
 const FILE_SLOTS: usize = u32::BITS as usize;
@@ -19,6 +20,19 @@ const ORDERS_OFFSET: usize = layout::STATE_LEN as usize;
 
 /// A call to make: number and arguments.
 pub(crate) type Call = [u64; 7];
+
+/// Where a mapper runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Anywhere,
+    /// Where the thread that is this virtual CPU runs, which sleeps meanwhile.
+    With(usize),
+    /// On this host CPU, which the runner in whose session the changes are made leaves to it; the owner goes on looking.
+    Beside(usize),
+}
+
+/// How long the owner looks for the end of what is done beside him.
+const LOOK: Duration = Duration::from_micros(50);
 
 /// A host task that makes calls for the owner.
 pub(crate) struct Mapper {
@@ -32,8 +46,8 @@ pub(crate) struct Mapper {
     next_file: usize,
     /// Which of them the next batch uses.
     in_batch: u32,
-    /// The virtual CPU whose host CPUs it has.
-    cpu: usize,
+    /// Where it runs.
+    place: Place,
     /// Number of calls that it was given by [`Mapper::start`] and not asked about yet.
     started: usize,
 }
@@ -54,16 +68,24 @@ impl Mapper {
             files: [0; FILE_SLOTS],
             next_file: 0,
             in_batch: 0,
-            cpu: usize::MAX,
+            place: Place::Anywhere,
             started: 0,
         })
     }
 
     /// Has it run where the calling thread, which is virtual CPU `cpu`, runs.
     pub(crate) fn follow(&mut self, cpu: usize) {
-        if self.cpu != cpu {
+        if self.place != Place::With(cpu) {
             sys::share_cpus(self.pid);
-            self.cpu = cpu;
+            self.place = Place::With(cpu);
+        }
+    }
+
+    /// Has it run on another host CPU than the calling thread.
+    pub(crate) fn go_to(&mut self, host: usize) {
+        if self.place != Place::Beside(host) {
+            sys::bind(self.pid, host);
+            self.place = Place::Beside(host);
         }
     }
 
@@ -110,6 +132,12 @@ impl Mapper {
     /// Waits until what was started last is done; the result is that of [`Mapper::make`].
     pub(crate) fn finish(&mut self) -> Result<Result<(), (usize, i32)>, Fatal> {
         let calls = std::mem::take(&mut self.started);
+        if let Place::Beside(_) = self.place {
+            let start = Instant::now();
+            while !self.has_finished() && start.elapsed() < LOOK {
+                std::hint::spin_loop();
+            }
+        }
         let done = receive(self.listener.as_fd(), self.pid)?;
         self.waiting = done.id;
         match (done.args[1] as usize).min(calls) {

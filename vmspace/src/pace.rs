@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// How long the owner looks for a call before he goes to sleep.
 const LISTEN: Duration = Duration::from_micros(100);
 /// Traps that come this fast on average are worth a session.
-const GAP: Duration = Duration::from_micros(20);
+const GAP: Duration = Duration::from_micros(50);
 /// After such a pause counting starts anew.
 const PAUSE: Duration = Duration::from_millis(1);
 /// So many traps in a row are looked at first.
@@ -99,11 +99,18 @@ impl Pace {
         }
     }
 
-    /// Before guest code runs: the address space has been changed so many times.
+    /// Before guest code runs: the address space has been changed so many times. What others changed had to be told to the runner's CPU.
     pub(crate) fn changed(&mut self, changes: u32) {
         if self.changes != changes {
             self.changes = changes;
             self.disturbed();
+        }
+    }
+
+    /// The owner changes the address space because of what the runner did, for the `changes`th time: in a session that is done on its CPU.
+    pub(crate) fn has_changed(&mut self, changes: u32) {
+        if self.changes == changes.wrapping_sub(1) {
+            self.changes = changes;
         }
     }
 

@@ -5,13 +5,12 @@
 //! on that CPU and no call of the owner's; who has stood aside for long goes to sleep.
 
 use crate::engine::lock;
-use crate::layout::{MAX_RUNNERS, call, order};
+use crate::layout::{MAX_RUNNERS, call, order, trap};
 use crate::runner::{Inner, Mode, Runner};
+use crate::stub::YIELDS;
+use crate::sys;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-
-/// How often a runner yields before it sleeps. Each time is a turn of another one, or a fraction of a microsecond when there is none.
-const YIELDS: u64 = 256;
 
 /// The seat of a virtual CPU. Only its own thread takes it; others may take the host CPU from it.
 #[derive(Default)]
@@ -85,16 +84,40 @@ impl Runner {
     /// Lets another runner have the CPU of the session on `host`, if this one is awake there without having to.
     fn stand_aside(&self, host: usize) {
         // Whoever has the lock uses it for something else.
-        let Ok(mut inner) = self.inner.try_lock() else { return };
-        if inner.pace.host() != Some(host) {
-            return;
+        let Ok(inner) = self.inner.try_lock() else { return };
+        if inner.pace.host() == Some(host) {
+            self.step_aside(&inner);
         }
+    }
+
+    /// The host CPU where the runner waits for orders, awake.
+    pub(crate) fn waits_on(&self, inner: &Inner) -> Option<usize> {
+        let awake = matches!(
+            inner.mode,
+            Mode::Taken { id: None, .. } | Mode::Free { id: None } | Mode::Handler { id: None }
+        );
+        inner.pace.host().filter(|_| awake && !sys::is_ready(self.listener()))
+    }
+
+    /// Has a runner that waits for orders leave its CPU to others meanwhile.
+    pub(crate) fn step_aside(&self, inner: &Inner) {
         match inner.mode {
             Mode::Taken { id: None, .. } | Mode::Free { id: None } => {
-                self.put(call::YIELDS, YIELDS);
+                self.put(call::YIELDS, u64::from(YIELDS));
                 self.put(call::ORDER, u64::from(inner.call.wrapping_add(order::ASIDE)));
             }
-            Mode::Handler { id: None } => self.come_home(&mut inner),
+            Mode::Handler { id: None } => self.put(call::TRAP, trap::ASIDE),
+            _ => {}
+        }
+    }
+
+    /// The end of that.
+    pub(crate) fn step_back(&self, inner: &Inner) {
+        match inner.mode {
+            Mode::Taken { id: None, .. } | Mode::Free { id: None } => {
+                self.put(call::ORDER, u64::from(inner.call))
+            }
+            Mode::Handler { id: None } => self.put(call::TRAP, trap::TAKEN),
             _ => {}
         }
     }

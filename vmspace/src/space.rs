@@ -294,13 +294,31 @@ impl Vmspace {
         let Some(body) = &self.body else {
             return Err(UpdateError::Dead("the address space is gone".into()));
         };
-        self.changes.fetch_add(1, Ordering::Relaxed);
         let mut mapper = lock(&body.mapper);
-        mapper.follow(cpu);
+        // Whoever has the runner's lock takes it out of what it waits for.
+        let runner = self.by_cpu.get(cpu).and_then(OnceLock::get);
+        let mut own = runner.and_then(|runner| Some((runner, runner.inner.try_lock().ok()?)));
+        let changes = self.changes.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        if let Some((_, inner)) = &mut own {
+            inner.pace.has_changed(changes);
+        }
+        let session = own.and_then(|(runner, inner)| Some((runner, runner.waits_on(&inner)?, inner)));
+        match &session {
+            Some((_, host, _)) => mapper.go_to(*host),
+            None => mapper.follow(cpu),
+        }
+        let make = |mapper: &mut Mapper, calls: &[Call]| {
+            let Some((runner, _, inner)) = &session else { return mapper.make(calls) };
+            mapper.start(calls)?;
+            runner.step_aside(inner);
+            let made = mapper.finish();
+            runner.step_back(inner);
+            made
+        };
         let mut calls = Vec::with_capacity(ops.len().min(layout::MAX_BATCH));
         let mut done = 0;
         let mut flush = |mapper: &mut Mapper, calls: &mut Vec<Call>| {
-            match mapper.make(calls).map_err(dead)? {
+            match make(mapper, calls).map_err(dead)? {
                 Ok(()) => done += calls.len(),
                 Err((at, errno)) => return Err(UpdateError::Failed { index: done + at, errno }),
             }

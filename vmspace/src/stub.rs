@@ -9,6 +9,9 @@ use std::arch::global_asm;
 /// How many times a runner looks for something to do before it sleeps: some 200 µs.
 const PATIENCE: u32 = 5000;
 
+/// How many times a runner leaves its CPU to others before it sleeps. Each is a turn of another one, or a fraction of a microsecond when there is none.
+pub(crate) const YIELDS: u32 = 256;
+
 global_asm!(
     include_str!("stub.s"),
     include_str!("gate.s"),
@@ -58,6 +61,8 @@ global_asm!(
     NR_YIELD = const libc::SYS_sched_yield,
     NR_CLOCK = const libc::SYS_clock_gettime,
     TRAP_POSTED = const trap::POSTED,
+    TRAP_ASIDE = const trap::ASIDE,
+    YIELDINGS = const YIELDS,
     TRAP_ANSWERED = const trap::ANSWERED,
     ANSWER_CLOCK = const answer::CLOCK as i64,
     ANSWER_SIGMASK = const answer::SIGMASK as i64,
@@ -102,6 +107,7 @@ unsafe extern "C" {
     static vmspace_stub_closed: u8;
     static vmspace_stub_handler: u8;
     static vmspace_stub_rested: u8;
+    static vmspace_stub_yielded: u8;
     static vmspace_stub_trapped: u8;
     static vmspace_stub_returned: u8;
     static vmspace_stub_gate: u8;
@@ -127,6 +133,8 @@ pub struct Addresses {
     pub handler: u64,
     /// The call by which the handler waits for the answer to a report that the owner took.
     pub rested: u64,
+    /// The call by which it leaves the CPU to another meanwhile.
+    pub yielded: u64,
     /// The call that reports a trap.
     pub trapped: u64,
     /// `rt_sigreturn`.
@@ -181,6 +189,7 @@ impl Addresses {
         Addresses {
             handler: at(&raw const vmspace_stub_handler),
             rested: at(&raw const vmspace_stub_rested),
+            yielded: at(&raw const vmspace_stub_yielded),
             trapped: at(&raw const vmspace_stub_trapped),
             returned: at(&raw const vmspace_stub_returned),
             sent: at(&raw const vmspace_stub_sent),

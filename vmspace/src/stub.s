@@ -251,9 +251,12 @@ at vmspace_stub_handler
     mov [r9 + {TRAP_ARGS} + 32], r8
     mov eax, {TRAP_POSTED}
     xchg [r9 + {TRAP}], eax
+    mov ebx, {YIELDINGS}
 20: mov ecx, {PATIENCE}
 21: cmp dword ptr [r9 + {TRAP}], {TRAP_ANSWERED}
     je 25f
+    cmp dword ptr [r9 + {TRAP}], {TRAP_ASIDE}
+    je 23f
     cmp dword ptr [r9 + {LISTENING}], 0
     je 22f
     pause
@@ -269,6 +272,14 @@ at vmspace_stub_handler
 at vmspace_stub_rested
     cmp dword ptr [r9 + {TRAP}], {TRAP_ANSWERED}
     jne 20b
+    jmp 25f
+    // The owner wants the CPU for something else.
+23: dec ebx
+    js 22b
+    mov eax, {NR_YIELD}
+    syscall
+at vmspace_stub_yielded
+    jmp 20b
 25: mov dword ptr [r9 + {TRAP}], 0
     jmp vmspace_stub_trapped
 26: mov eax, {NR_TRAP}

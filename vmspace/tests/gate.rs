@@ -6,7 +6,7 @@ use rig::{CODE, DATA, DATA_OFFSET, Rig, alone};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vmspace::{Context, Engine, Exit, Vmspace};
+use vmspace::{Context, Engine, Exit, Op, Vmspace};
 
 const NR: u64 = 39;
 
@@ -342,6 +342,61 @@ fn faults_in_a_session_are_reported_and_mended() {
         }
     }
     assert_eq!(context.regs().r12, calls);
+}
+
+#[test]
+fn what_changes_in_a_session_is_seen_at_once() {
+    const CHANGING: u64 = 0x60_0000;
+    let rig = Rig::new();
+    let mut code = call(&rig.engine, NR);
+    code.extend([0x48, 0x8b, 0x04, 0x25]); // mov rax, [CHANGING]
+    code.extend((CHANGING as u32).to_le_bytes());
+    code.extend([0x48, 0x01, 0xc3]); // add rbx, rax
+    jump_back(&mut code, 0xeb); // jmp
+    let space = Arc::new(rig.space(&code));
+    let page = |i: u64| DATA_OFFSET + (1 + i) * 4096;
+    for i in 0..3u64 {
+        rig.ram.write_all_at(&(1000 + i).to_le_bytes(), page(i)).unwrap();
+    }
+    let map = |i| {
+        let op = Op::MapRam { at: CHANGING, len: 4096, prot: rig::RW, offset: page(i), populate: i == 1 };
+        space.update(0, &[op]).unwrap();
+    };
+    for kicked in [false, true] {
+        let (mut context, mut sum, mut calls, mut faults) = (start(), 0, 0u64, 0u64);
+        let mut work = || {
+            while calls < 20_000 {
+                match space.run(0, &mut context, &other_cpu) {
+                    Exit::Syscall { nr: NR, ip: BEHIND, .. } => {
+                        calls += 1;
+                        context.set_syscall_result(0);
+                        // Now and then nothing is there, and the fault brings it.
+                        match calls % 5 {
+                            4 => space.update(0, &[Op::Unmap { at: CHANGING, len: 4096 }]).unwrap(),
+                            i => map(i % 3),
+                        }
+                        sum += 1000 + calls % 5 % 3;
+                    }
+                    Exit::Fault { trapno: 14, addr: CHANGING, .. } => {
+                        assert_eq!(calls % 5, 4);
+                        faults += 1;
+                        map(1);
+                    }
+                    Exit::Interrupted => {}
+                    exit => panic!("{exit:?}"),
+                }
+            }
+        };
+        if kicked {
+            while_kicked(&space, work)
+        } else {
+            work()
+        }
+        let regs = *context.regs();
+        // The last call's page has not been read, except where a kick repeats nothing.
+        assert_eq!(regs.rbx, sum - (1000 + calls % 5 % 3));
+        assert!(faults >= calls / 5 - 1, "{faults}");
+    }
 }
 
 #[test]
