@@ -46,7 +46,7 @@ bitflags! {
         const NORESERVE = 64;
         /// Below 2 GiB (`MAP_32BIT`).
         const LOW = 128;
-        /// Nobody runs there yet, and everything is shown in one go later (`execve`).
+        /// Small memory is not made whole at once: it may never be touched (`MAP_STACK`), or is shown with everything else later (`execve`).
         const LATER = 256;
     }
 }

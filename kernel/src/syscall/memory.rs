@@ -74,6 +74,7 @@ pub(super) fn mmap(
     map.set(MapFlags::LOCKED, flags.contains(MmapFlags::LOCKED));
     map.set(MapFlags::NORESERVE, flags.contains(MmapFlags::NORESERVE));
     map.set(MapFlags::LOW, flags.contains(MmapFlags::LOW));
+    map.set(MapFlags::LATER, flags.contains(MmapFlags::STACK));
     let request = MapRequest { addr, len, prot: prot.prot(), flags: map, object, file, offset, name: "" };
     cx.mm().map(cx, request)
 }
@@ -167,7 +168,7 @@ bitflags! {
         const POPULATE = 0x8000;
         /// `MAP_NONBLOCK`.
         const NONBLOCK = 0x10000;
-        /// `MAP_STACK`: ignored.
+        /// `MAP_STACK`: made when it is touched, however small; many a signal stack never is.
         const STACK = 0x20000;
         /// `MAP_HUGETLB`.
         const HUGETLB = 0x40000;
