@@ -33,7 +33,7 @@ pub use hostfs::{
     HostDirEntry, HostFile, HostFs, HostNode, NewNode, OpenMode, Progress, SetAttr, TimeSet, Transfer,
     Transferred,
 };
-pub use machine::{ClockId, Event, LogLevel, Machine};
+pub use machine::{ClockId, CpuidAnswer, Event, LogLevel, Machine};
 pub use ram::Ram;
 pub use space::{Backing, Exit, Fault, MapOp, Offers, Prot, Regs, SpaceError, UserContext, VmSpace};
 pub use stream::{Readiness, Stream, StreamKind, WindowSize};

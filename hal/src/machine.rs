@@ -26,6 +26,17 @@ pub enum Event {
     Terminate(i32),
 }
 
+/// What the `cpuid` instruction says on every CPU of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuidAnswer {
+    /// `eax` before it.
+    pub leaf: u32,
+    /// `ecx` before it; `None` where it does not matter.
+    pub subleaf: Option<u32>,
+    /// `eax`, `ebx`, `ecx`, `edx` behind it.
+    pub regs: [u32; 4],
+}
+
 /// How important a log line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
@@ -62,6 +73,10 @@ pub trait Machine: Send + Sync {
     /// instruction; `rcx`, `r11` and the arithmetic flags change. Calls through it leave [`crate::VmSpace::run`] as traps do.
     fn gate(&self) -> Option<u64> {
         None
+    }
+    /// Answers of `cpuid` that never change, the most wanted first. Empty where the instruction is fast and need not be replaced.
+    fn cpuid(&self) -> &[CpuidAnswer] {
+        &[]
     }
     /// `AT_HWCAP` and `AT_HWCAP2` for guests.
     fn hwcap(&self) -> (u64, u64);

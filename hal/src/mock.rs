@@ -27,8 +27,8 @@ pub use space::{MockBacking, MockContext, MockMapping, MockOp, MockSpace};
 pub use stream::MockStream;
 
 use crate::{
-    ClockId, Cpu, CpuId, Event, Exit, Fibers, HostFs, LogLevel, Machine, Ram, SpaceError, Stream,
-    UserContext, VmSpace,
+    ClockId, Cpu, CpuId, CpuidAnswer, Event, Exit, Fibers, HostFs, LogLevel, Machine, Ram, SpaceError,
+    Stream, UserContext, VmSpace,
 };
 use space::Shared;
 use std::boxed::Box;
@@ -55,6 +55,7 @@ pub struct MockBuilder {
     vdso: Option<u64>,
     vdso_image: Vec<u8>,
     gate: Option<u64>,
+    cpuid: Vec<CpuidAnswer>,
     host_fs: bool,
 }
 
@@ -70,6 +71,7 @@ impl Default for MockBuilder {
             vdso: None,
             vdso_image: Vec::new(),
             gate: None,
+            cpuid: Vec::new(),
             host_fs: true,
         }
     }
@@ -120,6 +122,11 @@ impl MockBuilder {
     /// What [`Machine::gate`] says.
     pub fn gate(mut self, at: u64) -> Self {
         self.gate = Some(at);
+        self
+    }
+    /// What [`Machine::cpuid`] says.
+    pub fn cpuid(mut self, answers: &[CpuidAnswer]) -> Self {
+        self.cpuid = answers.to_vec();
         self
     }
     /// A machine without host files.
@@ -291,6 +298,9 @@ impl Machine for MockMachine {
     }
     fn gate(&self) -> Option<u64> {
         self.config.gate
+    }
+    fn cpuid(&self) -> &[CpuidAnswer] {
+        &self.config.cpuid
     }
     fn hwcap(&self) -> (u64, u64) {
         (0x178b_fbff, 2)

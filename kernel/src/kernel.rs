@@ -64,6 +64,8 @@ pub struct Kernel {
     pub locks: Arc<crate::fs::lock::LockTable>,
     /// Sockets: the protocol families.
     pub net: crate::net::Families,
+    /// Where programs have `cpuid` instructions.
+    pub(crate) cpuid_sites: crate::mm::CpuidSites,
     ids: AtomicU64,
     status: Mutex<Option<Result<ExitStatus, StartError>>>,
     terminating: core::sync::atomic::AtomicBool,
@@ -107,6 +109,7 @@ impl Kernel {
             locks: crate::fs::lock::LockTable::new(),
             net: crate::net::Families::new(&frames),
             frames,
+            cpuid_sites: Default::default(),
             ids: AtomicU64::new(1),
             status: Mutex::new(None),
             terminating: Default::default(),

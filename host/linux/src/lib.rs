@@ -5,6 +5,7 @@
 //! and signals (`io`). Only the virtual CPUs enter the kernel.
 
 mod cpu;
+mod cpuid;
 mod fiber;
 mod hostfile;
 mod hostfs;

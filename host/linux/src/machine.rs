@@ -10,10 +10,10 @@ use crate::io::{Events, IoParts, IoThread, Poller};
 use crate::ram::{self, LinuxRam};
 use crate::space::Spaces;
 use crate::stream::LinuxStream;
-use crate::{cpu::lock, info, signals, terminal};
+use crate::{cpu::lock, cpuid, info, signals, terminal};
 use hal::{
-    ClockId, Cpu, CpuId, Event, Fibers, HostFs, LogLevel, Machine, PAGE_SIZE, Ram, SpaceError, Stream,
-    StreamKind, UserContext, VmSpace,
+    ClockId, Cpu, CpuId, CpuidAnswer, Event, Fibers, HostFs, LogLevel, Machine, PAGE_SIZE, Ram, SpaceError,
+    Stream, StreamKind, UserContext, VmSpace,
 };
 use std::error::Error;
 use std::fmt;
@@ -67,6 +67,7 @@ pub struct LinuxMachine {
     spaces: Spaces,
     log_level: LogLevel,
     vdso_image: OnceLock<Vec<u8>>,
+    cpuid: OnceLock<Vec<CpuidAnswer>>,
     io: Mutex<Option<IoThread>>,
 }
 
@@ -128,6 +129,7 @@ impl LinuxMachine {
             spaces,
             log_level: config.log_level,
             vdso_image: OnceLock::new(),
+            cpuid: OnceLock::new(),
             io: Mutex::new(io),
         }))
     }
@@ -242,6 +244,9 @@ impl Machine for LinuxMachine {
     fn vdso_image(&self) -> &[u8] {
         // Every process of the host has the same.
         self.vdso_image.get_or_init(info::vdso_image)
+    }
+    fn cpuid(&self) -> &[CpuidAnswer] {
+        self.cpuid.get_or_init(cpuid::answers)
     }
     fn hwcap(&self) -> (u64, u64) {
         info::hwcap()

@@ -31,6 +31,7 @@ const SETS: usize = 64;
 const WAYS: usize = 4;
 /// How far below and above code its slots are if they can be, in bytes.
 const BELOW: u64 = 1 << 22;
+const CLOSE_BELOW: u64 = 1 << 16;
 const ABOVE: u64 = 1 << 30;
 /// How far a jump reaches, less what areas and pages take.
 const REACH: u64 = (1 << 31) - (1 << 24);
@@ -132,7 +133,8 @@ impl Mm {
         let near = || self.slot_near(&self.inner.lock(), at);
         let mut slot = near();
         if slot.is_none() {
-            self.make_area(cx, at)?;
+            let start = self.make_area(cx, at, AREA_LEN)?;
+            self.inner.lock().slots.push(Slots { start, sites: Vec::new() });
             slot = near();
         }
         let slot = slot?;
@@ -187,16 +189,17 @@ impl Mm {
         inner.slots.iter().find(near).map(Slots::next)
     }
 
-    /// Makes an area with slots a little below some code, or, where a program begins too low for that, well above it: not in the way of its heap.
-    fn make_area(&self, cx: &Cx, near: u64) -> Option<()> {
-        let places = [near.checked_sub(BELOW).filter(|&at| at >= MIN_ADDR), near.checked_add(ABOVE)];
-        places.into_iter().flatten().find_map(|at| self.make_area_at(cx, near, at))
+    /// Makes an area for code in place of other code: a little below that, or, where a program begins too low for that, well above it. Not in the way of its heap.
+    pub(super) fn make_area(&self, cx: &Cx, near: u64, len: u64) -> Option<u64> {
+        let below = |distance| near.checked_sub(distance).filter(|&at| at >= MIN_ADDR);
+        let places = [below(BELOW), below(CLOSE_BELOW), near.checked_add(ABOVE)];
+        places.into_iter().flatten().find_map(|at| self.make_area_at(cx, near, at, len))
     }
 
-    fn make_area_at(&self, cx: &Cx, near: u64, addr: u64) -> Option<()> {
+    fn make_area_at(&self, cx: &Cx, near: u64, addr: u64, len: u64) -> Option<u64> {
         let request = MapRequest {
             addr,
-            len: AREA_LEN,
+            len,
             prot: Prot::READ | Prot::EXEC,
             flags: MapFlags::NORESERVE,
             object: None,
@@ -206,12 +209,11 @@ impl Mm {
         };
         let start = self.map(cx, request).ok()?.0;
         if start.abs_diff(near) >= REACH {
-            self.unmap(cx, start, AREA_LEN).ok()?;
+            self.unmap(cx, start, len).ok()?;
             return None;
         }
-        self.seal(start, start + AREA_LEN).ok()?;
-        self.inner.lock().slots.push(Slots { start, sites: Vec::new() });
-        Some(())
+        self.seal(start, start + len).ok()?;
+        Some(start)
     }
 
     /// Takes the slot for a site and fills it in.
@@ -256,7 +258,7 @@ impl Mm {
 }
 
 /// The file, if an area shows one that may be patched.
-fn patchable(vma: &Vma) -> Option<&Arc<dyn HostFile>> {
+pub(super) fn patchable(vma: &Vma) -> Option<&Arc<dyn HostFile>> {
     match &vma.object {
         Object::Host(file) if !vma.is_shared() && vma.prot.contains(Prot::EXEC) && !vma.can_write() => {
             Some(file)

@@ -15,11 +15,17 @@ const GATE: u64 = 0x7fff_ff00_0100;
 const RX: Prot = Prot::READ.union(Prot::EXEC);
 const RWX: Prot = RX.union(Prot::WRITE);
 /// Where the program's only function is in the file, and its system call.
-const FUNCTION: usize = 0x1010;
+pub(super) const FUNCTION: usize = 0x1010;
 const SITE: usize = FUNCTION + 9;
 
-/// An ELF file with one function and the table that says where it starts; addresses in memory are offsets in the file.
+/// A program with one system call.
 fn program() -> Vec<u8> {
+    // push rbp ; mov rbp, rsp ; mov eax, 39 ; syscall ; ret
+    program_of(&[0x55, 0x48, 0x89, 0xe5, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3])
+}
+
+/// An ELF file with one function and the table that says where it starts; addresses in memory are offsets in the file.
+pub(super) fn program_of(function: &[u8]) -> Vec<u8> {
     let mut file = std::vec![0u8; 3 * PAGE as usize];
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, b"\x7fELF\x02\x01\x01");
@@ -45,9 +51,8 @@ fn program() -> Vec<u8> {
     put(0x300, &[16, 0, 0, 0, 0x84, 0, 0, 0]);
     put(0x280, &[16, 0, 0, 0, 0, 0, 0, 0, 1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b]);
     put(0x308, &(FUNCTION as i32 - 0x308).to_le_bytes());
-    put(0x30c, &12u32.to_le_bytes());
-    // push rbp ; mov rbp, rsp ; mov eax, 39 ; syscall ; ret
-    put(FUNCTION, &[0x55, 0x48, 0x89, 0xe5, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3]);
+    put(0x30c, &(function.len() as u32).to_le_bytes());
+    put(FUNCTION, function);
     file
 }
 
@@ -121,23 +126,27 @@ fn a_busy_site_is_patched_in_a_copy_of_its_page() {
 }
 
 #[test]
-fn low_programs_have_their_slots_above() {
-    let machine = MockMachine::builder().gate(GATE).build();
-    machine.mock_fs().add_file("/program", 0o755, &program());
-    testing::run_on(machine.clone(), testing::config(), move |cx| {
-        let file: Arc<dyn HostFile> = Arc::new(machine.mock_fs().file("/program"));
-        let (mm, at) = (new_mm(cx), 0x20_0000);
-        let object = Some(Mappable::Host(file));
-        let request = MapRequest { addr: at, prot: RX, flags: MapFlags::FIXED, object, ..anon(3 * PAGE) };
-        mm.map(cx, request).unwrap();
-        assert_eq!(load(cx, &mm, at + SITE as u64, 1).unwrap(), [0x0f]);
-        (0..24).for_each(|_| mm.note_call(cx, at + SITE as u64 + 2));
-        let bytes = load(cx, &mm, at + SITE as u64 - 5, 5).unwrap();
-        let distance = i32::from_le_bytes(bytes[1..].try_into().unwrap());
-        let slot = (at + SITE as u64).wrapping_add_signed(distance.into());
-        let gates = mm.vmas().into_iter().find(|vma| vma.name == "[gates]").unwrap();
-        assert!(bytes[0] == 0xe9 && slot == gates.start && slot > at + (512 << 20), "{slot:#x}");
-    });
+fn low_programs_have_their_slots_close_below_or_above() {
+    for (at, below) in [(0x20_0000, true), (0x1_2000, false)] {
+        let machine = MockMachine::builder().gate(GATE).build();
+        machine.mock_fs().add_file("/program", 0o755, &program());
+        testing::run_on(machine.clone(), testing::config(), move |cx| {
+            let file: Arc<dyn HostFile> = Arc::new(machine.mock_fs().file("/program"));
+            let mm = new_mm(cx);
+            let object = Some(Mappable::Host(file));
+            let request = MapRequest { addr: at, prot: RX, flags: MapFlags::FIXED, object, ..anon(3 * PAGE) };
+            mm.map(cx, request).unwrap();
+            assert_eq!(load(cx, &mm, at + SITE as u64, 1).unwrap(), [0x0f]);
+            (0..24).for_each(|_| mm.note_call(cx, at + SITE as u64 + 2));
+            let bytes = load(cx, &mm, at + SITE as u64 - 5, 5).unwrap();
+            let distance = i32::from_le_bytes(bytes[1..].try_into().unwrap());
+            let slot = (at + SITE as u64).wrapping_add_signed(distance.into());
+            let gates = mm.vmas().into_iter().find(|vma| vma.name == "[gates]").unwrap();
+            assert!(bytes[0] == 0xe9 && slot == gates.start, "{slot:#x}");
+            let in_place = if below { gates.end <= at } else { slot > at + (512 << 20) };
+            assert!(in_place, "{slot:#x}");
+        });
+    }
 }
 
 #[test]

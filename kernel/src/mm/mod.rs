@@ -4,6 +4,7 @@ mod advise;
 mod batch;
 mod cache;
 mod copy;
+mod cpuid;
 mod fault;
 mod fork;
 mod frames;
@@ -32,6 +33,7 @@ mod vma;
 
 pub use advise::Advice;
 pub use cache::{PageCache, Quota};
+pub(crate) use cpuid::CpuidSites;
 pub use frames::{Frame, Frames, Hold};
 pub use lock::LockAll;
 pub use oom::{oom_score, oom_victim};

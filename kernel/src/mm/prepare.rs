@@ -13,9 +13,11 @@ const STACK_PAGES: u64 = 4;
 const DATA_PAGES: u64 = 16;
 
 impl Mm {
-    /// Shows a program that was just loaded: its files, its data, and its stack around `sp`. What does not work out is left to faults.
-    pub(crate) fn prepare(&self, cx: &Cx, sp: u64) {
+    /// Shows a program that was just loaded and begins at `start`: its files, its data, and its stack around `sp`. What does not work out is left to
+    /// faults.
+    pub(crate) fn prepare(&self, cx: &Cx, start: u64, sp: u64) {
         let mut batch = Batch::default();
+        self.answer_cpuid(cx, start, &mut batch);
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let areas: Vec<_> = inner

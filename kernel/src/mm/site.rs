@@ -20,7 +20,7 @@ pub(super) const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// Longest instruction.
 const LONGEST: usize = 15;
 /// A jump with a 32-bit displacement.
-const JUMP_LEN: usize = 5;
+pub(super) const JUMP_LEN: usize = 5;
 /// A jump with an 8-bit displacement.
 const SHORT_JUMP_LEN: usize = 2;
 /// How far around a site padding is looked for, in bytes: as far as such a jump reaches.
@@ -94,16 +94,27 @@ struct Front {
 impl Front {
     fn of(instruction: &Instruction, decoder: &Decoder<'_>) -> Front {
         let start = instruction.ip() as usize;
-        let offsets = decoder.get_constant_offsets(instruction);
-        let is_relative = instruction.is_ip_rel_memory_operand();
-        let relative = (is_relative && offsets.displacement_size() == 4)
-            .then_some(start + offsets.displacement_offset());
+        let (relative, adaptable) = relative_displacement(instruction, decoder);
         let movable = instruction.flow_control() == FlowControl::Next
-            && is_relative == relative.is_some()
+            && adaptable
             && instruction.code() != Code::Syscall;
         let trampoline = is_trampoline(instruction);
         Front { start, end: start + instruction.len(), relative, movable, trampoline }
     }
+}
+
+/// Where the displacement of an operand is that is relative to the instruction's place, if there is one; and whether the instruction can be adapted to another place.
+pub(super) fn relative_displacement(
+    instruction: &Instruction,
+    decoder: &Decoder<'_>,
+) -> (Option<usize>, bool) {
+    if !instruction.is_ip_rel_memory_operand() {
+        return (None, true);
+    }
+    let offsets = decoder.get_constant_offsets(instruction);
+    let place = instruction.ip() as usize + offsets.displacement_offset();
+    let place = (offsets.displacement_size() == 4).then_some(place);
+    (place, place.is_some())
 }
 
 /// Whether it is the first half of a signal trampoline, `mov eax, 15` (`rt_sigreturn`): what unwinders and debuggers look for when nothing
@@ -243,7 +254,7 @@ pub(super) struct Plan {
 }
 
 /// A jump from `from` to `to`; `None` when that is too far.
-fn jump(from: u64, to: u64) -> Option<[u8; JUMP_LEN]> {
+pub(super) fn jump(from: u64, to: u64) -> Option<[u8; JUMP_LEN]> {
     let distance = i32::try_from(to.wrapping_sub(from + JUMP_LEN as u64) as i64).ok()?;
     let [a, b, c, d] = distance.to_le_bytes();
     Some([0xe9, a, b, c, d])

@@ -122,7 +122,7 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     let image = image::load(cx, &mm, &program.file, &head)?;
     let creds = new_credentials(cx, &program.file);
     let stack = stack::build(cx, &mm, &program, &image, &creds)?;
-    mm.prepare(cx, stack.sp);
+    mm.prepare(cx, image.start, stack.sp);
 
     // From here on there is no way back.
     end_other_threads(cx)?;

@@ -153,6 +153,81 @@ fn errors_stay_errors() -> R {
     Ok(())
 }
 
+/// What `cpuid` says, and whether everything else stayed as it was: the other registers, and memory below the stack pointer.
+#[inline(never)]
+fn ask_cpu(leaf: u32, subleaf: u32) -> ([u32; 4], bool) {
+    const A: u64 = 0x1122_3344_5566_7788;
+    let mut regs = [0u32; 4];
+    let changed: u64;
+    // SAFETY: reads and writes what it says; the words below the stack pointer belong to nobody.
+    unsafe {
+        std::arch::asm!(
+            "push rbx",
+            "mov [rsp - 8], rsi",
+            "mov [rsp - 128], rsi",
+            "cpuid",
+            "mov [r8], eax",
+            "mov [r8 + 4], ebx",
+            "mov [r8 + 8], ecx",
+            "mov [r8 + 12], edx",
+            // The instruction clears the upper halves.
+            "mov edi, ebx", "xor rdi, rbx", "mov r10, rdi",
+            "mov edi, eax", "xor rdi, rax", "or r10, rdi",
+            "mov edi, ecx", "xor rdi, rcx", "or r10, rdi",
+            "mov edi, edx", "xor rdi, rdx", "or r10, rdi",
+            "mov rdi, [rsp - 8]", "xor rdi, r9", "or r10, rdi",
+            "mov rdi, [rsp - 128]", "xor rdi, r9", "or r10, rdi",
+            "xor rsi, r9", "or r10, rsi",
+            "xor r11, r9", "or r10, r11",
+            "pop rbx",
+            inout("eax") leaf => _, inout("ecx") subleaf => _, out("edx") _,
+            inout("rsi") A => _, out("rdi") _, in("r8") regs.as_mut_ptr(), in("r9") A, out("r10") changed,
+            inout("r11") A => _,
+        );
+    }
+    (regs, changed == 0)
+}
+
+/// The same by code that has just been made.
+fn ask_cpu_elsewhere(code: *mut u8, leaf: u32, subleaf: u32) -> [u32; 4] {
+    // push rbx ; mov eax, edi ; mov ecx, esi ; mov r8, rdx ; cpuid ; four times mov [r8 + …] ; pop rbx ; ret
+    const CODE: [u8; 27] = [
+        0x53, 0x89, 0xf8, 0x89, 0xf1, 0x49, 0x89, 0xd0, 0x0f, 0xa2, 0x41, 0x89, 0x00, 0x41, 0x89, 0x58, 4,
+        0x41, 0x89, 0x48, 8, 0x41, 0x89, 0x50, 12, 0x5b, 0xc3,
+    ];
+    let mut regs = [0u32; 4];
+    // SAFETY: the memory is there and executable, and the code is a function of this type.
+    unsafe {
+        code.copy_from(CODE.as_ptr(), CODE.len());
+        let ask: extern "C" fn(u32, u32, *mut u32) = std::mem::transmute(code);
+        ask(leaf, subleaf, regs.as_mut_ptr());
+    }
+    regs
+}
+
+fn the_cpu_says_the_same_wherever_it_is_asked() -> R {
+    let code = mmap(0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)?;
+    let leaves = (0..0x20).chain(0x8000_0000..0x8000_0020).chain([0x4000_0000, u32::MAX]);
+    for (leaf, subleaf) in
+        leaves.flat_map(|leaf| [0, 1, 2, 3, 4, 5, 9, u32::MAX].map(|subleaf| (leaf, subleaf)))
+    {
+        let (mut here, kept) = ask_cpu(leaf, subleaf);
+        let mut there = ask_cpu_elsewhere(code, leaf, subleaf);
+        // Which CPU is asked, and what it has counted, differs from time to time.
+        for regs in [&mut here, &mut there] {
+            match leaf {
+                1 => regs[1] &= 0x00ff_ffff,
+                0xb | 0x1f | 0x8000_0026 => regs[3] = 0,
+                0x8000_001e => *regs = [0; 4],
+                _ => {}
+            }
+        }
+        that!(kept, "leaf {leaf:#x}, {subleaf}");
+        that!(here == there, "leaf {leaf:#x}, {subleaf}: {here:x?}, {there:x?}");
+    }
+    Ok(())
+}
+
 cases!("busy":
     ids_are_those_of_the_caller,
     every_thread_has_an_id_of_its_own,
@@ -161,4 +236,5 @@ cases!("busy":
     signals_find_the_program_in_its_own_code,
     code_may_become_writable_and_go_on,
     errors_stay_errors,
+    the_cpu_says_the_same_wherever_it_is_asked,
 );

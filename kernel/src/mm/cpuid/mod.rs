@@ -1,0 +1,120 @@
+//! `cpuid` without leaving the virtual machine.
+//!
+//! On a host that is itself a virtual machine every `cpuid` instruction goes to its hypervisor and takes longer than a system call. C libraries
+//! execute dozens of them when a program starts, and their answers are always the same. So a new program's first code, that is the
+//! interpreter's or that of a program without one, is shown with other instructions in their place, which look the answer up in a table
+//! ([`code`]); [`site`] says what can be replaced. What is not in the table is asked of the CPU: the machine leaves out whatever depends
+//! on the CPU that is asked.
+//!
+//! As with patched calls ([`super::gate`]), the file stays as it is, and the pages are such copies. Table and replacements lie in a sealed area. Different
+//! from the instruction is that the arithmetic flags are lost, which nothing behind a replaced one reads, and that a signal handler may find
+//! itself called from that area.
+
+mod code;
+mod site;
+#[cfg(test)]
+mod tests;
+
+use self::site::Site;
+use super::batch::Batch;
+use super::fault::read_file;
+use super::frames::{Fill, Pfn};
+use super::gate::patchable;
+use super::inner::Inner;
+use super::space::Mm;
+use super::table::Pte;
+use crate::sync::Mutex;
+use crate::task::Cx;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::ops::Range;
+use hal::{HostFile, PAGE_SIZE};
+
+/// Number of files whose sites are kept.
+const FILES: usize = 8;
+
+/// The sites of files, for those that were looked at last.
+#[derive(Default)]
+pub(crate) struct CpuidSites(Mutex<Vec<Known>>);
+
+struct Known {
+    file: Weak<dyn HostFile>,
+    /// The piece that was looked at, in bytes of the file.
+    piece: Range<u64>,
+    sites: Arc<Vec<Site>>,
+}
+
+impl CpuidSites {
+    /// Where a piece of a file has such instructions. Blocks for the host's reads.
+    fn of(&self, file: &Arc<dyn HostFile>, piece: Range<u64>) -> Arc<Vec<Site>> {
+        let same = |known: &&Known| {
+            known.piece == piece && core::ptr::addr_eq(known.file.as_ptr(), Arc::as_ptr(file))
+        };
+        // A file that is referred to weakly keeps its place in memory.
+        if let Some(known) = self.0.lock().iter().find(same) {
+            return known.sites.clone();
+        }
+        let sites = Arc::new(site::find(&**file, piece.clone()));
+        let mut all = self.0.lock();
+        if all.len() >= FILES {
+            all.remove(0);
+        }
+        all.push(Known { file: Arc::downgrade(file), piece, sites: sites.clone() });
+        sites
+    }
+}
+
+impl Mm {
+    /// Before a new program runs, the first time at `start`: replaces what can be replaced in the code there. What does not work out is left alone.
+    pub(super) fn answer_cpuid(&self, cx: &Cx, start: u64, batch: &mut Batch) {
+        if cx.kernel.patches() && !self.machine.cpuid().is_empty() {
+            let _ = self.try_answer_cpuid(cx, start, batch);
+        }
+    }
+
+    fn try_answer_cpuid(&self, cx: &Cx, start: u64, batch: &mut Batch) -> Option<()> {
+        let (file, at, piece) = {
+            let inner = self.inner.lock();
+            let vma = inner.areas.find(start)?;
+            (patchable(vma)?.clone(), vma.start, vma.offset..vma.offset + vma.len())
+        };
+        let sites = cx.kernel.cpuid_sites.of(&file, piece.clone());
+        if sites.is_empty() {
+            return None;
+        }
+        let area_len = code::len(self.machine.cpuid(), &sites).next_multiple_of(PAGE_SIZE);
+        let area = self.make_area(cx, at, area_len)?;
+        let mut code = code::Area::new(self.machine.cpuid(), area);
+        let mut inner = self.inner.lock();
+        // The sites are in order.
+        for sites in sites.chunk_by(|a, b| a.page() == b.page()) {
+            let offset = sites.first()?.page();
+            let mut bytes = alloc::vec![0; PAGE_SIZE as usize];
+            read_file(&*file, offset, &mut bytes).ok()?;
+            let page = at + (offset - piece.start);
+            let mut replaced = false;
+            for site in sites {
+                replaced |= code.replace(site, page, &mut bytes).is_some();
+            }
+            if replaced {
+                self.put_page(&mut inner, page, &bytes, Pte::patched)?;
+            }
+        }
+        for (i, bytes) in code.bytes().chunks(PAGE_SIZE as usize).enumerate() {
+            self.put_page(&mut inner, area + i as u64 * PAGE_SIZE, bytes, |pte| pte)?;
+        }
+        let pages = area / PAGE_SIZE..(area + area_len) / PAGE_SIZE;
+        self.show(&mut inner, pages, false, batch);
+        Some(())
+    }
+
+    /// Makes a page of a space that nothing has run in, with this at its start.
+    fn put_page(&self, inner: &mut Inner, at: u64, bytes: &[u8], kind: impl Fn(Pte) -> Pte) -> Option<()> {
+        let near = inner.table.get((at / PAGE_SIZE).wrapping_sub(1)).pfn();
+        let fill = if bytes.len() < PAGE_SIZE as usize { Fill::Zero } else { Fill::Anything };
+        let pfn: Pfn = self.frames.alloc_run(1, near, fill)?.0;
+        self.machine.ram().write(pfn.phys(), bytes);
+        inner.table.set(at / PAGE_SIZE, kind(Pte::new(pfn)));
+        Some(())
+    }
+}
