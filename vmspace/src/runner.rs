@@ -16,7 +16,7 @@ use crate::sys::{self, Notification};
 use crate::trust::{Fresh, KICK_PATIENCE_NS, UNKICKABLE};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Where a parked runner waits. A notification is what it sleeps in; without one it looks at its area, or is about to sleep.
@@ -68,8 +68,11 @@ pub(crate) struct Runner {
     pub fresh_fpu: Vec<u8>,
     pub addresses: Addresses,
     pub inner: Mutex<Inner>,
-    pub in_guest: AtomicBool,
+    in_guest: AtomicBool,
     pub kicked: AtomicBool,
+    /// How many threads are about to send a kick, and whether one was sent since the last report of one.
+    kicking: AtomicU32,
+    sent_one: AtomicBool,
     /// How often guest code has stopped.
     stops: AtomicU64,
     /// A kick that has been sent: the number of stops before, and the CPU time after it. Once the number has changed it is answered.
@@ -139,6 +142,8 @@ impl Runner {
             }),
             in_guest: AtomicBool::new(false),
             kicked: AtomicBool::new(false),
+            kicking: AtomicU32::new(0),
+            sent_one: AtomicBool::new(false),
             stops: AtomicU64::new(0),
             sent: Mutex::new((u64::MAX, 0)),
             unkickable: AtomicBool::new(false),
@@ -223,11 +228,21 @@ impl Runner {
     /// Has it stop running guest code soon. Any thread, any time.
     pub(crate) fn kick(&self) {
         self.kicked.store(true, Ordering::SeqCst);
+        self.kicking.fetch_add(1, Ordering::SeqCst);
         let stops = self.stops.load(Ordering::SeqCst);
-        if !self.in_guest.load(Ordering::SeqCst) {
-            return;
+        let in_guest = self.in_guest.load(Ordering::SeqCst);
+        if in_guest {
+            sys::kill(self.pid, KICK);
+            self.sent_one.store(true, Ordering::SeqCst);
         }
-        sys::kill(self.pid, KICK);
+        self.kicking.fetch_sub(1, Ordering::SeqCst);
+        if in_guest {
+            self.expect_report(stops);
+        }
+    }
+
+    /// A kick was sent when guest code had stopped so many times: ends the task when it is not the first since then and there was time enough.
+    fn expect_report(&self, stops: u64) {
         let now = sys::cpu_time_ns(self.pid);
         let mut sent = lock(&self.sent);
         if sent.0 != stops {
@@ -236,6 +251,29 @@ impl Runner {
             // Guest code can block the signal by forging a return frame. Then it has lost its right to run.
             self.unkickable.store(true, Ordering::SeqCst);
             sys::kill(self.pid, libc::SIGKILL);
+        }
+    }
+
+    /// Whether a kick may reach the runner at any moment, though guest code has stopped.
+    pub(crate) fn kick_is_under_way(&self) -> bool {
+        // Who adds himself after this sees that guest code has stopped.
+        fence(Ordering::SeqCst);
+        while self.kicking.load(Ordering::SeqCst) > 0 {
+            std::thread::yield_now();
+        }
+        self.sent_one.load(Ordering::SeqCst)
+    }
+
+    /// The report of a kick has come.
+    pub(crate) fn kick_was_reported(&self) {
+        self.sent_one.store(false, Ordering::SeqCst);
+    }
+
+    /// Guest code runs from now on; whoever has kicked it meanwhile did not reach it.
+    pub(crate) fn entered_guest(&self) {
+        self.in_guest.store(true, Ordering::SeqCst);
+        if self.kicked.load(Ordering::SeqCst) {
+            self.kick();
         }
     }
 

@@ -365,15 +365,14 @@ impl Vmspace {
         if take_flag(&self.early_kicks[cpu]) {
             return Ok(Exit::Interrupted);
         }
-        runner.in_guest.store(true, Ordering::SeqCst);
         if take_flag(&runner.kicked) {
-            runner.left_guest();
             return Ok(Exit::Interrupted);
         }
         inner.pace.changed(self.changes.load(Ordering::Relaxed));
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
         let exit = runner.enter(&mut inner, context).and_then(|()| {
+            runner.entered_guest();
             self.engine.seats.take(cpu, runner, &mut inner);
             self.leave(cpu, runner, &mut inner, context, spare)
         });
@@ -456,6 +455,7 @@ fn trapped(runner: &Runner, args: &[u64; 6], in_gate: bool) -> Exit {
     let signo = args[0] as i32;
     if signo == KICK {
         runner.kicked.store(false, Ordering::SeqCst);
+        runner.kick_was_reported();
     }
     // What goes wrong in the gate goes wrong again at the instruction, which knows what it means.
     if signo == KICK || in_gate {

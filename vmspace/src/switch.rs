@@ -22,6 +22,12 @@ impl Runner {
             (state.place_in(self), state.result)
         };
         match (place, inner.mode) {
+            // An answer that a kick meets may be lost: the host takes it, and makes the call again all the same.
+            (Some(Place::Direct), Mode::Direct { nr, ip, .. }) if self.kick_is_under_way() => {
+                sys::kill(self.pid, KICK);
+                let args = self.kicked_out(inner)?;
+                self.evicted(inner, &args, nr, ip);
+            }
             (Some(Place::Direct), Mode::Direct { id, nr, ip }) => {
                 match sys::answer(self.listener(), id, result.unwrap_or(nr)) {
                     Ok(()) => return Ok(()),
@@ -145,6 +151,9 @@ impl Runner {
             return Err(Runner::intrusion(n));
         }
         inner.mode = Mode::Handler { id: Some(n.id) };
+        if n.args[0] == KICK as u64 {
+            self.kick_was_reported();
+        }
         Ok(n.args)
     }
 

@@ -56,7 +56,7 @@ fn while_kicked<T>(space: &Arc<Vmspace>, work: impl FnOnce() -> T) -> T {
                     return;
                 }
                 space.kick(0);
-                for _ in 0..i % 977 {
+                for _ in 0..i % 977 * 9 {
                     std::hint::spin_loop();
                 }
             }
@@ -190,6 +190,46 @@ fn kicks_lose_no_call_and_repeat_none() {
         assert!(counted == made || counted + 1 == made, "{counted} of {made}, {regs:x?}");
         assert_eq!(regs.rbx, (0..counted).sum::<u64>());
     }
+}
+
+/// In a session the runner is on another CPU than its owner, who may answer while a kick arrives there.
+#[test]
+fn an_answer_that_a_kick_meets_is_not_lost() {
+    const MOST: u64 = 100_000;
+    let rig = Rig::new();
+    let count = [0x48, 0x01, 0xc3, 0x49, 0xff, 0xc4]; // add rbx, rax; inc r12
+    // Enough calls through the gate between two that trap for a session to go on.
+    let mut code = vec![0x41, 0xbd, 60, 0, 0, 0]; // mov r13d, 60
+    let gate = call(&rig.engine, NR);
+    let len = gate.len() + count.len() + 3;
+    code.extend(gate);
+    code.extend(count);
+    code.extend([0x41, 0xff, 0xcd, 0x75, (-(len as i8 + 2)) as u8]); // dec r13d; jnz
+    code.extend([0xb8]); // mov eax, nr
+    code.extend((NR as u32).to_le_bytes());
+    code.extend([0x0f, 0x05]); // syscall
+    code.extend(count);
+    jump_back(&mut code, 0xeb);
+    let space = Arc::new(rig.space(&code));
+    let mut context = start();
+    let mut made = 0;
+    let mut last = 0;
+    while_kicked(&space, || {
+        while made < MOST {
+            match space.run(0, &mut context, &other_cpu) {
+                Exit::Syscall { nr: NR, ip, .. } => {
+                    context.set_syscall_result(made);
+                    (made, last) = (made + 1, ip);
+                }
+                Exit::Interrupted => {}
+                exit => panic!("{exit:?}"),
+            }
+        }
+    });
+    // The last one has been answered, but the guest has not gone on.
+    let regs = *context.regs();
+    assert_eq!((regs.rip, regs.rax), (last, MOST - 1));
+    assert_eq!((regs.r12, regs.rbx), (MOST - 1, (0..MOST - 1).sum()));
 }
 
 #[test]
