@@ -220,8 +220,7 @@ impl Runner {
             .get(472..480)
             .and_then(|bytes| bytes.try_into().ok())
             .map_or(0, u64::from_le_bytes);
-        let able =
-            (577..=layout::XSTATE_LEN).contains(&self.fpu.1) && std::is_x86_feature_detected!("xsaveopt");
+        let able = (577..=layout::XSTATE_LEN).contains(&self.fpu.1) && sys::has_xsaveopt();
         if able { word } else { 0 }
     }
 

@@ -328,3 +328,11 @@ pub fn receive_fd(socket: BorrowedFd<'_>, from: i32) -> io::Result<OwnedFd> {
         Ok(OwnedFd::from_raw_fd(fd))
     }
 }
+
+/// Whether the CPU has `XSAVEOPT`; that it has `XSAVE`, and the host uses it, must be known. Under a hypervisor each `cpuid` takes as long as twenty system
+/// calls, and the standard library's look at all features takes ten of them.
+pub(crate) fn has_xsaveopt() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const XSAVE_LEAF: u32 = 0xd;
+    __cpuid(0).eax >= XSAVE_LEAF && __cpuid_count(XSAVE_LEAF, 1).eax & 1 != 0
+}
