@@ -261,6 +261,11 @@ impl Mm {
         self.inner.lock().brk
     }
 
+    /// Whether nothing is mapped.
+    pub fn is_empty(&self) -> bool {
+        self.inner.lock().areas.iter().next().is_none()
+    }
+
     /// Most pages that were resident at once.
     pub fn peak_rss_pages(&self) -> u64 {
         let inner = self.inner.lock();

@@ -110,7 +110,7 @@ pub fn exec(cx: &Cx, program: Program) -> Result<()> {
 fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     let head = script::follow(cx, &mut program)?;
     stack::check_sizes(cx, &program)?;
-    let mm = Mm::new(cx.kernel)?;
+    let mm = new_memory(cx)?;
     let personality = cx.process().personality.load(Ordering::Relaxed);
     let randomize =
         personality & image::ADDR_NO_RANDOMIZE == 0 && cx.kernel.settings.randomize_va_space.get() > 0;
@@ -175,6 +175,12 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     *user.regs() = Regs { rip: image.start, rsp: stack.sp, eflags: 0x202, ..Regs::default() };
     user.set_fpu(&[]);
     Ok(())
+}
+
+/// Where the new program goes. Whoever has never had a program has an address space that is as good as a new one.
+fn new_memory(cx: &Cx) -> Result<Arc<Mm>> {
+    let own = cx.mm();
+    if own.is_empty() { Ok(own) } else { Mm::new(cx.kernel) }
 }
 
 /// Ends all other threads and takes over the process id. `EAGAIN` when another thread was faster.
