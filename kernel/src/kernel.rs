@@ -49,9 +49,9 @@ pub struct Kernel {
     /// Who waits on futexes.
     pub(crate) futexes: crate::ipc::futex::Futexes,
     /// Entries of `/proc`; register more here.
-    pub proc: Arc<Tree>,
+    pub proc: Tree,
     /// Entries of `/sys`; register more here.
-    pub sys: Arc<Tree>,
+    pub sys: Tree,
     /// Terminals.
     pub terminals: Terminals,
     /// System V IPC.

@@ -3,14 +3,14 @@
 use super::ticks;
 use crate::error::Result;
 use crate::fs::lock::{LockKind, Range};
-use crate::fs::pseudo::{Node, Out, Tree, put};
+use crate::fs::pseudo::{Entries, Node, Out, put};
 use crate::task::Cx;
 use abi::fs::DeviceId;
 use core::sync::atomic::Ordering;
 use hal::PAGE_SIZE;
 
 /// Adds the files.
-pub(super) fn register(tree: &Tree) -> Result<()> {
+pub(super) fn register(tree: &Entries) -> Result<()> {
     tree.register("cmdline", Node::constant("vkernel\n"))?;
     tree.register("filesystems", Node::text(filesystems))?;
     tree.register("loadavg", Node::text(loadavg))?;

@@ -1,11 +1,11 @@
 //! Files about the machine: CPUs, devices, interrupts.
 
 use crate::error::Result;
-use crate::fs::pseudo::{Node, Out, Tree, put};
+use crate::fs::pseudo::{Entries, Node, Out, put};
 use crate::task::Cx;
 
 /// Adds the files.
-pub(super) fn register(tree: &Tree) -> Result<()> {
+pub(super) fn register(tree: &Entries) -> Result<()> {
     tree.register("cpuinfo", Node::text(cpuinfo))?;
     tree.register("devices", Node::constant(DEVICES))?;
     tree.register("diskstats", Node::constant(""))?;

@@ -30,7 +30,7 @@ pub use process::{Target, process_of_dir};
 use crate::Kernel;
 use crate::error::Result;
 use crate::fs::FileSystem;
-use crate::fs::pseudo::{Node, PROC_DEV, PseudoFs, Tree};
+use crate::fs::pseudo::{Entries, Node, PROC_DEV, PseudoFs, Tree};
 use abi::time::Timespec;
 use alloc::format;
 use alloc::sync::Arc;
@@ -46,14 +46,13 @@ fn ticks(ns: u64) -> u64 {
 }
 
 /// The tree of a new kernel with its standard entries.
-pub(crate) fn tree(now: Timespec) -> Arc<Tree> {
-    let tree = Tree::new(PROC_DEV, now, Some(Arc::new(process::Processes::new(now))));
+pub(crate) fn tree(now: Timespec) -> Tree {
     // Paths are constants of this module, each registered once, so nothing can be in the way.
-    let _ = fill(&tree);
-    tree
+    let fill = |entries: &Entries| fill(entries).unwrap_or_default();
+    Tree::new(PROC_DEV, now, Some(Arc::new(process::Processes::new(now))), fill)
 }
 
-fn fill(tree: &Tree) -> Result<()> {
+fn fill(tree: &Entries) -> Result<()> {
     tree.register(
         "self",
         Node::link(|cx: &crate::task::Cx| Ok(format!("{}", cx.process().pid).into_bytes())),

@@ -5,7 +5,7 @@
 
 use super::texts::number;
 use crate::error::{Result, err};
-use crate::fs::pseudo::{Node, Out, Tree, put};
+use crate::fs::pseudo::{Entries, Node, Out, put};
 use crate::settings::{Setting, Settings};
 use crate::task::{CAP_LAST, Cx, PID_MAX};
 use abi::Errno;
@@ -142,7 +142,7 @@ fn boot_id() -> Node {
 }
 
 /// Adds the tree.
-pub(super) fn register(tree: &Tree) -> Result<()> {
+pub(super) fn register(tree: &Entries) -> Result<()> {
     kernel(tree)?;
     vm(tree)?;
     fs(tree)?;
@@ -157,7 +157,7 @@ pub(super) fn register(tree: &Tree) -> Result<()> {
     tree.register("sys/user/max_inotify_watches", fixed(65536))
 }
 
-fn kernel(tree: &Tree) -> Result<()> {
+fn kernel(tree: &Entries) -> Result<()> {
     let put = |name: &str, node: Node| tree.register(&format!("sys/kernel/{name}"), node);
     put("hostname", name(false))?;
     put("domainname", name(true))?;
@@ -230,7 +230,7 @@ fn kernel(tree: &Tree) -> Result<()> {
     put("yama/ptrace_scope", fixed(0))
 }
 
-fn vm(tree: &Tree) -> Result<()> {
+fn vm(tree: &Entries) -> Result<()> {
     let put = |name: &str, node: Node| tree.register(&format!("sys/vm/{name}"), node);
     put("overcommit_memory", heeded(|s| &s.overcommit_memory, 0, 1))?;
     put("overcommit_ratio", fixed(50))?;
@@ -264,7 +264,7 @@ fn vm(tree: &Tree) -> Result<()> {
     put("unprivileged_userfaultfd", fixed(0))
 }
 
-fn fs(tree: &Tree) -> Result<()> {
+fn fs(tree: &Entries) -> Result<()> {
     let put = |name: &str, node: Node| tree.register(&format!("sys/fs/{name}"), node);
     put("file-max", heeded(|s| &s.file_max, 0, i64::MAX))?;
     put(
@@ -307,7 +307,7 @@ fn fs(tree: &Tree) -> Result<()> {
     put("inode-state", Node::constant("0\t0\t0\t0\t0\t0\t0\n"))
 }
 
-fn net(tree: &Tree) -> Result<()> {
+fn net(tree: &Entries) -> Result<()> {
     let put = |name: &str, node: Node| tree.register(&format!("sys/net/{name}"), node);
     put("core/somaxconn", heeded(|s| &s.somaxconn, 0, i64::from(i32::MAX)))?;
     put("core/rmem_default", fixed(212_992))?;

@@ -1,14 +1,14 @@
 //! `/proc/sysvipc`: the System V objects, for `ipcs(1)`. As on Linux everybody sees all of them.
 
 use crate::error::Result;
-use crate::fs::pseudo::{Node, Out, Tree, put};
+use crate::fs::pseudo::{Entries, Node, Out, put};
 use crate::ipc::sysv::shm;
 use crate::task::Cx;
 use abi::ipc::IpcPerm;
 use hal::PAGE_SIZE;
 
 /// Adds the files.
-pub(super) fn register(tree: &Tree) -> Result<()> {
+pub(super) fn register(tree: &Entries) -> Result<()> {
     tree.register("sysvipc/msg", Node::text(messages))?;
     tree.register("sysvipc/sem", Node::text(semaphores))?;
     tree.register("sysvipc/shm", Node::text(segments))

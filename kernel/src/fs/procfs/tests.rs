@@ -115,15 +115,18 @@ fn a_text_is_made_anew_at_its_start_and_kept_in_between() {
             out.text(&std::format!("text {}", shown.fetch_add(1, Ordering::Relaxed)));
             Ok(())
         });
-        cx.kernel.proc.register("driver/made/here", node).unwrap();
+        cx.kernel.proc.entries().register("driver/made/here", node).unwrap();
         let of = open(cx, "/proc/driver/made/here", OpenFlags::empty()).unwrap();
         assert_eq!(count.load(Ordering::Relaxed), 0, "not before it is read");
         assert_eq!(read_at(cx, &of, 0, 5).unwrap(), b"text ");
         assert_eq!(read_at(cx, &of, 5, 5).unwrap(), b"0");
         assert_eq!(read_at(cx, &of, 0, 99).unwrap(), b"text 1");
         assert_eq!(read_at(cx, &of, 6, 99).unwrap(), b"");
-        assert_eq!(cx.kernel.proc.register("driver/made", Node::dir()).unwrap_err().errno(), Errno::EEXIST);
-        cx.kernel.proc.unregister("driver/made/here").unwrap();
+        assert_eq!(
+            cx.kernel.proc.entries().register("driver/made", Node::dir()).unwrap_err().errno(),
+            Errno::EEXIST
+        );
+        cx.kernel.proc.entries().unregister("driver/made/here").unwrap();
         assert!(open(cx, "/proc/driver/made/here", OpenFlags::empty()).is_err());
     });
 }

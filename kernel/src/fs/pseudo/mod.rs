@@ -1,7 +1,7 @@
 //! Generated trees: directories, texts and links that have no storage behind them.
 //!
 //! `/proc`, `/sys` and `/dev/pts` are made of these. A [`Tree`] is a directory tree with fixed entries into which anyone may
-//! [`Tree::register`] a [`Node`]; computed directories implement [`DirSource`], texts [`Content`], links [`LinkTarget`].
+//! [`Entries::register`] a [`Node`]; computed directories implement [`DirSource`], texts [`Content`], links [`LinkTarget`].
 //!
 //! Times of all inodes are the time when they were made, sizes are 0, as on Linux's procfs.
 //!
@@ -22,7 +22,7 @@ pub use out::Out;
 pub(crate) use out::put;
 pub use super_block::PseudoFs;
 pub use text::{Content, PseudoFile};
-pub use tree::{Node, Tree};
+pub use tree::{Entries, Node, Tree};
 
 use abi::fs::DeviceId;
 

@@ -3,11 +3,12 @@
 use super::{Content, DirSource, Entry, LinkTarget, Meta, Out, PseudoDir, PseudoFile, PseudoLink};
 use crate::error::{Result, err};
 use crate::fs::Inode;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Once};
 use crate::task::Cx;
 use abi::Errno;
 use abi::fs::{DeviceId, FileType};
 use abi::time::Timespec;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -145,29 +146,62 @@ impl DirSource for Children {
     }
 }
 
-/// A tree.
+/// A tree. Its entries are made when somebody looks for the first time, which many programs never do.
 pub struct Tree {
-    dev: DeviceId,
-    time: Timespec,
-    next_ino: AtomicU64,
-    next_key: AtomicU64,
     root: Arc<PseudoDir>,
-    children: Arc<Children>,
+    top: Arc<Top>,
+}
+
+/// The root's entries, which are all others' way in.
+struct Top {
+    fill: Box<dyn Fn(&Entries) + Send + Sync>,
+    /// None until `filled`.
+    entries: Entries,
+    filled: Once<()>,
+}
+
+impl Top {
+    fn entries(&self) -> &Entries {
+        self.filled.call_once(|| (self.fill)(&self.entries));
+        &self.entries
+    }
+
+    fn source(&self) -> &Children {
+        &self.entries().children
+    }
+}
+
+impl DirSource for Top {
+    fn lookup(&self, cx: &Cx, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        self.source().lookup(cx, name)
+    }
+    fn list(&self, cx: &Cx, from: u64, emit: &mut dyn FnMut(Entry<'_>) -> bool) -> Result<()> {
+        self.source().list(cx, from, emit)
+    }
+    fn nlink(&self) -> Option<u64> {
+        self.source().nlink()
+    }
 }
 
 impl Tree {
-    /// A tree on this device, made at this time, whose root has these computed entries behind the registered ones.
-    pub fn new(dev: DeviceId, time: Timespec, computed: Option<Arc<dyn DirSource>>) -> Arc<Tree> {
-        let children = Arc::new(Children { list: Mutex::default(), computed });
-        let meta = Meta::new(dev, 1, FileType::Directory, 0o555, time);
-        Arc::new(Tree {
+    /// A tree on this device, made at this time, whose root has what `fill` registers, and behind that these computed entries. `fill` may be called
+    /// at any later time.
+    pub fn new(
+        dev: DeviceId,
+        time: Timespec,
+        computed: Option<Arc<dyn DirSource>>,
+        fill: impl Fn(&Entries) + Send + Sync + 'static,
+    ) -> Tree {
+        let entries = Entries {
             dev,
             time,
             next_ino: AtomicU64::new(0xf000_0000),
             next_key: AtomicU64::new(0),
-            root: PseudoDir::new(meta, children.clone()),
-            children,
-        })
+            children: Arc::new(Children { list: Mutex::default(), computed }),
+        };
+        let top = Arc::new(Top { fill: Box::new(fill), entries, filled: Once::new() });
+        let meta = Meta::new(dev, 1, FileType::Directory, 0o555, time);
+        Tree { root: PseudoDir::new(meta, top.clone()), top }
     }
 
     /// The root directory.
@@ -175,11 +209,22 @@ impl Tree {
         self.root.clone()
     }
 
-    /// When it was made: the time of its inodes.
-    pub fn time(&self) -> Timespec {
-        self.time
+    /// What is in it.
+    pub fn entries(&self) -> &Entries {
+        self.top.entries()
     }
+}
 
+/// The fixed entries of a tree.
+pub struct Entries {
+    dev: DeviceId,
+    time: Timespec,
+    next_ino: AtomicU64,
+    next_key: AtomicU64,
+    children: Arc<Children>,
+}
+
+impl Entries {
     /// Adds a node at a path without a leading slash; missing directories are made. `EEXIST`, `ENOTDIR`.
     pub fn register(&self, path: &str, node: Node) -> Result<()> {
         let mut at = self.children.clone();

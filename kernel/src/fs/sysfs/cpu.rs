@@ -1,7 +1,7 @@
 //! `/sys/devices/system/cpu`: one package whose cores have one thread each.
 
 use crate::error::Result;
-use crate::fs::pseudo::{LinkTarget, Node, Tree};
+use crate::fs::pseudo::{Entries, LinkTarget, Node};
 use crate::task::Cx;
 use alloc::format;
 use alloc::string::String;
@@ -40,7 +40,7 @@ fn mask(has: &dyn Fn(usize) -> bool, cpus: usize) -> String {
 }
 
 /// Adds the files.
-pub(super) fn register(tree: &Tree, cpus: usize) -> Result<()> {
+pub(super) fn register(tree: &Entries, cpus: usize) -> Result<()> {
     let base = "devices/system/cpu";
     let put = |name: &str, text: String| tree.register(&format!("{base}/{name}"), Node::constant(text));
     for name in ["online", "possible", "present", "enabled"] {

@@ -6,7 +6,7 @@
 
 mod cpu;
 
-use super::pseudo::{Node, PseudoFs, SYS_DEV, Tree, put};
+use super::pseudo::{Entries, Node, PseudoFs, SYS_DEV, Tree, put};
 use crate::Kernel;
 use crate::error::Result;
 use crate::fs::FileSystem;
@@ -24,11 +24,9 @@ pub fn new(kernel: &Kernel) -> Arc<dyn FileSystem> {
 }
 
 /// The tree of a new kernel with this many CPUs.
-pub(crate) fn tree(now: Timespec, cpus: usize) -> Arc<Tree> {
-    let tree = Tree::new(SYS_DEV, now, None);
+pub(crate) fn tree(now: Timespec, cpus: usize) -> Tree {
     // Paths are constants of this module, each registered once, so nothing can be in the way.
-    let _ = fill(&tree, cpus);
-    tree
+    Tree::new(SYS_DEV, now, None, move |entries| fill(entries, cpus).unwrap_or_default())
 }
 
 /// Directories in which nothing is.
@@ -59,7 +57,7 @@ const EMPTY: [&str; 24] = [
     "power",
 ];
 
-fn fill(tree: &Tree, cpus: usize) -> Result<()> {
+fn fill(tree: &Entries, cpus: usize) -> Result<()> {
     for path in EMPTY {
         tree.register(path, Node::dir())?;
     }
@@ -88,7 +86,7 @@ fn fill(tree: &Tree, cpus: usize) -> Result<()> {
 }
 
 /// The only interface (`class/net`).
-fn loopback(tree: &Tree) -> Result<()> {
+fn loopback(tree: &Entries) -> Result<()> {
     let values = [
         ("address", "00:00:00:00:00:00"),
         ("broadcast", "00:00:00:00:00:00"),
@@ -122,7 +120,7 @@ fn loopback(tree: &Tree) -> Result<()> {
 }
 
 /// One memory node with all CPUs.
-fn node(tree: &Tree, cpus: usize) -> Result<()> {
+fn node(tree: &Entries, cpus: usize) -> Result<()> {
     let base = "devices/system/node";
     for name in ["online", "possible", "has_cpu", "has_memory", "has_normal_memory"] {
         tree.register(&alloc::format!("{base}/{name}"), Node::constant("0\n"))?;
