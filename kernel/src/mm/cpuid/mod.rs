@@ -32,6 +32,8 @@ use hal::{HostFile, PAGE_SIZE};
 
 /// Number of files whose sites are kept.
 const FILES: usize = 8;
+/// How often a file's instructions are left to the CPU: finding them, and making the table, takes as long as executing them in two starts.
+const FIRST_STARTS: u32 = 2;
 
 /// The sites of files, for those that were looked at last.
 #[derive(Default)]
@@ -39,35 +41,47 @@ pub(crate) struct CpuidSites(Mutex<Vec<Known>>);
 
 struct Known {
     file: Weak<dyn HostFile>,
-    /// The piece that was looked at, in bytes of the file.
+    /// The piece that is looked at, in bytes of the file.
     piece: Range<u64>,
-    sites: Arc<Vec<Site>>,
+    starts: u32,
+    /// `None` until it has been looked at.
+    sites: Option<Arc<Vec<Site>>>,
 }
 
 impl CpuidSites {
-    /// Where a piece of a file has such instructions. Blocks for the host's reads.
-    fn of(&self, file: &Arc<dyn HostFile>, piece: Range<u64>) -> Arc<Vec<Site>> {
-        let same = |known: &&Known| {
-            known.piece == piece && core::ptr::addr_eq(known.file.as_ptr(), Arc::as_ptr(file))
-        };
+    /// A piece of a file is about to be started: where it has such instructions, if that happens often. Blocks for the host's reads.
+    fn start(&self, file: &Arc<dyn HostFile>, piece: &Range<u64>) -> Option<Arc<Vec<Site>>> {
         // A file that is referred to weakly keeps its place in memory.
-        if let Some(known) = self.0.lock().iter().find(same) {
-            return known.sites.clone();
+        let same = |known: &Known| {
+            known.piece == *piece && core::ptr::addr_eq(known.file.as_ptr(), Arc::as_ptr(file))
+        };
+        {
+            let mut all = self.0.lock();
+            let at = all.iter().position(same).unwrap_or_else(|| {
+                if all.len() >= FILES {
+                    all.remove(0);
+                }
+                all.push(Known { file: Arc::downgrade(file), piece: piece.clone(), starts: 0, sites: None });
+                all.len() - 1
+            });
+            let known = all.get_mut(at)?;
+            known.starts = known.starts.saturating_add(1);
+            if known.starts <= FIRST_STARTS || known.sites.is_some() {
+                return known.sites.clone();
+            }
         }
         let sites = Arc::new(site::find(&**file, piece.clone()));
-        let mut all = self.0.lock();
-        if all.len() >= FILES {
-            all.remove(0);
+        if let Some(known) = self.0.lock().iter_mut().find(|known| same(known)) {
+            known.sites = Some(sites.clone());
         }
-        all.push(Known { file: Arc::downgrade(file), piece, sites: sites.clone() });
-        sites
+        Some(sites)
     }
 }
 
 impl Mm {
     /// Before a new program runs, the first time at `start`: replaces what can be replaced in the code there. What does not work out is left alone.
     pub(super) fn answer_cpuid(&self, cx: &Cx, start: u64, batch: &mut Batch) {
-        if cx.kernel.patches() && !self.machine.cpuid().is_empty() {
+        if cx.kernel.patches() {
             let _ = self.try_answer_cpuid(cx, start, batch);
         }
     }
@@ -78,13 +92,14 @@ impl Mm {
             let vma = inner.areas.find(start)?;
             (patchable(vma)?.clone(), vma.start, vma.offset..vma.offset + vma.len())
         };
-        let sites = cx.kernel.cpuid_sites.of(&file, piece.clone());
-        if sites.is_empty() {
+        let sites = cx.kernel.cpuid_sites.start(&file, &piece)?;
+        let answers = self.machine.cpuid();
+        if sites.is_empty() || answers.is_empty() {
             return None;
         }
-        let area_len = code::len(self.machine.cpuid(), &sites).next_multiple_of(PAGE_SIZE);
+        let area_len = code::len(answers, &sites).next_multiple_of(PAGE_SIZE);
         let area = self.make_area(cx, at, area_len)?;
-        let mut code = code::Area::new(self.machine.cpuid(), area);
+        let mut code = code::Area::new(answers, area);
         let mut inner = self.inner.lock();
         // The sites are in order.
         for sites in sites.chunk_by(|a, b| a.page() == b.page()) {

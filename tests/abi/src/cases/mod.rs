@@ -1,6 +1,6 @@
 //! The cases, a file per family or part of one.
 
-mod busy;
+pub mod busy;
 mod clone;
 mod creds;
 mod epoll;
