@@ -281,12 +281,12 @@ impl Engine {
         if self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
-        for body in std::mem::take(&mut *lock(&self.reserve)) {
-            body.kill();
-        }
+        let bodies = std::mem::take(&mut *lock(&self.reserve));
         let mut zygote = lock(&self.zygote);
-        // Both fail only when it has ended already.
+        // They end side by side. Killing and waiting fails only for who has ended already.
+        bodies.iter().for_each(Body::begin_to_end);
         let _ = zygote.child.kill();
+        bodies.into_iter().for_each(Body::kill);
         let _ = zygote.child.wait();
     }
 }

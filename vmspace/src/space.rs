@@ -90,15 +90,22 @@ impl Body {
         lock(&self.runners).first().is_some_and(|r| r.components() != 0)
     }
 
+    fn pids(&self) -> Vec<i32> {
+        let mapper = lock(&self.mapper).pid;
+        lock(&self.runners).iter().map(|r| r.pid).chain([mapper, self.mother]).collect()
+    }
+
+    /// Has all its processes end.
+    pub(crate) fn begin_to_end(&self) {
+        // Whoever gets the areas next begins without.
+        lock(&self.runners).iter().for_each(|r| r.put(call::LISTENING, 0));
+        self.pids().into_iter().for_each(|pid| sys::kill(pid, libc::SIGKILL));
+    }
+
     /// Ends all its processes.
     pub(crate) fn kill(self) {
-        let runners = lock(&self.runners);
-        // Whoever gets the areas next begins without.
-        runners.iter().for_each(|r| r.put(call::LISTENING, 0));
-        let mapper = lock(&self.mapper).pid;
-        let pids = || runners.iter().map(|r| r.pid).chain([mapper, self.mother]);
-        pids().for_each(|pid| sys::kill(pid, libc::SIGKILL));
-        pids().for_each(sys::reap);
+        self.begin_to_end();
+        self.pids().into_iter().for_each(sys::reap);
     }
 }
 

@@ -144,11 +144,18 @@ impl IoThread {
     }
 }
 
-impl Drop for IoThread {
-    fn drop(&mut self) {
+impl IoThread {
+    /// Has it end; dropping it waits for that.
+    pub(crate) fn stop(&self) {
         let one = 1u64;
         // SAFETY: eight bytes from a local variable.
         unsafe { libc::write(self.stop.as_raw_fd(), ptr::from_ref(&one).cast(), 8) };
+    }
+}
+
+impl Drop for IoThread {
+    fn drop(&mut self) {
+        self.stop();
         if let Some(handle) = self.handle.take() {
             let _ = handle.join();
         }

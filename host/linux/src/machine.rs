@@ -142,9 +142,11 @@ impl LinuxMachine {
     /// Ends what the process has besides memory: the I/O thread, the terminal's raw mode, the stubs.
     /// Repeatable. No CPU may run any more.
     pub fn shutdown(&self) {
-        drop(lock(&self.io).take());
-        terminal::restore();
+        let io = lock(&self.io).take();
+        io.iter().for_each(IoThread::stop);
         self.spaces.shutdown();
+        drop(io);
+        terminal::restore();
     }
 }
 

@@ -47,6 +47,8 @@ pub fn run(args: &RunArgs) -> u8 {
     kernel.shutdown();
     // The terminal is put back before anything is printed on it.
     machine.shutdown();
+    // The process ends: the host takes memory and descriptors back at once, where we would look at each file that a program has seen.
+    std::mem::forget((kernel, machine));
     if let Err(error) = ran {
         complain(&format!("cannot start a virtual CPU: {error}"));
         return OWN_ERROR;
