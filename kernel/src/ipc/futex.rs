@@ -26,7 +26,7 @@ pub(super) const OWNER_DIED: u32 = 0x4000_0000;
 pub(super) const TID_MASK: u32 = 0x3fff_ffff;
 
 /// Someone who waits.
-pub(super) struct Waiter {
+pub(crate) struct Waiter {
     pub(super) task: Arc<Task>,
     bitset: u32,
     /// Waits for a PI lock.
@@ -77,22 +77,30 @@ impl Futexes {
 
     /// Wakes up to `count` waiters whose bitset meets `bitset`; the number woken.
     fn wake(&self, key: &FutexKey, count: usize, bitset: u32) -> usize {
-        let mut woken = Vec::new();
-        {
+        let hit = |w: &Waiter| *w.key.lock() == *key && w.bitset & bitset != 0;
+        let mut others = Vec::new();
+        let first = {
             let mut bucket = self.bucket(key).lock();
-            bucket.retain(|w| {
-                let hit = woken.len() < count && *w.key.lock() == *key && w.bitset & bitset != 0;
-                if hit {
-                    w.woken.store(true, Ordering::SeqCst);
-                    woken.push(w.clone());
-                }
-                !hit
-            });
-        }
-        for waiter in &woken {
+            let Some(at) = bucket.iter().position(|w| hit(w)) else { return 0 };
+            let first = bucket.remove(at);
+            first.woken.store(true, Ordering::SeqCst);
+            if count > 1 {
+                bucket.retain(|w| {
+                    let wakes = others.len() + 1 < count && hit(w);
+                    if wakes {
+                        w.woken.store(true, Ordering::SeqCst);
+                        others.push(w.clone());
+                    }
+                    !wakes
+                });
+            }
+            first
+        };
+        first.task.wake();
+        for waiter in &others {
             waiter.task.wake();
         }
-        woken.len()
+        1 + others.len()
     }
 
     /// Takes a waiter out; false when it has been woken meanwhile.
@@ -142,7 +150,9 @@ pub fn wait(
     }
     let key = key(cx, at, shared)?;
     let waiter = enqueue_if(cx, key, at, expected, bitset, Purpose::Word)?;
-    match sleep(cx, &waiter, deadline_ns) {
+    let end = sleep(cx, &waiter, deadline_ns);
+    cx.futex_waiter.replace(Some(waiter));
+    match end {
         Ok(()) => Ok(()),
         Err(WaitEnd::TimedOut) => err(Errno::ETIMEDOUT),
         Err(WaitEnd::Interrupted) => match deadline_ns {
@@ -166,18 +176,29 @@ pub(super) fn enqueue_if(
     bitset: u32,
     purpose: Purpose,
 ) -> Result<Arc<Waiter>> {
-    let waiter = Arc::new(Waiter {
+    let mut bucket = cx.kernel.futexes.bucket(&key).lock();
+    if cx.mm().load_u32(cx, at)? != expected {
+        return err(Errno::EAGAIN);
+    }
+    let waiter = Waiter {
         task: cx.task.clone(),
         bitset,
         pi: AtomicBool::new(purpose == Purpose::PiLock),
         target: if let Purpose::Requeue(target) = purpose { Some(target) } else { None },
         key: Mutex::new(key),
         woken: AtomicBool::new(false),
-    });
-    let mut bucket = cx.kernel.futexes.bucket(&key).lock();
-    if cx.mm().load_u32(cx, at)? != expected {
-        return err(Errno::EAGAIN);
-    }
+    };
+    // The place of the last one, if nobody looks at it any more.
+    let waiter = match cx.futex_waiter.take() {
+        Some(mut last) => match Arc::get_mut(&mut last) {
+            Some(place) => {
+                *place = waiter;
+                last
+            }
+            None => Arc::new(waiter),
+        },
+        None => Arc::new(waiter),
+    };
     bucket.push(waiter.clone());
     Ok(waiter)
 }

@@ -66,6 +66,8 @@ fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>, start: u64) -> u6
     let end = sched.now_ns();
     let ran = end.saturating_sub(start);
     task.sched.run_ns.fetch_add(ran, Ordering::Relaxed);
+    // Before anybody can queue it again.
+    task.sched.vruntime.fetch_add(weighted(&task, ran), Ordering::Relaxed);
     me.busy_ns.fetch_add(ran, Ordering::Relaxed);
     let user = task.user_ns.load(Ordering::Relaxed).saturating_sub(user_before);
     me.user_ns.fetch_add(user, Ordering::Relaxed);
@@ -80,6 +82,11 @@ fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>, start: u64) -> u6
         }
     }
     end
+}
+
+/// Virtual run time for time on a CPU.
+fn weighted(task: &Task, ran_ns: u64) -> u64 {
+    ran_ns.saturating_mul(1024) / task.sched.weight.load(Ordering::Relaxed).max(1)
 }
 
 /// The fiber has suspended: makes an announced sleep real, or queues the task again.
@@ -190,14 +197,6 @@ impl Scheduler {
     /// Virtual run time of the present turn, which the task has not been charged for.
     fn ran_ns(&self, cpu: CpuId, task: &Task) -> u64 {
         let since = self.cpus.get(cpu.0).map_or(0, |me| me.since_ns.load(Ordering::Relaxed));
-        let ran = self.now_ns().saturating_sub(since);
-        let weight = task.sched.weight.load(Ordering::Relaxed).max(1);
-        ran.saturating_mul(1024) / weight
-    }
-
-    /// Adds what the running task used since it got the CPU to its virtual run time. To be called once for each turn, before the task
-    /// gives up the CPU.
-    pub(crate) fn charge(&self, cpu: CpuId, task: &Task) {
-        task.sched.vruntime.fetch_add(self.ran_ns(cpu, task), Ordering::Relaxed);
+        weighted(task, self.now_ns().saturating_sub(since))
     }
 }

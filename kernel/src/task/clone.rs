@@ -139,7 +139,7 @@ fn make(cx: &Cx, args: &CloneArgs, tid: i32) -> Result<i32> {
     let (me, my_process) = (cx.task, cx.process());
     let thread = flags.contains(CloneFlags::THREAD);
 
-    let mm = if flags.contains(CloneFlags::VM) { cx.mm() } else { cx.mm().fork(cx)? };
+    let mm = if flags.contains(CloneFlags::VM) { cx.mm().clone() } else { cx.mm().fork(cx)? };
     let process = if thread { my_process.clone() } else { child_process(cx, tid, args) };
     let policy = me.policy.lock().inherited();
     let new = NewTask {

@@ -4,6 +4,7 @@ use super::{FsContext, Process, Task};
 use crate::Kernel;
 use crate::error::{Error, Restart, Result};
 use crate::fs::{Fd, FdTable, OpenFile};
+use crate::ipc::futex;
 use crate::mm::Mm;
 use crate::sched::RunState;
 use crate::time::TimerHook;
@@ -11,7 +12,8 @@ use crate::wait::{PollTable, Registration, WaitQueue};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, Ref, RefCell};
+use core::sync::atomic::Ordering;
 use hal::{ClockId, CpuId, Suspend, UserContext};
 
 /// How a wait without a result ended.
@@ -55,6 +57,8 @@ pub struct Cx<'a> {
     pub(crate) answers_stale: Cell<bool>,
     /// How many times the task has changed its signal mask, up to what [`crate::signal::lend_mask`] asks for.
     pub(crate) mask_calls: Cell<u8>,
+    /// Room for the record of the task's next wait for a futex.
+    pub(crate) futex_waiter: Cell<Option<Arc<futex::Waiter>>>,
     /// What `restart_syscall(2)` goes on with.
     pub(crate) restart: Cell<Option<RestartState>>,
 }
@@ -136,6 +140,7 @@ impl<'a> Cx<'a> {
             ram_full: Cell::new(false),
             answers_stale: Cell::new(true),
             mask_calls: Cell::new(0),
+            futex_waiter: Cell::new(None),
             restart: Cell::new(None),
         }
     }
@@ -148,10 +153,11 @@ impl<'a> Cx<'a> {
     pub fn process(&self) -> &'a Arc<Process> {
         &self.task.process
     }
-    /// The address space.
-    pub fn mm(&self) -> Arc<Mm> {
+    /// The address space. Nobody else can replace it, so it is not counted: system calls look at it more than once. Not to be kept across
+    /// [`Cx::set_mm`].
+    pub fn mm(&self) -> Ref<'_, Arc<Mm>> {
         // Every task that has a fiber has an address space until the last step of its exit.
-        self.mm.borrow().clone().expect("address space used after exit")
+        Ref::map(self.mm.borrow(), |mm| mm.as_ref().expect("address space used after exit"))
     }
     /// Replaces the address space (`execve`).
     pub(crate) fn set_mm(&self, mm: Arc<Mm>) {
@@ -182,7 +188,7 @@ impl<'a> Cx<'a> {
     }
     /// Opens a descriptor for a file: the lowest free one; `EMFILE`, and `ENFILE` beyond `fs.file-max`.
     pub fn install(&self, file: Arc<OpenFile>, cloexec: bool) -> Result<Fd> {
-        let open = self.kernel.open_files.load(core::sync::atomic::Ordering::Relaxed);
+        let open = self.kernel.open_files.load(Ordering::Relaxed);
         let most = self.kernel.settings.file_max.size() as u64;
         if open > most && !self.task.creds().has(super::Cap::SysAdmin) {
             return Err(abi::Errno::ENFILE.into());
@@ -200,13 +206,17 @@ impl<'a> Cx<'a> {
     }
 
     fn suspend(&self) {
-        self.rseq_stale.set(true);
+        let cpu = self.cpu();
         self.suspend.suspend();
+        // Critical sections make no system calls (`rseq(2)`): one who waits in a call is in none.
+        let in_call = self.task.in_syscall.load(Ordering::Relaxed) != u64::MAX;
+        if !in_call || self.cpu() != cpu {
+            self.rseq_stale.set(true);
+        }
     }
 
     /// Gives the CPU to another runnable task, if there is one.
     pub fn yield_now(&self) {
-        self.kernel.sched.charge(self.cpu(), self.task);
         self.task.sched.set_state(RunState::Yielding);
         self.suspend();
     }
@@ -227,7 +237,11 @@ impl<'a> Cx<'a> {
         if let Some(result) = ready() {
             return result;
         }
-        self.wait_deadline(&[queue], None, ready)?
+        let registration = queue.register_task(self.task);
+        let result = self.sleep_until(None, Ends::AnySignal, &mut ready);
+        drop(registration);
+        // As in `wait_deadline`.
+        result.or_else(|end| ready().ok_or(end))?
     }
 
     /// Like [`Cx::wait`], on several queues and with a deadline on the monotonic clock.
@@ -320,8 +334,7 @@ impl<'a> Cx<'a> {
                     timer = Some(sched.timers.add(deadline, Arc::new(WakeTask(Arc::downgrade(self.task)))));
                 }
             }
-            sched.charge(self.cpu(), self.task);
-            entity.switches[0].fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+            entity.switches[0].fetch_add(1, Ordering::Relaxed);
             self.suspend();
         };
         entity.set_state(RunState::OnCpu);

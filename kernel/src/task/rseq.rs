@@ -2,7 +2,7 @@
 //!
 //! A task that was off its CPU, or is about to run a signal handler, must not go on in the middle of a critical section: it continues
 //! at the section's abort address. The area also tells the task which CPU it is on. Both are done before guest code runs, and only
-//! when the task has been switched out since the last time.
+//! when the task has been switched out since the last time, other than in a system call that it came back from on the same CPU: sections make none.
 
 use super::Cx;
 use super::user_loop::with_memory;
