@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// `struct seccomp_notif` (`uapi/linux/seccomp.h`).
@@ -330,9 +331,10 @@ pub fn receive_fd(socket: BorrowedFd<'_>, from: i32) -> io::Result<OwnedFd> {
 }
 
 /// Whether the CPU has `XSAVEOPT`; that it has `XSAVE`, and the host uses it, must be known. Under a hypervisor each `cpuid` takes as long as twenty system
-/// calls, and the standard library's look at all features takes ten of them.
+/// calls, and the standard library's look at all features takes ten of them; so it is asked once.
 pub(crate) fn has_xsaveopt() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     const XSAVE_LEAF: u32 = 0xd;
-    __cpuid(0).eax >= XSAVE_LEAF && __cpuid_count(XSAVE_LEAF, 1).eax & 1 != 0
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| __cpuid(0).eax >= XSAVE_LEAF && __cpuid_count(XSAVE_LEAF, 1).eax & 1 != 0)
 }
