@@ -80,7 +80,7 @@ pub trait Machine: Send + Sync {
     }
     /// `AT_HWCAP` and `AT_HWCAP2` for guests.
     fn hwcap(&self) -> (u64, u64);
-    /// Size in bytes of the largest image that [`UserContext::fpu`] returns.
+    /// Size in bytes of the largest image that [`UserContext::swap_fpu`] returns.
     fn fpu_size(&self) -> usize;
     /// Random bytes fit for keys.
     fn entropy(&self, buf: &mut [u8]);

@@ -186,12 +186,9 @@ pub trait UserContext: Send {
     /// All general registers, to read and change. After a system call `rip` is behind the instruction.
     /// Blocks shortly when they have to be fetched. If the address space died meanwhile, they are zeros.
     fn regs(&mut self) -> &mut Regs;
-    /// The floating-point and vector state in the layout of a signal frame (`struct _xstate` with its software
-    /// bytes and end magic). Empty means the initial state.
-    fn fpu(&mut self) -> Vec<u8>;
-    /// Replaces the floating-point state; an image that the machine does not accept becomes the initial
-    /// state. Empty means the initial state.
-    fn set_fpu(&mut self, image: &[u8]);
+    /// Exchanges the floating-point and vector state with `image`, in the layout of a signal frame (`struct _xstate` with its software
+    /// bytes and end magic). Empty means the initial state; an image that the machine does not accept becomes that.
+    fn swap_fpu(&mut self, image: &mut Vec<u8>);
     /// What calls through [`crate::Machine::gate`] may be answered with while this thread runs, without leaving [`VmSpace::run`]: numbers below 256
     /// and results that are no errors. Copies begin with none.
     fn set_answers(&mut self, _answers: &[(u8, u64)]) {}

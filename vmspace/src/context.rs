@@ -204,12 +204,10 @@ impl Context {
         lock(&self.cell.state).full.fpu.clone()
     }
 
-    /// Replaces the floating-point image. One that the host would refuse is brought into shape when it is loaded.
-    pub fn set_fpu(&mut self, image: &[u8]) {
+    /// Exchanges the floating-point image. One that the host would refuse is brought into shape when it is loaded.
+    pub fn swap_fpu(&mut self, image: &mut Vec<u8>) {
         self.fetch();
-        let fpu = &mut lock(&self.cell.state).full.fpu;
-        fpu.clear();
-        fpu.extend_from_slice(image);
+        std::mem::swap(&mut lock(&self.cell.state).full.fpu, image);
     }
 
     /// What the gate answers for this thread from now on: system-call numbers and results that are not negative. Copies begin with none.

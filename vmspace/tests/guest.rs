@@ -125,7 +125,7 @@ fn vector_registers_survive_eviction() {
     assert_eq!(b.regs().rbx, 0x1111_2222);
     assert!(!a.fpu().is_empty());
     let mut c = a.fork();
-    c.set_fpu(&[]);
+    c.swap_fpu(&mut Vec::new());
     c.regs().rip = CODE + 12;
     assert!(matches!(space.run(0, &mut c, &alone), Exit::Syscall { nr: 40, .. }));
     assert_eq!(c.regs().rbx, 0, "an empty image is the initial state");

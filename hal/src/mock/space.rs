@@ -417,11 +417,11 @@ impl UserContext for MockContext {
     fn regs(&mut self) -> &mut Regs {
         &mut self.regs
     }
-    fn fpu(&mut self) -> Vec<u8> {
-        self.fpu.clone()
-    }
-    fn set_fpu(&mut self, image: &[u8]) {
-        self.fpu = if image.len() <= FPU_SIZE { image.to_vec() } else { Vec::new() };
+    fn swap_fpu(&mut self, image: &mut Vec<u8>) {
+        std::mem::swap(&mut self.fpu, image);
+        if self.fpu.len() > FPU_SIZE {
+            self.fpu.clear();
+        }
     }
     fn duplicate(&mut self) -> Box<dyn UserContext> {
         let mut copy = MockContext::new(&self.shared);

@@ -205,14 +205,9 @@ impl UserContext for LinuxContext {
         &mut self.shadow
     }
 
-    fn fpu(&mut self) -> Vec<u8> {
+    fn swap_fpu(&mut self, image: &mut Vec<u8>) {
         self.flush();
-        self.inner.fpu()
-    }
-
-    fn set_fpu(&mut self, image: &[u8]) {
-        self.flush();
-        self.inner.set_fpu(image);
+        self.inner.swap_fpu(image);
     }
 
     fn set_answers(&mut self, answers: &[(u8, u64)]) {

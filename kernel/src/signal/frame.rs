@@ -1,13 +1,14 @@
 //! Signal frames on the guest's stack (x86_64: `struct rt_sigframe`, `uapi/asm/sigcontext.h`, `uapi/asm/ucontext.h`).
 
 use super::deliver::flags;
-use super::{SigInfo, SigSet};
+use super::{SigInfo, SigSet, interrupts_wait};
 use crate::error::{Result, err};
 use crate::task::{Cx, Task};
 use crate::user::UserPtr;
 use abi::Errno;
 use abi::signal::{RawSiginfo, SigAltStack, Sigaction};
-use hal::Regs;
+use alloc::vec::Vec;
+use hal::{Regs, VirtAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `struct sigcontext` for 64-bit programs.
@@ -96,7 +97,19 @@ pub(super) fn push(cx: &Cx, info: &SigInfo, action: &Sigaction, mask: SigSet) ->
     if action.flags & flags::RESTORER == 0 {
         return err(Errno::EFAULT);
     }
-    let fpu = cx.user.borrow_mut().fpu();
+    // The handler begins with the initial state.
+    let mut fpu = cx.fpu_image.take();
+    fpu.clear();
+    cx.user.borrow_mut().swap_fpu(&mut fpu);
+    let pushed = push_with(cx, info, action, mask, &fpu);
+    if pushed.is_err() {
+        cx.user.borrow_mut().swap_fpu(&mut fpu);
+    }
+    cx.fpu_image.set(fpu);
+    pushed
+}
+
+fn push_with(cx: &Cx, info: &SigInfo, action: &Sigaction, mask: SigSet, fpu: &[u8]) -> Result<()> {
     let regs = *cx.user.borrow_mut().regs();
     let altstack = cx.task.signals.lock().altstack;
     let switch =
@@ -107,7 +120,7 @@ pub(super) fn push(cx: &Cx, info: &SigInfo, action: &Sigaction, mask: SigSet) ->
         0
     } else {
         sp = sp.wrapping_sub(fpu.len() as u64) & !63;
-        UserPtr::<u8>::new(sp).write_bytes(cx, &fpu)?;
+        UserPtr::<u8>::new(sp).write_bytes(cx, fpu)?;
         sp
     };
     // The ABI wants the stack as after a call: 8 below a multiple of 16.
@@ -148,7 +161,6 @@ pub(super) fn push(cx: &Cx, info: &SigInfo, action: &Sigaction, mask: SigSet) ->
     regs.rip = action.handler;
     regs.rsp = sp;
     regs.eflags &= !EFLAGS_CLEAR;
-    user.set_fpu(&[]);
     Ok(())
 }
 
@@ -157,7 +169,11 @@ pub(crate) fn sigreturn(cx: &Cx) -> Result<()> {
     let sp = cx.user.borrow_mut().regs().rsp;
     let frame = UserPtr::<Frame>::new(sp.wrapping_sub(8)).read(cx)?;
     let context = &frame.mcontext;
-    let fpu = if context.fpstate != 0 { read_fpu(cx, context.fpstate)? } else { alloc::vec::Vec::new() };
+    let mut fpu = cx.fpu_image.take();
+    fpu.clear();
+    if context.fpstate != 0 {
+        read_fpu(cx, context.fpstate, &mut fpu)?;
+    }
     {
         let mut signals = cx.task.signals.lock();
         signals.mask = frame.sigmask.as_mask();
@@ -170,30 +186,36 @@ pub(crate) fn sigreturn(cx: &Cx) -> Result<()> {
         };
     }
     // What the new mask lets through is delivered before guest code runs.
-    cx.task.signal_pending.store(true, core::sync::atomic::Ordering::SeqCst);
+    if interrupts_wait(cx.task) {
+        cx.task.signal_pending.store(true, core::sync::atomic::Ordering::SeqCst);
+    }
     let mut user = cx.user.borrow_mut();
     let regs = user.regs();
     let (fs_base, gs_base) = (regs.fs_base, regs.gs_base);
     let eflags = (regs.eflags & !EFLAGS_RESTORED) | (context.eflags & EFLAGS_RESTORED);
     *regs = Regs { fs_base, gs_base, eflags, ..to_regs(context) };
-    user.set_fpu(&fpu);
+    user.swap_fpu(&mut fpu);
+    cx.fpu_image.set(fpu);
     Ok(())
 }
 
 /// The floating-point image of a frame: legacy area, then whatever its software bytes announce.
-fn read_fpu(cx: &Cx, at: u64) -> Result<alloc::vec::Vec<u8>> {
+fn read_fpu(cx: &Cx, at: u64, image: &mut Vec<u8>) -> Result<()> {
     const LEGACY: usize = 512;
     const SW_BYTES: usize = 464;
     const MAGIC1: u32 = 0x4650_5853;
-    let legacy = UserPtr::<u8>::new(at).read_vec(cx, LEGACY)?;
+    image.resize(LEGACY, 0);
+    cx.mm().read_bytes(cx, VirtAddr(at), image)?;
     let word = |offset: usize| {
-        legacy.get(offset..offset + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+        image.get(offset..offset + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
     };
     let extended = word(SW_BYTES + 4) as usize;
     if word(SW_BYTES) == MAGIC1 && extended > LEGACY && extended <= cx.kernel.machine.fpu_size() {
-        return UserPtr::<u8>::new(at).read_vec(cx, extended);
+        image.resize(extended, 0);
+        let rest = image.get_mut(LEGACY..).unwrap_or_default();
+        cx.mm().read_bytes(cx, VirtAddr(at.saturating_add(LEGACY as u64)), rest)?;
     }
-    Ok(legacy)
+    Ok(())
 }
 
 fn from_regs(r: &Regs) -> Sigcontext {

@@ -158,8 +158,7 @@ impl SharedSignals {
 
     /// The action of a signal.
     pub fn action(&self, signo: i32) -> Sigaction {
-        let table = self.actions.lock().clone();
-        let action = usize::try_from(signo - 1).ok().and_then(|i| table.lock().get(i).copied());
+        let action = usize::try_from(signo - 1).ok().and_then(|i| self.actions.lock().lock().get(i).copied());
         action.unwrap_or_default()
     }
 }

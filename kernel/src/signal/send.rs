@@ -138,12 +138,11 @@ fn side_effects(process: &Arc<Process>, signo: i32) {
 
 /// Whether a signal that is pending for `task` ends an interruptible wait: it is not blocked, or the task has to end or stop.
 pub fn interrupts_wait(task: &Arc<Task>) -> bool {
-    let mask = task.sigmask();
     let process = &task.process;
     if must_end(task) || process.family.lock().stopped.is_some() {
         return true;
     }
-    let own = task.signals.lock().pending.set();
     let shared = process.signals.shared.lock().set();
-    !((own | shared) - mask).is_empty()
+    let signals = task.signals.lock();
+    !((signals.pending.set() | shared) - signals.mask).is_empty()
 }

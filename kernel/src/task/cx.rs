@@ -57,6 +57,8 @@ pub struct Cx<'a> {
     pub(crate) answers_stale: Cell<bool>,
     /// How many times the task has changed its signal mask, up to what [`crate::signal::lend_mask`] asks for.
     pub(crate) mask_calls: Cell<u8>,
+    /// Room for a floating-point image on its way between registers and a signal frame.
+    pub(crate) fpu_image: Cell<Vec<u8>>,
     /// Room for the record of the task's next wait for a futex.
     pub(crate) futex_waiter: Cell<Option<Arc<futex::Waiter>>>,
     /// What `restart_syscall(2)` goes on with.
@@ -140,6 +142,7 @@ impl<'a> Cx<'a> {
             ram_full: Cell::new(false),
             answers_stale: Cell::new(true),
             mask_calls: Cell::new(0),
+            fpu_image: Cell::new(Vec::new()),
             futex_waiter: Cell::new(None),
             restart: Cell::new(None),
         }

@@ -169,8 +169,11 @@ impl Task {
             Woken::MustQueue => self.scheduler.enqueue(self.clone(), Waker::GoesOn),
             Woken::StillOnCpu => {}
             Woken::No => {
-                if self.sched.state() == crate::sched::RunState::OnCpu {
-                    self.scheduler.machine.cpu().interrupt(CpuId(self.sched.cpu.load(Ordering::Relaxed)));
+                let cpu = CpuId(self.sched.cpu.load(Ordering::Relaxed));
+                let cpus = self.scheduler.machine.cpu();
+                // Who runs on this very CPU looks before it goes back to guest code.
+                if self.sched.state() == crate::sched::RunState::OnCpu && cpus.current() != Some(cpu) {
+                    cpus.interrupt(cpu);
                 }
             }
         }

@@ -173,13 +173,13 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     cx.answers_stale.set(true);
     let mut user = cx.user.borrow_mut();
     *user.regs() = Regs { rip: image.start, rsp: stack.sp, eflags: 0x202, ..Regs::default() };
-    user.set_fpu(&[]);
+    user.swap_fpu(&mut Vec::new());
     Ok(())
 }
 
 /// Where the new program goes. Whoever has never had a program has an address space that is as good as a new one.
 fn new_memory(cx: &Cx) -> Result<Arc<Mm>> {
-    let own = cx.mm();
+    let own = cx.mm().clone();
     if own.is_empty() { Ok(own) } else { Mm::new(cx.kernel) }
 }
 
