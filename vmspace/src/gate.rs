@@ -7,7 +7,6 @@
 
 use crate::context::{Answers, Offers};
 use crate::layout::{ANSWERS, AREA_ANSWERS, AREA_CALL, answer, call, order, trap};
-use crate::pace::Silence;
 use crate::runner::{Fatal, Inner, Runner};
 use crate::sys::{self, Notification};
 use std::sync::Arc;
@@ -131,7 +130,7 @@ impl Runner {
     }
 
     /// Ends the notification that a runner sleeps in.
-    fn wake(&self, id: Option<u64>) -> Result<(), Fatal> {
+    pub(crate) fn wake(&self, id: Option<u64>) -> Result<(), Fatal> {
         match id.map(|id| sys::answer(self.listener(), id, 0)) {
             // A kick was faster: it is on its way into the handler.
             Some(Err(e)) if e.raw_os_error() != Some(libc::ENOENT) => {
@@ -143,7 +142,7 @@ impl Runner {
 
     /// Takes the call or the report that waits in the area. `last` is the last call that was taken, and `id` the notification that the runner
     /// sleeps in.
-    fn take(&self, last: &mut u32, id: Option<u64>) -> Option<Heard> {
+    pub(crate) fn take(&self, last: &mut u32, id: Option<u64>) -> Option<Heard> {
         let call = self.get(call::CALL);
         let (nr, sequence) = (u64::from(call as u32), (call >> 32) as u32);
         if sequence != *last {
@@ -164,34 +163,8 @@ impl Runner {
         None
     }
 
-    /// Waits until the runner does something.
-    pub(crate) fn hear(&self, inner: &mut Inner, spare: &dyn Fn() -> Option<usize>) -> Result<Heard, Fatal> {
-        // Somebody else has work for the CPU that it was moved to.
-        if inner.pace.in_session() && spare().is_none() {
-            self.come_home(inner);
-        }
-        loop {
-            self.reconsider(inner);
-            if inner.pace.in_session() {
-                match self.listen(|| self.take(&mut inner.call, None)) {
-                    Silence::Heard(heard) => {
-                        inner.pace.handed_over();
-                        return Ok(heard);
-                    }
-                    Silence::Notification => {}
-                    Silence::Time => self.come_home(inner),
-                }
-            }
-            // Who is not listened to says it by a notification, and sleeps in it.
-            let n = self.receive()?;
-            if let Some(heard) = self.classify(inner, &n)? {
-                return Ok(heard);
-            }
-        }
-    }
-
     /// What a notification is about; `None` when its sender has something to do already, and goes on.
-    fn classify(&self, inner: &mut Inner, n: &Notification) -> Result<Option<Heard>, Fatal> {
+    pub(crate) fn classify(&self, inner: &mut Inner, n: &Notification) -> Result<Option<Heard>, Fatal> {
         if self.is_wait(n) {
             if n.ip == self.addresses.gate.waited
                 && let Some(heard) = self.take(&mut inner.call, Some(n.id))
@@ -205,12 +178,12 @@ impl Runner {
             if !busy {
                 return Err(Runner::intrusion(n));
             }
-            if inner.pace.in_session() {
+            if inner.pace.apart() {
                 inner.pace.disturbed();
             }
             return self.wake(Some(n.id)).map(|()| None);
         }
-        if inner.pace.in_session() {
+        if inner.pace.apart() {
             inner.pace.disturbed();
             self.reconsider(inner);
         }

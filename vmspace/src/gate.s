@@ -131,8 +131,11 @@ at vmspace_stub_gate_posted
     dec eax
     cmp eax, {ASIDE}
     jb 64f
-    cmp dword ptr gs:[{LISTENING}], 0
-    je 65f
+    mov eax, gs:[{LISTENING}]
+    test eax, eax
+    jz 65f
+    cmp eax, {IN_TURNS}
+    je 69f
     pause
     dec r11d
     jnz 63b
@@ -149,7 +152,7 @@ at vmspace_stub_gate_waited
     // Leave the CPU to another runner, again and again; the owner has said how often.
     cmp dword ptr gs:[{LISTENING}], 0
     je 65b
-    dec dword ptr gs:[{YIELDS}]
+69: dec dword ptr gs:[{YIELDS}]
     js 65b
     mov eax, {NR_YIELD}
     syscall

@@ -94,11 +94,11 @@ pub mod call {
     pub const ORDER: u64 = 64;
     /// What the call returns.
     pub const RESULT: u64 = 72;
-    /// Nonzero while the owner looks at [`CALL`] and [`TRAP`].
+    /// Whether the owner looks at [`CALL`] and [`TRAP`], one of [`super::listening`].
     pub const LISTENING: u64 = 80;
     /// Nonzero when the runner shall save all registers with each call.
     pub const EAGER: u64 = 88;
-    /// How many more times it leaves the CPU to others before it sleeps, for [`super::order::ASIDE`].
+    /// How many more times it leaves the CPU to others before it sleeps, in turns and after [`super::order::ASIDE`].
     pub const YIELDS: u64 = 96;
     /// Counts calls, in steps of [`super::order::STEP`].
     pub const SEQUENCE: u64 = 128;
@@ -118,6 +118,16 @@ pub mod call {
     pub const TRAP: u64 = 192;
     /// The five arguments of the report.
     pub const TRAP_ARGS: u64 = 200;
+}
+
+/// Values of [`call::LISTENING`].
+pub mod listening {
+    /// He waits for notifications.
+    pub const NO: u64 = 0;
+    /// On another host CPU.
+    pub const APART: u64 = 1;
+    /// When the runner yields.
+    pub const IN_TURNS: u64 = 2;
 }
 
 /// What a runner that waits in the gate is told to do. `SAVE` is the least: whoever has saved looks for more.

@@ -378,6 +378,7 @@ impl Vmspace {
         inner.pace.changed(self.changes.load(Ordering::Relaxed));
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
+        runner.allow_turns(&inner);
         let exit = runner.enter(&mut inner, context).and_then(|()| {
             runner.entered_guest();
             self.engine.seats.take(cpu, runner, &mut inner);
@@ -400,18 +401,17 @@ impl Vmspace {
         spare: &dyn Fn() -> Option<usize>,
     ) -> Result<Exit, Fatal> {
         let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
-        match runner.hear(inner, spare)? {
+        let crowd = self.engine.seats.crowd(cpu).ok_or("no such virtual CPU")?;
+        match runner.hear(inner, spare, crowd)? {
             Heard::Direct(n) => {
-                runner.consider_listening(inner, lend);
+                runner.consider_listening(inner, lend, crowd);
                 let nr = u64::from(n.nr as u32);
                 inner.mode = Mode::Direct { id: n.id, nr, ip: n.ip };
                 runner::park(runner, &context.cell, inner, Place::Direct);
                 Ok(Exit::Syscall { nr, args: n.args, ip: n.ip })
             }
             Heard::Call { id, nr, args, site } => {
-                if id.is_some() {
-                    runner.consider_listening(inner, lend);
-                }
+                runner.consider_listening(inner, lend, crowd);
                 runner.count_eager(inner);
                 let (nr, ip) = (u64::from(nr as u32), site.wrapping_add(SYSCALL_LEN));
                 inner.mode = Mode::Taken { id, nr, ip };
@@ -419,6 +419,7 @@ impl Vmspace {
                 Ok(Exit::Syscall { nr, args, ip })
             }
             Heard::Trap { id, args } => {
+                runner.consider_listening(inner, lend, crowd);
                 inner.mode = Mode::Handler { id };
                 inner.bases = Runner::bases(&args);
                 let in_gate = runner.leave_gate(inner);

@@ -3,14 +3,11 @@
 //! Nothing here uses a stack or memory that guest code could change to gain something: see the notes at each part.
 
 use crate::filter;
-use crate::layout::{self, answer, call, fd, nr, order, trap};
+use crate::layout::{self, answer, call, fd, listening, nr, order, trap};
 use std::arch::global_asm;
 
 /// How many times a runner looks for something to do before it sleeps: some 200 µs.
 const PATIENCE: u32 = 5000;
-
-/// How many times a runner leaves its CPU to others before it sleeps. Each is a turn of another one, or a fraction of a microsecond when there is none.
-pub(crate) const YIELDS: u32 = 256;
 
 global_asm!(
     include_str!("stub.s"),
@@ -62,7 +59,7 @@ global_asm!(
     NR_CLOCK = const libc::SYS_clock_gettime,
     TRAP_POSTED = const trap::POSTED,
     TRAP_ASIDE = const trap::ASIDE,
-    YIELDINGS = const YIELDS,
+    IN_TURNS = const listening::IN_TURNS,
     TRAP_ANSWERED = const trap::ANSWERED,
     ANSWER_CLOCK = const answer::CLOCK as i64,
     ANSWER_SIGMASK = const answer::SIGMASK as i64,

@@ -251,14 +251,16 @@ at vmspace_stub_handler
     mov [r9 + {TRAP_ARGS} + 32], r8
     mov eax, {TRAP_POSTED}
     xchg [r9 + {TRAP}], eax
-    mov ebx, {YIELDINGS}
 20: mov ecx, {PATIENCE}
 21: cmp dword ptr [r9 + {TRAP}], {TRAP_ANSWERED}
     je 25f
     cmp dword ptr [r9 + {TRAP}], {TRAP_ASIDE}
     je 23f
-    cmp dword ptr [r9 + {LISTENING}], 0
-    je 22f
+    mov eax, [r9 + {LISTENING}]
+    test eax, eax
+    jz 22f
+    cmp eax, {IN_TURNS}
+    je 23f
     pause
     dec ecx
     jnz 21b
@@ -273,8 +275,8 @@ at vmspace_stub_rested
     cmp dword ptr [r9 + {TRAP}], {TRAP_ANSWERED}
     jne 20b
     jmp 25f
-    // The owner wants the CPU for something else.
-23: dec ebx
+    // The owner shares the CPU, or wants it for something else.
+23: dec dword ptr [r9 + {YIELDS}]
     js 22b
     mov eax, {NR_YIELD}
     syscall

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How many calls are made with all registers saved after one for which that was wanted.
 const EAGER: u32 = 64;
+/// How often a runner is asked to save registers before it is kicked.
+const MOST_ASKED: u32 = 4;
 /// How long to look for the registers before asking the host.
 const LOOK: Duration = Duration::from_micros(20);
 
@@ -98,13 +100,19 @@ impl Runner {
             let awake = id.is_none();
             self.give_order(inner, id.take(), order::SAVE)?;
             let start = Instant::now();
+            let mut asked = 1;
             while self.get(call::SAVED) == 0 {
                 if awake && start.elapsed() < LOOK {
-                    std::hint::spin_loop();
+                    if inner.pace.in_turns() {
+                        sys::yield_cpu()
+                    } else {
+                        std::hint::spin_loop()
+                    }
                     continue;
                 }
-                // It says by a notification that it has nothing more to do. Another thread may have told it something else meanwhile.
-                if !sys::is_ready_within(self.listener(), trust::LOOK) {
+                // It says by a notification that it has nothing more to do. Another thread may have told it something else meanwhile; or it looks for
+                // orders elsewhere, and will never hear this one.
+                if asked == MOST_ASKED || !sys::is_ready_within(self.listener(), trust::LOOK) {
                     inner.mode = Mode::Taken { id: None, nr, ip };
                     let args = self.kick_out(inner)?;
                     self.evicted(inner, &args, nr, ip);
@@ -121,6 +129,7 @@ impl Runner {
                     id = Some(n.id);
                 } else {
                     self.give_order(inner, Some(n.id), order::SAVE)?;
+                    asked += 1;
                 }
             }
         }

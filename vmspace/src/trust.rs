@@ -119,7 +119,12 @@ impl Runner {
                 return Err("the runner is not in its handler".into());
             };
             self.leave_handler(id)?;
-            let n = self.receive()?;
+            let mut n = self.receive()?;
+            if self.is_wait(&n) {
+                // It went to sleep just before.
+                self.wake(Some(n.id))?;
+                n = self.receive()?;
+            }
             let args = self.in_handler(inner, &n)?;
             inner.bases = Runner::bases(&args);
             if args[0] as i32 == libc::SIGSEGV {

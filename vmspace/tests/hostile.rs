@@ -51,6 +51,27 @@ fn who_blocks_the_kick_and_makes_a_call_loses_the_space_when_its_registers_are_w
 }
 
 #[test]
+fn who_waits_for_orders_about_another_call_does_not_hold_up_its_owner() {
+    let rig = Rig::new();
+    // mov eax, 1002 ; syscall: the last is the gate's.
+    let page = rig.text_page();
+    let waiting = [0xb8, 0xea, 0x03, 0, 0, 0x0f, 0x05];
+    let at = page.windows(waiting.len()).rposition(|w| w == waiting).expect("the gate waits");
+    // mov [rsi], rdx ; jmp rdi: a call that the gate knows nothing of.
+    let space = rig.space(&[0x48, 0x89, 0x16, 0xff, 0xe7]);
+    let mut context = start(CODE);
+    for i in 1..4 {
+        // Asking for its registers ends.
+        let regs = context.regs();
+        (regs.rip, regs.rdi) = (CODE, rig.engine.user_limit() + at as u64);
+        (regs.rsi, regs.rdx) = (STATE + 0x800, (i * 0x5_0000_0000) | 39);
+        let exit = space.run(0, &mut context, &alone);
+        assert!(matches!(exit, Exit::Syscall { nr: 39, .. }), "{exit:?}");
+    }
+    context.regs();
+}
+
+#[test]
 fn the_next_user_of_a_space_does_not_inherit_mask_and_stack() {
     let rig = Rig::new();
     // The alternate stack is everything; the stack pointer is where frames come to lie in the right place nevertheless.
