@@ -296,6 +296,13 @@ impl Scheduler {
         }
     }
 
+    /// The task on `cpu`, which calls this, gives way before it runs guest code again, if another one waits there.
+    pub(crate) fn resched(&self, cpu: CpuId) {
+        if let Some(per_cpu) = self.cpus.get(cpu.0) {
+            per_cpu.need_resched.store(true, Ordering::SeqCst);
+        }
+    }
+
     /// Number of tasks that are runnable or running.
     pub fn runnable(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)

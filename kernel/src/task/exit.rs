@@ -117,13 +117,12 @@ fn leave_tables(kernel: &Arc<Kernel>, task: &Arc<Task>, last: bool, status: Exit
     }
 }
 
-/// Lets a parent that waits in `vfork` go on.
-pub(crate) fn release_vfork(task: &Task) {
-    let done = task.vfork_done.lock().take();
-    if let Some(done) = done {
-        done.done.store(true, Ordering::SeqCst);
-        done.queue.wake_all_sync(PollEvents::empty());
-    }
+/// Lets a parent that waits in `vfork` go on; whether there is one.
+pub(crate) fn release_vfork(task: &Task) -> bool {
+    let Some(done) = task.vfork_done.lock().take() else { return false };
+    done.done.store(true, Ordering::SeqCst);
+    done.queue.wake_all_sync(PollEvents::empty());
+    true
 }
 
 /// The last thread is gone. The status is that of a group exit, else its own (Linux before 5.17 told that of the first thread).

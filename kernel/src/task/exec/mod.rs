@@ -168,7 +168,10 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     process.exit_signal.store(sig::CHLD, Ordering::Relaxed);
     process.did_exec.store(true, Ordering::Relaxed);
     process.dumpable.store(u32::from(!changes), Ordering::Relaxed);
-    exit::release_vfork(task);
+    if exit::release_vfork(task) {
+        // Who waits for a child mostly goes on to wait for its end. Nothing of a program that has not begun is on this CPU yet, so it is the one that moves if not.
+        cx.kernel.sched.resched(cx.cpu());
+    }
     // The leader's id, and perhaps another user.
     cx.answers_stale.set(true);
     let mut user = cx.user.borrow_mut();
