@@ -96,6 +96,15 @@ impl Vma {
     }
 }
 
+/// Which code is shown where some is patched ([`super::gate`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Patches {
+    /// The patched.
+    Shown,
+    /// The file's, until a site there is busy.
+    WhenBusy,
+}
+
 /// What [`Mm::make`] made.
 pub(super) struct Made {
     /// These pages exist now (or are a host file's).
@@ -428,7 +437,7 @@ impl Mm {
         }
         if matches!(vma.object, Object::Host(_)) && !vma.shown {
             let start = vma.start;
-            self.show_file(inner, start, batch);
+            self.show_file(inner, start, Patches::Shown, batch);
         }
         let Inner { areas, table, .. } = inner;
         let Some(vma) = areas.find(pages.start * PAGE_SIZE) else { return };
@@ -472,7 +481,7 @@ impl Mm {
     }
 
     /// Has the machine show a host file in an area and in the areas beside it that show the same file.
-    pub(super) fn show_file(&self, inner: &mut Inner, start: u64, batch: &mut Batch) {
+    pub(super) fn show_file(&self, inner: &mut Inner, start: u64, patches: Patches, batch: &mut Batch) {
         let same = |a: &Vma, b: &Vma| match (&a.object, &b.object) {
             (Object::Host(a), Object::Host(b)) => Arc::ptr_eq(a, b),
             _ => false,
@@ -494,7 +503,10 @@ impl Mm {
                 let shared = vma.is_shared();
                 // Not where copies are at its ends: they are shown anyway.
                 let bounds = vma.pages();
-                let gap = |page: &u64| table.get(*page).is_none();
+                let gap = |page: &u64| {
+                    let pte = table.get(*page);
+                    pte.is_none() || patches == Patches::WhenBusy && pte.is_patched()
+                };
                 let first = bounds.clone().find(gap).unwrap_or(bounds.end);
                 let end = bounds.rev().find(gap).map_or(first, |last| last + 1);
                 if first < end {
@@ -506,6 +518,10 @@ impl Mm {
                 // Copies that the machine does not show yet would be hidden by the file.
                 for (page, pte) in table.range(vma.pages()).collect::<vec::Vec<_>>() {
                     let Some(pfn) = pte.pfn() else { continue };
+                    if patches == Patches::WhenBusy && pte.is_patched() {
+                        table.set(page, pte.hidden());
+                        continue;
+                    }
                     let writable = vma.can_write() && self.frames.count(pfn) == 1;
                     batch.map(page * PAGE_SIZE, PAGE_SIZE, vma.host_prot(writable), What::Ram(pfn));
                     table.set(page, pte.shown(writable));

@@ -2,9 +2,10 @@
 //!
 //! A fault costs as much as a dozen pages copied or a handful of mappings, so the copy is made ready to run: pages that the parent has written since
 //! its last `fork`, if they are few, are copied at once and stay writable on both sides; and what the parent is shown, the child is shown
-//! from the start, in one batch. Everything else is copied on write and shown on demand.
+//! from the start, in one batch. Everything else is copied on write and shown on demand. Patched code is shown when a call is busy in the child, too.
 
 use super::batch::{Batch, What};
+use super::fault::Patches;
 use super::frames::{Fill, Pfn};
 use super::inner::Inner;
 use super::space::Mm;
@@ -61,13 +62,14 @@ impl Mm {
             // Of files, programs and libraries: with what is executed comes what lies beside it. Others are hardly read before `execve`.
             let mut shown = vma.shown && vma.prot.contains(Prot::EXEC);
             let mut after = None;
+            let code = vma.name == super::gate::NAME;
             inner.table.update(vma.pages(), |page, pte| {
                 let Some(pfn) = pte.pfn() else { return pte };
-                shown |= pte.mapped();
+                shown |= pte.mapped() && !code;
                 // For now the child's entries say what the parent is shown.
                 let entry = |pfn| {
                     let entry = if pte.is_patched() { Pte::new(pfn).patched() } else { Pte::new(pfn) };
-                    if pte.mapped() { entry.shown(false) } else { entry }
+                    if pte.mapped() && !code { entry.shown(false) } else { entry }
                 };
                 if at_once
                     && pte.writable()
@@ -105,7 +107,7 @@ impl Mm {
     fn show_copy(&self, inner: &mut Inner, areas: impl Iterator<Item = (u64, bool)>, batch: &mut Batch) {
         for (start, file) in areas {
             if file && batch.len() < SHOW_CHANGES {
-                self.show_file(inner, start, batch);
+                self.show_file(inner, start, Patches::WhenBusy, batch);
             }
             let Inner { areas, table, .. } = &mut *inner;
             let Some(vma) = areas.find(start) else { continue };

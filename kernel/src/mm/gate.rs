@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hal::{HostFile, PAGE_SIZE, Prot};
 
 /// Name of the areas with slots in `/proc/PID/maps`.
-const NAME: &str = "[gates]";
+pub(super) const NAME: &str = "[gates]";
 /// Size of such an area in bytes.
 const AREA_LEN: u64 = 4 * PAGE_SIZE;
 /// How many times a site traps before it is patched.
@@ -126,6 +126,9 @@ impl Mm {
     }
 
     fn patch(&self, cx: &Cx, site: u64, gate: u64) -> Option<()> {
+        if self.show_patched(cx, &mut self.inner.lock(), site)? {
+            return Some(());
+        }
         let page = self.page_to_patch(&self.inner.lock(), site / PAGE_SIZE);
         let mut page = page?;
         let at = page.number * PAGE_SIZE;
@@ -160,6 +163,20 @@ impl Mm {
         let old = inner.table.set(page.number, Pte::new(copy).patched().shown(false));
         old.pfn().into_iter().for_each(|pfn| batch.put(pfn));
         self.commit(cx.cpu(), inner, &mut batch).ok().map(drop)
+    }
+
+    /// Shows the patched pages of an area where the machine shows the file instead, as it does after a `fork`. Whether the site is among what is
+    /// patched.
+    fn show_patched(&self, cx: &Cx, inner: &mut Inner, site: u64) -> Option<bool> {
+        let pages = inner.areas.find(site)?.pages();
+        let hidden = |(page, pte): (u64, Pte)| (pte.is_patched() && !pte.mapped()).then_some(page);
+        let hidden: Vec<u64> = inner.table.range(pages).filter_map(hidden).collect();
+        let mut batch = Batch::default();
+        for page in hidden {
+            self.show(inner, page..page + 1, false, &mut batch);
+        }
+        self.commit(cx.cpu(), inner, &mut batch).ok()?;
+        Some(inner.slots.iter().any(|slots| slots.sites.iter().any(|known| known.at == site)))
     }
 
     fn page_to_patch(&self, inner: &Inner, number: u64) -> Option<Page> {

@@ -107,11 +107,15 @@ fn a_busy_site_is_patched_in_a_copy_of_its_page() {
         );
         assert_eq!((believed(slot + 48), believed(at)), ((slot + 48).wrapping_sub(at), 0), "nothing there");
 
-        // More traps change nothing. A copy of the address space has the same code, and its own slots.
+        // More traps change nothing. A copy of the address space shows the same code when it is as busy, and has its own slots.
         (0..100).for_each(|_| trap(&mm));
         assert_eq!(code(&mm), patched);
         let child = mm.fork(cx).unwrap();
+        (0..23).for_each(|_| trap(&child));
+        assert_eq!((code(&child), child.vmas().len()), (original.clone(), 2));
+        trap(&child);
         assert_eq!((code(&child), load(cx, &child, slot, 25).unwrap()), (patched.clone(), bytes));
+        assert_eq!((code(&mm), child.vmas().len()), (patched.clone(), 2));
 
         // Code that becomes writable is the file's again, and is left alone from then on.
         mm.protect(cx, at, 3 * PAGE, RWX).unwrap();

@@ -1,6 +1,7 @@
 //! What a new program touches first, made and shown in one batch, instead of by a dozen faults.
 
 use super::batch::Batch;
+use super::fault::Patches;
 use super::space::Mm;
 use super::vma::{Object, VmaFlags};
 use crate::task::Cx;
@@ -44,7 +45,7 @@ impl Mm {
                 }
             }
             if host {
-                self.show_file(inner, start, &mut batch);
+                self.show_file(inner, start, Patches::Shown, &mut batch);
             }
             if let Some(pages) = written {
                 self.show(inner, pages, false, &mut batch);
