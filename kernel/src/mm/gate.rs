@@ -73,9 +73,9 @@ pub(super) struct Slots {
 /// A patched site.
 #[derive(Clone, Copy)]
 struct Site {
-    /// Where the instruction was that moved to the slot.
+    /// Where the instruction was that moved to the slot, or the first of them.
     moved: u64,
-    /// Its `syscall` instruction.
+    /// Its `syscall` instruction, behind the last of them.
     at: u64,
 }
 
@@ -120,7 +120,7 @@ impl Mm {
         let found = inner.slots.iter().find_map(|slots| {
             let distance = ip.checked_sub(slots.start)?;
             let site = slots.sites.get(usize::try_from(distance).ok()? / SLOT_LEN)?;
-            Some(if distance % SLOT_LEN as u64 == 0 { site.moved } else { site.at })
+            Some(site.at.min(site.moved + distance % SLOT_LEN as u64))
         });
         found.unwrap_or(ip)
     }
@@ -152,7 +152,7 @@ impl Mm {
         }
         let mut batch = Batch::default();
         let copy = self.frames.alloc_run(1, None, Fill::Anything)?.0;
-        let site = Site { moved: plan.moved_from(at), at: site };
+        let site = Site { moved: plan.moved(at).start, at: site };
         if self.write_slot(inner, slot, site, &code, &mut batch).is_none() {
             self.frames.put_all([copy]);
             return None;

@@ -2,8 +2,8 @@
 //!
 //! The `syscall` instruction itself stays, so that whoever jumps to it, restarts it or stands on it goes on as before. The instruction in front of it
 //! becomes a jump: five bytes to the site's slot, or, when it is shorter, two bytes to padding nearby that has room for the five. The
-//! slot does what that instruction did and goes to the gate. Where there is no padding, several instructions in front become the jump, if
-//! nothing can lead to any but the first.
+//! slot does what that instruction did and goes to the gate. Where there is no padding, the nearest instruction further in front that is long enough
+//! becomes the jump, and the slot does what all from there on do; those between stay as they are, for whoever jumps to one of them.
 //!
 //! x86 code can't be read backwards, so the instruction in front is found by decoding the function from its start. Padding counts as such
 //! only behind a return or a jump, on the straight way through the function, where nothing but no-operations lies and no jump leads.
@@ -33,8 +33,9 @@ const SLOT_CODE: usize = 20;
 const LONGEST_FUNCTION: u64 = 1 << 16;
 /// Room for one site.
 pub(super) const SLOT_LEN: usize = 48;
-/// The most that moves: up to four bytes, and one more instruction.
-const _: () = assert!(SLOT_CODE + JUMP_LEN - 1 + LONGEST <= SLOT_LEN);
+/// How many bytes of instructions a slot has room for: any one, and several short ones.
+const MOST_MOVED: usize = SLOT_LEN - SLOT_CODE;
+const _: () = assert!(MOST_MOVED >= LONGEST);
 
 /// Why a site is not patched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +139,6 @@ pub(super) struct Surroundings {
     gaps: Vec<Range<usize>>,
     /// Where jumps lead.
     targets: Vec<usize>,
-    /// Whether it is known where all jumps lead.
-    closed: bool,
 }
 
 impl Surroundings {
@@ -148,8 +147,7 @@ impl Surroundings {
         if code.get(site..site + SYSCALL.len()) != Some(&SYSCALL) {
             return Err(Obstacle::NoSite);
         }
-        let mut found =
-            Surroundings { site, fronts: Vec::new(), gaps: Vec::new(), targets: Vec::new(), closed: true };
+        let mut found = Surroundings { site, fronts: Vec::new(), gaps: Vec::new(), targets: Vec::new() };
         let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
         let mut instruction = Instruction::default();
         let (mut gap, mut behind_end) = (0..0, false);
@@ -159,14 +157,17 @@ impl Surroundings {
             let end = decoder.position();
             if instruction.is_invalid() {
                 // Data, or something new.
-                found.closed = false;
                 break;
             }
+            let padding = behind_end && matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3);
             if end <= site && site - end < MOST_IN_FRONT {
-                found.fronts.push(Front::of(&instruction, &decoder));
+                let mut front = Front::of(&instruction, &decoder);
+                // Nobody comes by there.
+                front.movable &= !padding;
+                found.fronts.push(front);
             }
             found.note_target(&instruction);
-            if behind_end && matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3) {
+            if padding {
                 gap.end = end;
                 continue;
             }
@@ -197,9 +198,6 @@ impl Surroundings {
     }
 
     fn note_target(&mut self, instruction: &Instruction) {
-        if instruction.flow_control() == FlowControl::IndirectBranch {
-            self.closed = false;
-        }
         if instruction.op0_kind() == OpKind::NearBranch64 {
             let target = instruction.near_branch_target() as usize;
             if target.abs_diff(self.site) <= 2 * REACH {
@@ -226,29 +224,43 @@ impl Surroundings {
         }
         let place = in_page(&(front.start..self.site + SYSCALL.len())).ok_or(Obstacle::OtherPage)?;
         let moved = place.start..place.end - SYSCALL.len();
-        let relative = front.relative.map(|at| at - front.start);
+        let relative = front.relative.map(|at| at - front.start).into_iter().collect();
         if moved.len() >= JUMP_LEN {
-            return Ok(Plan { moved, relative, pad: None });
+            return Ok(Plan { replaced: moved.clone(), moved, relative, pad: None });
         }
         if moved.len() >= SHORT_JUMP_LEN {
             let behind = front.start + SHORT_JUMP_LEN;
             let free = self.gaps.iter().filter(|gap| !self.is_target((*gap).clone()));
             let near = |gap: &&Range<usize>| i8::try_from(gap.start.wrapping_sub(behind) as isize).is_ok();
             if let Some(pad) = free.filter(near).find_map(in_page) {
-                return Ok(Plan { moved, relative, pad: Some(pad.start) });
+                return Ok(Plan { replaced: moved.clone(), moved, relative, pad: Some(pad.start) });
             }
         }
-        Err(Obstacle::NoRoom)
+        let movable =
+            |front: &&Front| front.movable && !front.trampoline && self.site - front.start <= MOST_MOVED;
+        let nearest: Vec<&Front> = self.fronts.iter().take_while(movable).collect();
+        let long = nearest.iter().position(|front| front.end - front.start >= JUMP_LEN);
+        let moving = long.and_then(|last| nearest.get(..=last)).ok_or(Obstacle::NoRoom)?;
+        let first = moving.last().ok_or(Obstacle::NoRoom)?;
+        let place = in_page(&(first.start..self.site + SYSCALL.len())).ok_or(Obstacle::OtherPage)?;
+        Ok(Plan {
+            moved: place.start..place.end - SYSCALL.len(),
+            replaced: place.start..place.start + (first.end - first.start),
+            relative: moving.iter().filter_map(|front| Some(front.relative? - first.start)).collect(),
+            pad: None,
+        })
     }
 }
 
 /// What to replace in a page of code.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// The instructions in front of the site, which move to the slot.
+    /// The instructions in front of the site that the slot does.
     moved: Range<usize>,
-    /// Where its displacement is, when that is relative to its place.
-    relative: Option<usize>,
+    /// The first of them, which the jump replaces.
+    replaced: Range<usize>,
+    /// Where displacements are in them that are relative to their place.
+    relative: Vec<usize>,
     /// Padding for the jump, when the instruction is too short for it.
     pad: Option<usize>,
 }
@@ -261,16 +273,16 @@ pub(super) fn jump(from: u64, to: u64) -> Option<[u8; JUMP_LEN]> {
 }
 
 impl Plan {
-    /// Where the moved instruction is, in a page that lies at `at`.
-    pub(super) fn moved_from(&self, at: u64) -> u64 {
-        at + self.moved.start as u64
+    /// Where the moved instructions are, in a page that lies at `at`.
+    pub(super) fn moved(&self, at: u64) -> Range<u64> {
+        at + self.moved.start as u64..at + self.moved.end as u64
     }
 
     /// Changes the page, which lies at `at`, so that the site uses the slot at `slot`. `None`, and nothing changed, when that is too far away.
     pub(super) fn apply(&self, page: &mut [u8], at: u64, slot: u64) -> Option<()> {
         let start = self.moved.start;
         let far = jump(at + self.pad.unwrap_or(start) as u64, slot)?;
-        page.get_mut(self.moved.clone())?.fill(0x90);
+        page.get_mut(self.replaced.clone())?.fill(0x90);
         match self.pad {
             None => page.get_mut(start..start + JUMP_LEN)?.copy_from_slice(&far),
             Some(pad) => {
@@ -286,7 +298,7 @@ impl Plan {
     pub(super) fn slot(&self, page: &[u8], at: u64, slot: u64, gate: u64) -> Option<Vec<u8>> {
         let mut code = page.get(self.moved.clone())?.to_vec();
         let from = at + self.moved.start as u64;
-        if let Some(displacement) = self.relative {
+        for &displacement in &self.relative {
             let bytes = code.get_mut(displacement..)?.first_chunk_mut()?;
             let moved =
                 i64::from(i32::from_le_bytes(*bytes)).checked_add(from.wrapping_sub(slot).cast_signed())?;
@@ -307,6 +319,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec;
 
     /// Some code, the instruction in front, the call, a return, and what is behind.
     fn page(front: &[u8], behind: &[u8]) -> (Vec<u8>, usize) {
@@ -326,6 +339,11 @@ mod tests {
         (page, site)
     }
 
+    /// The plan for an instruction of two bytes and padding.
+    fn short(site: usize, pad: usize) -> Plan {
+        Plan { moved: site - 2..site, replaced: site - 2..site, relative: vec![], pad: Some(pad) }
+    }
+
     /// The plan for a function that fills a page up to the return behind the call.
     fn planned(page: &[u8], site: usize) -> Result<Plan, Obstacle> {
         Surroundings::decode(page, site + 11, site)?.plan(page, 0, page)
@@ -336,7 +354,10 @@ mod tests {
         let front = [0xb8, 1, 0, 0, 0];
         let (mut code, site) = page(&front, &[]);
         let plan = planned(&code, site).unwrap();
-        assert_eq!(plan, Plan { moved: site - 5..site, relative: None, pad: None });
+        assert_eq!(
+            plan,
+            Plan { moved: site - 5..site, replaced: site - 5..site, relative: vec![], pad: None }
+        );
         let (at, slot) = (0x7000_0000, 0x7010_0000);
         let moved = plan.slot(&code, at, slot, 0x1122_3344_5566).unwrap();
         assert_eq!(moved[..5], front);
@@ -358,19 +379,15 @@ mod tests {
         let pad = [0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0];
         let (mut code, site) = page(&[0x31, 0xc0], &pad);
         let plan = planned(&code, site).unwrap();
-        assert_eq!(plan, Plan { moved: site - 2..site, relative: None, pad: Some(site + 11) });
+        assert_eq!(plan, short(site, site + 11));
         plan.apply(&mut code, 0x1000, 0x2000).unwrap();
         assert_eq!(code[site - 2..site + 2], [0xeb, 11, 0x0f, 0x05]);
         assert_eq!(code[site + 11], 0xe9);
         // Not enough of it, something that may be called, or none in reach.
         assert_eq!(
             planned(&page(&[0x31, 0xc0], &[0x0f, 0x1f, 0x00, 0x55, 0xc3]).0, site),
-            Ok(Plan {
-                moved: site - 2..site,
-                relative: None,
-                // The filling of the test's page behind the second return.
-                pad: Some(site + 16),
-            })
+            // The filling of the test's page behind the second return.
+            Ok(short(site, site + 16))
         );
         let mut endbr = alloc::vec![0xf3, 0x0f, 0x1e, 0xfa];
         endbr.extend_from_slice(&[0x48, 0x89, 0xe5].repeat(60));
@@ -417,7 +434,7 @@ mod tests {
         let full = [0x48, 0x89, 0xe5].repeat(60);
         let (mut code, site) = page(&[&pad[..], &[0x31, 0xc0]].concat(), &full);
         let plan = planned(&code, site).unwrap();
-        assert_eq!(plan, Plan { moved: site - 2..site, relative: None, pad: Some(site - 10) });
+        assert_eq!(plan, short(site, site - 10));
         plan.apply(&mut code, 0x1000, 0x2000).unwrap();
         assert_eq!((code[site - 2], code[site - 1].cast_signed(), code[site - 10]), (0xeb, -10, 0xe9));
         // Taken by then.
@@ -431,6 +448,39 @@ mod tests {
             assert_eq!(code[site + 8], 0x77);
             code[site + 9] = (to as i8).cast_unsigned();
             assert_eq!(planned(&code, site).is_ok(), room, "{to}");
+        }
+    }
+
+    #[test]
+    fn a_long_instruction_further_in_front_becomes_a_jump_where_there_is_no_padding() {
+        // A loop as that which ends a thread: mov edx, 60 ; nop ; (cmp edi, [rip + 64]) ; xor edi, edi ; mov eax, edx.
+        let full = [0x48, 0x89, 0xe5].repeat(60);
+        let start = [0xba, 60, 0, 0, 0, 0x0f, 0x1f, 0];
+        let end = [0x31, 0xff, 0x89, 0xd0];
+        let (mut code, site) = page(&[&start[..], &end].concat(), &full);
+        let plan = planned(&code, site).unwrap();
+        let moved = site - 12..site;
+        assert_eq!(plan, Plan { moved, replaced: site - 12..site - 7, relative: vec![], pad: None });
+        let before = code.clone();
+        let slot = plan.slot(&code, 0x1000, 0x2000, 0x1122).unwrap();
+        assert!(slot.starts_with(&before[site - 12..site]) && slot.len() <= SLOT_LEN);
+        assert_eq!(plan.moved(0x1000), 0x1000 + site as u64 - 12..0x1000 + site as u64);
+        plan.apply(&mut code, 0x1000, 0x2000).unwrap();
+        assert_eq!(code[site - 12], 0xe9);
+        // What lies between stays.
+        assert_eq!(code[site - 7..], before[site - 7..]);
+        // The long one is the nearest, and relative.
+        let compare = [0x3b, 0x3d, 64, 0, 0, 0];
+        let (code, site) = page(&[&start[..], &compare, &end].concat(), &full);
+        let plan = planned(&code, site).unwrap();
+        assert_eq!((plan.moved.clone(), plan.replaced.clone()), (site - 10..site, site - 10..site - 4));
+        let slot = plan.slot(&code, 0x1000, 0x2000, 0x1122).unwrap();
+        let displacement = i32::from_le_bytes(slot[2..6].try_into().unwrap());
+        assert_eq!(0x2006 + i64::from(displacement), 0x1000 + site as i64 - 4 + 64);
+        // A branch between, or too far.
+        for between in [&[0x74, 0][..], &[0x90; 24]] {
+            let (code, site) = page(&[&start[..], between, &end].concat(), &full);
+            assert_eq!(planned(&code, site), Err(Obstacle::NoRoom), "{between:x?}");
         }
     }
 
