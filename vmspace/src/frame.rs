@@ -148,9 +148,19 @@ impl Runner {
 
     fn read_saved_fpu(&self, fpu: &mut Vec<u8>) {
         let at = self.base + AREA_XSTATE as usize;
-        fpu.clear();
-        fpu.extend_from_slice(&self.fresh_fpu);
-        for part in parts(self.area.load(at + XSTATE_BV), fpu.len()) {
+        let in_use = self.area.load(at + XSTATE_BV);
+        let before =
+            fpu.get(XSTATE_BV..XSTATE_BV + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+        match before.filter(|_| fpu.len() == self.fresh_fpu.len()) {
+            // What was in use and is not any more.
+            Some(before) => {
+                for part in parts(before & !in_use, fpu.len()) {
+                    fpu[part.clone()].copy_from_slice(&self.fresh_fpu[part]);
+                }
+            }
+            None => self.fresh_fpu.clone_into(fpu),
+        }
+        for part in parts(in_use, fpu.len()) {
             self.area.read(at + part.start, &mut fpu[part]);
         }
         self.sign_fpu(fpu);

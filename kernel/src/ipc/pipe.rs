@@ -141,9 +141,12 @@ impl Pipe {
         if sink.room() == 0 {
             return Ok(0);
         }
-        let result = cx.wait(&self.readers, || self.try_read(sink, nonblocking));
-        // What is left is the next one's, also when a signal took this one away after it had been woken. Not earlier: as long as this task is
-        // in the queue the wake-up could go to itself.
+        if let Some(result) = self.try_read(sink, nonblocking) {
+            return result;
+        }
+        let result = cx.wait_longer(&self.readers, || self.try_read(sink, nonblocking));
+        // It may have been the one that was woken: what is left is the next one's, also when a signal took this one away meanwhile. Not earlier:
+        // as long as this task is in the queue the wake-up could go to itself.
         if !self.state.lock().buf.is_empty() {
             self.readers.wake(1, PollEvents::READABLE, Waker::WaitsSoon);
         }
@@ -211,12 +214,18 @@ impl Pipe {
             return Ok(0);
         }
         let mut written = 0;
-        let outcome =
-            cx.wait(&self.writers, || self.try_write(source, &mut written, packet, nonblocking).map(Ok));
-        // As in `read`: room that is left is the next one's.
-        if !self.state.lock().buf.is_full() {
-            self.writers.wake(1, PollEvents::WRITABLE, Waker::WaitsSoon);
-        }
+        let outcome = match self.try_write(source, &mut written, packet, nonblocking) {
+            Some(outcome) => Ok(outcome),
+            None => {
+                let again = || self.try_write(source, &mut written, packet, nonblocking).map(Ok);
+                let outcome = cx.wait_longer(&self.writers, again);
+                // As in `read`: room that is left is the next one's.
+                if !self.state.lock().buf.is_full() {
+                    self.writers.wake(1, PollEvents::WRITABLE, Waker::WaitsSoon);
+                }
+                outcome
+            }
+        };
         match outcome {
             Ok(Written::All) => Ok(written),
             Ok(Written::NoReader) => {

@@ -4,12 +4,17 @@ use super::place::may_run;
 use crate::task::Task;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use core::mem::replace;
 use core::sync::atomic::Ordering;
 
-/// Runnable tasks; the key is (virtual run time, order of arrival).
+/// Virtual run time, order of arrival.
+type Key = (u64, u64);
+
+/// Runnable tasks in order. The first one is kept apart: where one task at a time waits, nothing is allocated for it.
 #[derive(Default)]
 pub(crate) struct RunQueue {
-    tasks: BTreeMap<(u64, u64), Arc<Task>>,
+    first: Option<(Key, Arc<Task>)>,
+    others: BTreeMap<Key, Arc<Task>>,
     next: u64,
     /// The least virtual run time that a newcomer gets, so that a long sleeper does not take over the CPU.
     floor: u64,
@@ -23,7 +28,7 @@ impl RunQueue {
     pub(crate) fn push(&mut self, task: Arc<Task>, running: Option<u64>) {
         // A task that ran alone was never queued; what it used counts all the same.
         if let Some(running) = running {
-            let first = self.tasks.first_key_value().map_or(running, |((first, _), _)| *first);
+            let first = self.first.as_ref().map_or(running, |((first, _), _)| *first);
             self.floor = self.floor.max(running.min(first));
         }
         let entity = &task.sched;
@@ -32,15 +37,38 @@ impl RunQueue {
         // A task that comes from another queue may be far ahead of this one.
         let vruntime = vruntime.min(self.floor.saturating_add(1_000_000_000));
         entity.vruntime.store(vruntime, Ordering::Relaxed);
-        let order = self.next;
+        let new = (vruntime, self.next);
         self.next += 1;
-        self.tasks.insert((vruntime, order), task);
+        match &mut self.first {
+            None => self.first = Some((new, task)),
+            Some((key, first)) if new < *key => {
+                self.others.insert(replace(key, new), replace(first, task));
+            }
+            Some(_) => {
+                self.others.insert(new, task);
+            }
+        }
     }
 
     pub(crate) fn pop(&mut self) -> Option<Arc<Task>> {
-        let ((vruntime, _), task) = self.tasks.pop_first()?;
+        let ((vruntime, _), task) = self.take_front()?;
         self.floor = self.floor.max(vruntime);
         Some(task)
+    }
+
+    fn take_front(&mut self) -> Option<(Key, Arc<Task>)> {
+        replace(&mut self.first, self.others.pop_first())
+    }
+
+    fn iter(&self) -> impl DoubleEndedIterator<Item = (&Key, &Arc<Task>)> {
+        self.first.iter().map(|(key, task)| (key, task)).chain(&self.others)
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Arc<Task>> {
+        match &self.first {
+            Some((first, _)) if *first == key => self.take_front().map(|(_, task)| task),
+            _ => self.others.remove(&key),
+        }
     }
 
     /// The CPU runs a task with this virtual run time.
@@ -50,23 +78,23 @@ impl RunQueue {
 
     /// Takes the first task that may run on `cpu`.
     pub(crate) fn take_first(&mut self, cpu: usize) -> Option<Arc<Task>> {
-        let key = *self.tasks.iter().find(|(_, t)| may_run(t, cpu))?.0;
-        self.tasks.remove(&key)
+        let key = *self.iter().find(|(_, t)| may_run(t, cpu))?.0;
+        self.remove(key)
     }
 
     /// Takes the task that would run last among those that may run on `cpu`.
     pub(crate) fn steal(&mut self, cpu: usize) -> Option<Arc<Task>> {
-        let key = *self.tasks.iter().rev().find(|(_, t)| may_run(t, cpu))?.0;
-        self.tasks.remove(&key)
+        let key = *self.iter().rev().find(|(_, t)| may_run(t, cpu))?.0;
+        self.remove(key)
     }
 
     /// Takes the first task that may run on `cpu` if its virtual run time is below `limit`.
     pub(crate) fn take_behind(&mut self, cpu: usize, limit: u64) -> Option<Arc<Task>> {
-        let key = *self.tasks.range(..(limit, 0)).find(|(_, t)| may_run(t, cpu))?.0;
-        self.tasks.remove(&key)
+        let key = *self.iter().take_while(|(key, _)| key.0 < limit).find(|(_, t)| may_run(t, cpu))?.0;
+        self.remove(key)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.tasks.len()
+        usize::from(self.first.is_some()) + self.others.len()
     }
 }

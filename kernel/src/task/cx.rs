@@ -240,6 +240,15 @@ impl<'a> Cx<'a> {
         if let Some(result) = ready() {
             return result;
         }
+        self.wait_longer(queue, ready)
+    }
+
+    /// [`Cx::wait`] for who has looked already.
+    pub fn wait_longer<T>(
+        &self,
+        queue: &WaitQueue,
+        mut ready: impl FnMut() -> Option<Result<T>>,
+    ) -> Result<T> {
         let registration = queue.register_task(self.task);
         let result = self.sleep_until(None, Ends::AnySignal, &mut ready);
         drop(registration);
