@@ -95,12 +95,17 @@ fn op<'a>(op: &MapOp<'a>) -> Op<'a> {
 
 impl VmSpace for LinuxSpace {
     fn update(&self, cpu: CpuId, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
-        let ops: Vec<Op<'_>> = ops.iter().map(op).collect();
-        self.space.0.update(cpu.0, &ops).map_err(|e| match e {
+        let updated = match ops {
+            [one] => self.space.0.update(cpu.0, &[op(one)]),
+            all => self.space.0.update(cpu.0, &all.iter().map(op).collect::<Vec<_>>()),
+        };
+        updated.map_err(|e| match e {
             UpdateError::Failed {
                 errno: libc::ENOMEM | libc::EAGAIN | libc::ENFILE | libc::EMFILE, ..
             } => SpaceError::NoMemory,
-            UpdateError::Failed { index, .. } if matches!(ops.get(index), Some(Op::MapFile { .. })) => {
+            UpdateError::Failed { index, .. }
+                if matches!(ops.get(index), Some(MapOp::Map { backing: Backing::File { .. }, .. })) =>
+            {
                 SpaceError::Refused(index)
             }
             UpdateError::Failed { index, errno } => SpaceError::Dead(format!(

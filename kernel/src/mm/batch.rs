@@ -126,7 +126,11 @@ impl Mm {
         if changes.is_empty() {
             return Ok(Commit::Done);
         }
-        match self.space.update(cpu, &changes.iter().map(|change| op(change, populate)).collect::<Vec<_>>()) {
+        let updated = match changes {
+            [one] => self.space.update(cpu, &[op(one, populate)]),
+            all => self.space.update(cpu, &all.iter().map(|change| op(change, populate)).collect::<Vec<_>>()),
+        };
+        match updated {
             Ok(()) => return Ok(Commit::Done),
             Err(SpaceError::NoMemory) => {}
             Err(SpaceError::Refused(index)) => {

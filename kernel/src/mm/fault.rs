@@ -264,9 +264,7 @@ impl Mm {
             let Some((pfn, len)) = self.frames.alloc_run((window.end - at) as u32, after, Fill::Zero) else {
                 break;
             };
-            for i in 0..len {
-                table.set(at + u64::from(i), Pte::new(pfn.plus(i)));
-            }
+            table.put_run(at, pfn, len);
             at += u64::from(len);
             after = Some(pfn.plus(len - 1));
         }
@@ -449,27 +447,26 @@ impl Mm {
                 low -= 1;
             }
         }
+        let show = |batch: &mut Batch, at: u64, pte: Pte, (pfn, writable): (Pfn, bool)| {
+            let prot = vma.host_prot(writable);
+            if pte.mapped() {
+                batch.protect(at * PAGE_SIZE, PAGE_SIZE, prot);
+            } else {
+                batch.map(at * PAGE_SIZE, PAGE_SIZE, prot, What::Ram(pfn));
+            }
+            pte.shown(writable)
+        };
+        table.update(low..pages.end, |at, pte| match self.wants_showing(vma, pte) {
+            Some(how) => show(batch, at, pte, how),
+            None => pte,
+        });
         let limit = if around { bounds.end.min(pages.end + SHOW_AROUND.1) } else { pages.end };
-        let mut at = low;
-        while at < limit {
+        for at in pages.end..limit {
             let pte = table.get(at);
             match self.wants_showing(vma, pte) {
-                Some((pfn, writable)) => {
-                    if at >= pages.end && batch.len() >= SHOW_CHANGES {
-                        break;
-                    }
-                    let prot = vma.host_prot(writable);
-                    if pte.mapped() {
-                        batch.protect(at * PAGE_SIZE, PAGE_SIZE, prot);
-                    } else {
-                        batch.map(at * PAGE_SIZE, PAGE_SIZE, prot, What::Ram(pfn));
-                    }
-                    table.set(at, pte.shown(writable));
-                }
-                None if at >= pages.end => break,
-                None => {}
-            }
-            at += 1;
+                Some(how) if batch.len() < SHOW_CHANGES => table.set(at, show(batch, at, pte, how)),
+                _ => break,
+            };
         }
     }
 
@@ -585,14 +582,9 @@ fn window(
 
 /// The part of `window` around `page` that has no pages.
 fn gap_around(table: &Table, page: u64, window: Range<u64>) -> Range<u64> {
-    let mut low = page;
-    while low > window.start && table.get(low - 1).is_none() {
-        low -= 1;
-    }
-    let mut high = page + 1;
-    while high < window.end && table.get(high).is_none() {
-        high += 1;
-    }
+    let low =
+        table.range(window.start..page).next_back().map_or(window.start.min(page), |(last, _)| last + 1);
+    let high = table.range(page + 1..window.end).next().map_or(window.end.max(page + 1), |(next, _)| next);
     low..high
 }
 

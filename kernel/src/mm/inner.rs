@@ -129,7 +129,11 @@ impl Inner {
         if let Some((low, high)) = shown {
             batch.unmap(low, high - low);
         }
-        batch.removed.extend(taken);
+        if batch.removed.is_empty() {
+            batch.removed = taken;
+        } else {
+            batch.removed.extend(taken);
+        }
     }
 
     /// Whether an area in the range is sealed against changes (`mseal(2)`).

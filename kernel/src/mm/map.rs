@@ -84,10 +84,13 @@ impl Mm {
         if inner.areas.count() >= cx.kernel.settings.max_map_count.size() {
             return err(Errno::ENOMEM);
         }
-        if inner.sealed(at, at + len) {
-            return err(Errno::EPERM);
+        // Elsewhere it was looked for free space.
+        if flags.contains(MapFlags::FIXED) {
+            if inner.sealed(at, at + len) {
+                return err(Errno::EPERM);
+            }
+            inner.remove(at, at + len, &mut batch);
         }
-        inner.remove(at, at + len, &mut batch);
         if let Object::Cache(cache) = &vma.object {
             cache.add_mapper(&self.me);
         }

@@ -99,6 +99,8 @@ impl Chunk {
 pub(super) struct Table {
     chunks: BTreeMap<u64, Chunk>,
     len: u64,
+    /// The chunk that became empty last. It stays: where memory comes and goes, the next comes to the same place.
+    vacant: Option<u64>,
 }
 
 impl Table {
@@ -139,13 +141,44 @@ impl Table {
             _ => {}
         }
         if chunk.used == 0 {
-            self.chunks.remove(&key);
+            self.vacate(key);
         }
         old
     }
 
+    /// Puts in pages from `first` on that did not exist, with `count` frames from `pfn` on.
+    pub(super) fn put_run(&mut self, first: u64, pfn: Pfn, count: u32) {
+        let end = first + u64::from(count);
+        let mut page = first;
+        while page < end {
+            let to = end.min((page / CHUNK + 1) * CHUNK);
+            let chunk = self.chunks.entry(page / CHUNK).or_default();
+            // The last one first, so that the chunk grows once.
+            chunk.entry(((to - 1) % CHUNK) as usize);
+            let slots = chunk.entries.get_mut((page % CHUNK) as usize..).unwrap_or_default();
+            let mut new = 0;
+            for (slot, page) in slots.iter_mut().zip(page..to) {
+                new += u16::from(slot.is_none());
+                *slot = Pte::new(pfn.plus((page - first) as u32));
+            }
+            chunk.used += new;
+            self.len += u64::from(new);
+            page = to;
+        }
+    }
+
+    /// A chunk has no entries any more.
+    fn vacate(&mut self, key: u64) {
+        let before = self.vacant.replace(key).filter(|before| *before != key);
+        if let Some(before) = before
+            && self.chunks.get(&before).is_some_and(|chunk| chunk.used == 0)
+        {
+            self.chunks.remove(&before);
+        }
+    }
+
     /// Pages of the range that exist, in order.
-    pub(super) fn range(&self, pages: Range<u64>) -> impl Iterator<Item = (u64, Pte)> + '_ {
+    pub(super) fn range(&self, pages: Range<u64>) -> impl DoubleEndedIterator<Item = (u64, Pte)> + '_ {
         let keys = pages.start / CHUNK..pages.end.div_ceil(CHUNK).max(pages.start / CHUNK);
         self.chunks.range(keys).flat_map(move |(&key, chunk)| {
             let first = key * CHUNK;
@@ -163,7 +196,8 @@ impl Table {
     /// Replaces every existing entry of the range by what `change` makes of it.
     pub(super) fn update(&mut self, pages: Range<u64>, mut change: impl FnMut(u64, Pte) -> Pte) {
         let keys = pages.start / CHUNK..pages.end.div_ceil(CHUNK).max(pages.start / CHUNK);
-        let mut empty = false;
+        let mut empty = 0;
+        let mut last = 0;
         for (&key, chunk) in self.chunks.range_mut(keys.clone()) {
             let first = key * CHUNK;
             let part = chunk.part(first, &pages);
@@ -177,13 +211,18 @@ impl Table {
                 if pte.is_none() {
                     chunk.used -= 1;
                     self.len -= 1;
-                    empty |= chunk.used == 0;
+                    if chunk.used == 0 {
+                        (empty, last) = (empty + 1, key);
+                    }
                 }
             }
         }
-        if empty {
-            let gone: Vec<u64> =
-                self.chunks.range(keys).filter(|(_, c)| c.used == 0).map(|(&k, _)| k).collect();
+        if empty > 0 {
+            self.vacate(last);
+        }
+        if empty > 1 {
+            let gone = self.chunks.range(keys).filter(|(key, c)| c.used == 0 && **key != last);
+            let gone: Vec<u64> = gone.map(|(&key, _)| key).collect();
             for key in gone {
                 self.chunks.remove(&key);
             }
@@ -210,9 +249,25 @@ mod tests {
         assert_eq!(table.range(512..512).count(), 0);
         table.update(511..513, |_, _| Pte::NONE);
         assert_eq!(table.len(), 3);
-        assert_eq!(table.chunks.len(), 3);
+        // The last one that became empty stays.
+        assert_eq!(table.chunks.len(), 4);
         assert_eq!(table.set(0, Pte::NONE).pfn(), Some(Pfn(0)));
-        assert_eq!(table.chunks.len(), 2);
+        assert_eq!(table.chunks.len(), 3);
+        table.update(0..1 << 36, |_, _| Pte::NONE);
+        assert_eq!((table.len(), table.chunks.len()), (0, 1));
+        assert_eq!(table.range(0..1 << 36).count(), 0);
+    }
+
+    #[test]
+    fn runs_go_across_chunks() {
+        let mut table = Table::default();
+        table.put_run(510, Pfn(7), 1030);
+        assert_eq!((table.len(), table.chunks.len()), (1030, 4));
+        assert_eq!(table.get(1539).pfn(), Some(Pfn(7 + 1029)));
+        assert_eq!(table.range(500..2000).map(|(page, _)| page).rev().next(), Some(1539));
+        assert!(table.get(509).is_none() && table.get(1540).is_none());
+        table.update(510..1540, |_, _| Pte::NONE);
+        assert_eq!((table.len(), table.chunks.len()), (0, 1));
     }
 
     #[test]

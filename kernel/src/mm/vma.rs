@@ -255,6 +255,9 @@ impl Areas {
 
     /// Takes out everything in the range, cutting areas at its ends.
     pub(super) fn take(&mut self, start: u64, end: u64) -> Vec<Vma> {
+        if self.map.get(&start).is_some_and(|vma| vma.end == end) {
+            return self.map.remove(&start).into_iter().collect();
+        }
         self.split(start);
         self.split(end);
         let keys: Vec<u64> = self.map.range(start..end.max(start)).map(|(&k, _)| k).collect();
