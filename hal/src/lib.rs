@@ -35,5 +35,7 @@ pub use hostfs::{
 };
 pub use machine::{ClockId, CpuidAnswer, Event, LogLevel, Machine};
 pub use ram::Ram;
-pub use space::{Backing, Exit, Fault, MapOp, Offers, Prot, Regs, SpaceError, UserContext, VmSpace};
+pub use space::{
+    Backing, DefaultActions, Exit, Fault, MapOp, Offers, Prot, Regs, SpaceError, UserContext, VmSpace,
+};
 pub use stream::{Readiness, Stream, StreamKind, WindowSize};

@@ -174,6 +174,19 @@ pub struct Offers {
     pub yields: bool,
     /// `rt_sigprocmask` reads and changes this signal mask, without those of `SIGKILL` and `SIGSTOP`.
     pub sigmask: Option<u64>,
+    /// `rt_sigaction` shows these default actions, and sets default ones for the same signals.
+    pub actions: Option<DefaultActions>,
+}
+
+/// Signals whose actions are the default ones, by number minus one: no handler, no mask, no flag but `SA_RESTORER`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DefaultActions {
+    /// All of them.
+    pub defaults: u64,
+    /// Those with that flag.
+    pub plain: u64,
+    /// Their restorer.
+    pub restorer: u64,
 }
 
 /// The registers of one guest thread. Belongs to one task; made by [`crate::Machine::new_context`].
@@ -196,6 +209,10 @@ pub trait UserContext: Send {
     fn set_offers(&mut self, _offers: Offers) {}
     /// The signal mask that guest code has left, if it was offered.
     fn sigmask(&self) -> Option<u64> {
+        None
+    }
+    /// [`DefaultActions::plain`] as guest code has left it, if it was offered.
+    fn plain_actions(&self) -> Option<u64> {
         None
     }
     /// A copy with all registers, for a new thread.

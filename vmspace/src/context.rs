@@ -151,6 +151,19 @@ pub struct Offers {
     pub yields: bool,
     /// `rt_sigprocmask` changes this mask: whoever sets it sees its new value after [`crate::Vmspace::run`].
     pub sigmask: Option<u64>,
+    /// `rt_sigaction` shows these actions and sets them: `plain` is as it is left after [`crate::Vmspace::run`].
+    pub actions: Option<DefaultActions>,
+}
+
+/// Signals whose actions are the default ones, by number minus one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DefaultActions {
+    /// All of them, without mask and with no flag but `SA_RESTORER`.
+    pub defaults: u64,
+    /// Those with that flag.
+    pub plain: u64,
+    /// Their restorer.
+    pub restorer: u64,
 }
 
 /// The shared part of a context: its runner has to reach it when it gives the registers back.

@@ -221,6 +221,7 @@ impl Runner {
                 set(RCX, self.get(call::SITE));
                 (0, get(RAX))
             }
+            _ if ip >= gate.action && ip < gate.acted => (0, libc::SYS_rt_sigaction as u64),
             _ if ip >= gate.clock => (0, get(RAX)),
             _ if ip == gate.masked || ip == gate.masked + 2 => (SYSCALL_LEN, 0),
             _ if ip >= gate.mask && ip < gate.masked => (0, libc::SYS_rt_sigprocmask as u64),

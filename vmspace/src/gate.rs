@@ -85,6 +85,15 @@ impl Runner {
             let says = if offers.sigmask.is_some() { answer::SIGMASK } else { answer::NONE };
             self.put_answer(libc::SYS_rt_sigprocmask as usize, says);
         }
+        if let Some(actions) = offers.actions {
+            self.put(call::DEFAULTS, actions.defaults);
+            self.put(call::PLAIN, actions.plain);
+            self.put(call::RESTORER, actions.restorer);
+        }
+        if inner.offers.actions.is_some() != offers.actions.is_some() {
+            let says = if offers.actions.is_some() { answer::ACTIONS } else { answer::NONE };
+            self.put_answer(libc::SYS_rt_sigaction as usize, says);
+        }
         if inner.offers.yields != offers.yields {
             self.put_answer(libc::SYS_sched_yield as usize, if offers.yields { 0 } else { answer::NONE });
         }

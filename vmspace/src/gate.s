@@ -28,6 +28,8 @@ at vmspace_stub_gate_known
 40: jmp rcx                         // somebody else's GS base: the instruction traps
 41: cmp r11, {ANSWER_CLOCK}
     je 50f
+    cmp r11, {ANSWER_ACTIONS}
+    je vmspace_stub_gate_action
     cmp r11, {ANSWER_SIGMASK}
     jne 60f
 
@@ -90,6 +92,45 @@ at vmspace_stub_gate_clocked
     mov r11, gs:[{TIME} + 8]
     mov [rsi + 8], r11
     jmp vmspace_stub_gate_masked
+
+    // rt_sigaction(signal: edi, new: rsi, old: rdx, size: r10) where the action is the default and stays it: asks, or sets it.
+at vmspace_stub_gate_action
+    cmp r10, 8
+    jne 60f
+    lea r11d, [rdi - 1]
+    cmp r11d, 63
+    ja 60f
+    bt qword ptr gs:[{DEFAULTS}], r11
+    jnc 60f
+    test rsi, rsi
+    jz 58f
+    test rdx, rdx
+    jnz 60f
+    cmp qword ptr [rsi], 0          // SIG_DFL
+    jne 60f
+    cmp qword ptr [rsi + 8], {SA_RESTORER}
+    jne 60f
+    cmp qword ptr [rsi + 24], 0     // the mask
+    jne 60f
+    mov rax, [rsi + 16]
+    cmp rax, gs:[{RESTORER}]
+    mov eax, {NR_SIGACTION}
+    jne 60f
+    bts qword ptr gs:[{PLAIN}], r11
+    jmp vmspace_stub_gate_masked
+58: test rdx, rdx
+    jz 60f
+    bt qword ptr gs:[{PLAIN}], r11
+    sbb r11, r11
+    mov eax, r11d
+    and eax, {SA_RESTORER}
+    and r11, gs:[{RESTORER}]
+    mov qword ptr [rdx], 0
+    mov [rdx + 8], rax
+    mov [rdx + 16], r11
+    mov qword ptr [rdx + 24], 0
+    jmp vmspace_stub_gate_masked
+at vmspace_stub_gate_acted
 
     // Every other call waits in the area for the owner.
 60: arguments_and_site

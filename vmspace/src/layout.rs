@@ -100,6 +100,10 @@ pub mod call {
     pub const EAGER: u64 = 88;
     /// How many more times it leaves the CPU to others before it sleeps, in turns and after [`super::order::ASIDE`].
     pub const YIELDS: u64 = 96;
+    /// Signals whose actions are the default, and the restorer of those that have one, for [`super::answer::ACTIONS`].
+    pub const DEFAULTS: u64 = 104;
+    /// See [`DEFAULTS`].
+    pub const RESTORER: u64 = 112;
     /// Counts calls, in steps of [`super::order::STEP`].
     pub const SEQUENCE: u64 = 128;
     /// 1 when all registers of the thread that makes the call are in the area, else 0.
@@ -118,6 +122,8 @@ pub mod call {
     pub const TRAP: u64 = 192;
     /// The five arguments of the report.
     pub const TRAP_ARGS: u64 = 200;
+    /// Those of [`DEFAULTS`] whose actions have flags and a restorer.
+    pub const PLAIN: u64 = 240;
 }
 
 /// Values of [`call::LISTENING`].
@@ -164,6 +170,8 @@ pub mod answer {
     pub const CLOCK: u64 = u64::MAX - 1;
     /// The area has the thread's signal mask.
     pub const SIGMASK: u64 = u64::MAX - 2;
+    /// The area has the process's default actions.
+    pub const ACTIONS: u64 = u64::MAX - 3;
 }
 
 /// System-call numbers that no kernel has: how the stub talks to its owner.

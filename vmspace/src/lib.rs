@@ -27,6 +27,6 @@ mod switch;
 mod sys;
 mod trust;
 
-pub use context::{Context, Offers, Regs};
+pub use context::{Context, DefaultActions, Offers, Regs};
 pub use engine::Engine;
 pub use space::{Exit, Op, UpdateError, Vmspace};

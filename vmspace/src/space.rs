@@ -385,6 +385,9 @@ impl Vmspace {
             self.leave(cpu, runner, &mut inner, context, spare)
         });
         runner.left_guest();
+        if let Some(actions) = &mut context.offers.actions {
+            actions.plain = runner.get(call::PLAIN);
+        }
         if let Some(mask) = &mut context.offers.sigmask {
             *mask = runner.get(call::SIGMASK);
         }

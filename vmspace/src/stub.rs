@@ -6,6 +6,8 @@ use crate::filter;
 use crate::layout::{self, answer, call, fd, listening, nr, order, trap};
 use std::arch::global_asm;
 
+/// `SA_RESTORER` (`asm/signal.h`).
+const SA_RESTORER: u64 = 0x0400_0000;
 /// How many times a runner looks for something to do before it sleeps: some 200 µs.
 const PATIENCE: u32 = 5000;
 
@@ -48,6 +50,9 @@ global_asm!(
     CLOCK_SP = const layout::AREA_CALL + call::CLOCK_SP,
     CLOCK_STACK_END = const layout::AREA_CLOCK_STACK_END,
     SIGMASK = const layout::AREA_CALL + call::SIGMASK,
+    DEFAULTS = const layout::AREA_CALL + call::DEFAULTS,
+    RESTORER = const layout::AREA_CALL + call::RESTORER,
+    PLAIN = const layout::AREA_CALL + call::PLAIN,
     REGS = const layout::AREA_REGS,
     XSTATE = const layout::AREA_XSTATE,
     STEP = const order::STEP,
@@ -57,12 +62,15 @@ global_asm!(
     YIELDS = const layout::AREA_CALL + call::YIELDS,
     NR_YIELD = const libc::SYS_sched_yield,
     NR_CLOCK = const libc::SYS_clock_gettime,
+    NR_SIGACTION = const libc::SYS_rt_sigaction,
+    SA_RESTORER = const SA_RESTORER,
     TRAP_POSTED = const trap::POSTED,
     TRAP_ASIDE = const trap::ASIDE,
     IN_TURNS = const listening::IN_TURNS,
     TRAP_ANSWERED = const trap::ANSWERED,
     ANSWER_CLOCK = const answer::CLOCK as i64,
     ANSWER_SIGMASK = const answer::SIGMASK as i64,
+    ANSWER_ACTIONS = const answer::ACTIONS as i64,
     PATIENCE = const PATIENCE,
     RUNNER_FPROG = const layout::TEXT + data::RUNNER_FPROG,
     MAPPER_FPROG = const layout::TEXT + data::MAPPER_FPROG,
@@ -113,6 +121,8 @@ unsafe extern "C" {
     static vmspace_stub_gate_masked: u8;
     static vmspace_stub_gate_clock: u8;
     static vmspace_stub_gate_clocked: u8;
+    static vmspace_stub_gate_action: u8;
+    static vmspace_stub_gate_acted: u8;
     static vmspace_stub_gate_posting: u8;
     static vmspace_stub_gate_posted: u8;
     static vmspace_stub_gate_waited: u8;
@@ -159,6 +169,10 @@ pub struct Gate {
     pub clock: u64,
     /// From here on they are the thread's again.
     pub clocked: u64,
+    /// From here on the number's register holds something else.
+    pub action: u64,
+    /// What is in front of it can be done again.
+    pub acted: u64,
     /// From here on arguments and site are in the area, and the way back is no longer in its register.
     pub posting: u64,
     /// From here on the call is in the area.
@@ -198,6 +212,8 @@ impl Addresses {
                 masked: at(&raw const vmspace_stub_gate_masked),
                 clock: at(&raw const vmspace_stub_gate_clock),
                 clocked: at(&raw const vmspace_stub_gate_clocked),
+                action: at(&raw const vmspace_stub_gate_action),
+                acted: at(&raw const vmspace_stub_gate_acted),
                 posting: at(&raw const vmspace_stub_gate_posting),
                 posted: at(&raw const vmspace_stub_gate_posted),
                 waited: at(&raw const vmspace_stub_gate_waited),

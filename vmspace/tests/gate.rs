@@ -6,7 +6,7 @@ use rig::{CODE, DATA, DATA_OFFSET, Rig, alone};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vmspace::{Context, Engine, Exit, Op, Vmspace};
+use vmspace::{Context, DefaultActions, Engine, Exit, Op, Vmspace};
 
 const NR: u64 = 39;
 
@@ -543,4 +543,70 @@ fn the_signal_mask_is_changed_in_the_gate() {
     let regs = *context.regs();
     assert_eq!(regs.rbx, 0);
     assert!(regs.r12 * 2 > made, "{} rounds, {made} calls made", regs.r12);
+}
+
+#[test]
+fn default_actions_are_shown_and_set_in_the_gate() {
+    const SA_RESTORER: u64 = 0x400_0000;
+    const RESTORER: u64 = 0x1234_5678_9abc;
+    // Set SIGINT's (2) action, ask for it, ask for that of 5; and set that of 6, which is not among the default ones.
+    let calls = [
+        [2, DATA, 0],
+        [2, 0, DATA + 64],
+        [5, 0, DATA + 96],
+        [6, DATA, 0],
+        [2, DATA + 32, 0],
+        [2, DATA, DATA + 128],
+    ];
+    let rig = Rig::new();
+    let mut code = Vec::new();
+    for args in calls {
+        for (prefix, value) in [0xbf, 0xbe, 0xba].into_iter().zip(args) {
+            code.push(prefix); // mov edi, esi, edx
+            code.extend((value as u32).to_le_bytes());
+        }
+        code.extend(call(&rig.engine, 13));
+        code.extend([0x48, 0x09, 0xc3]); // or rbx, rax
+    }
+    code.extend([0x49, 0xff, 0xc4]); // inc r12
+    code.push(0xe9); // jmp
+    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
+    let space = Arc::new(rig.space(&code));
+    // The action to set, and one with a handler.
+    let words = |words: [u64; 4]| words.map(u64::to_le_bytes).concat();
+    rig.ram.write_all_at(&words([0, SA_RESTORER, RESTORER, 0]), DATA_OFFSET).unwrap();
+    rig.ram.write_all_at(&words([1, SA_RESTORER, RESTORER, 0]), DATA_OFFSET + 32).unwrap();
+    rig.ram.write_all_at(&[0xff; 64], DATA_OFFSET + 64).unwrap();
+    let mut context = start();
+    context.regs().r10 = 8;
+    let offered = DefaultActions { defaults: !0x20, plain: 1, restorer: RESTORER };
+    let mut made = std::collections::BTreeMap::new();
+    while_kicked(&space, || {
+        for _ in 0..3000 {
+            context.offers.actions = Some(offered);
+            match space.run(0, &mut context, &alone) {
+                Exit::Interrupted => {}
+                Exit::Syscall { nr: 13, args, .. } => {
+                    *made.entry([args[0], args[1], args[2]]).or_insert(0) += 1;
+                    context.set_syscall_result(0);
+                }
+                exit => panic!("{exit:?}"),
+            }
+            let left = context.offers.actions.unwrap();
+            assert!([1, 3].contains(&left.plain), "{left:x?}");
+        }
+    });
+    let mut shown = [0; 64];
+    rig.ram.read_exact_at(&mut shown, DATA_OFFSET + 64).unwrap();
+    // It is the kernel's, where a kick came between.
+    let set = words([0, SA_RESTORER, RESTORER, 0]);
+    assert!(shown[..32] == set || shown[..32] == words([0; 4]), "{shown:x?}");
+    assert_eq!(shown[32..], words([0; 4]));
+    let regs = *context.regs();
+    assert_eq!(regs.rbx, 0);
+    // The last three of the calls are always made, the others only when a kick meets them.
+    let always = |call: &[u64; 3]| calls[3..].contains(call);
+    assert_eq!(made.keys().filter(|call| always(call)).count(), 3, "{made:?}");
+    let others: u64 = made.iter().filter(|(call, _)| !always(call)).map(|(_, n)| n).sum();
+    assert!(others * 20 < regs.r12, "{} rounds, {made:?}", regs.r12);
 }

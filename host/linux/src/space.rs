@@ -220,11 +220,18 @@ impl UserContext for LinuxContext {
     }
 
     fn set_offers(&mut self, offers: Offers) {
-        self.inner.offers = vmspace::Offers { yields: offers.yields, sigmask: offers.sigmask };
+        let actions = offers.actions.map(|hal::DefaultActions { defaults, plain, restorer }| {
+            vmspace::DefaultActions { defaults, plain, restorer }
+        });
+        self.inner.offers = vmspace::Offers { yields: offers.yields, sigmask: offers.sigmask, actions };
     }
 
     fn sigmask(&self) -> Option<u64> {
         self.inner.offers.sigmask
+    }
+
+    fn plain_actions(&self) -> Option<u64> {
+        self.inner.offers.actions.map(|actions| actions.plain)
     }
 
     fn duplicate(&mut self) -> Box<dyn UserContext> {

@@ -2,6 +2,7 @@
 //!
 //! Lock order: a process's `signals.shared`, then a task's `signals`.
 
+mod defaults;
 mod deliver;
 mod frame;
 pub(crate) mod group;
@@ -20,6 +21,7 @@ pub use group::send_to_group;
 pub use info::{SigInfo, SigSource, code};
 mod action;
 pub use action::{set_action, take};
+pub(crate) use defaults::{count_action_call, lend_actions, take_actions_back};
 pub(crate) use mask::{count_mask_call, lend_mask, take_mask_back};
 pub use mask::{read_mask, set_mask, with_temporary_mask};
 pub use pending::{PendingQueue, SharedSignals, TaskSignals};

@@ -32,6 +32,7 @@ pub(super) fn rt_sigaction(
     if !(1..=sig::MAX).contains(&signo) || (new.is_some() && SigSet::UNBLOCKABLE.has(signo)) {
         return err(Errno::EINVAL);
     }
+    signal::count_action_call(cx);
     let before = match new {
         None => cx.process().signals.action(signo),
         Some(action) => signal::set_action(

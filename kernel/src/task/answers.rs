@@ -26,12 +26,17 @@ pub(super) fn update(cx: &Cx) {
 pub(super) fn offer(cx: &Cx, alone: bool) {
     if cx.kernel.patches() {
         let sigmask = crate::signal::lend_mask(cx).map(|mask| mask.0);
-        cx.user.borrow_mut().set_offers(Offers { yields: alone, sigmask });
+        let actions = crate::signal::lend_actions(cx);
+        cx.user.borrow_mut().set_offers(Offers { yields: alone, sigmask, actions });
     }
 }
 
 /// Guest code has stopped: takes over what it has changed.
 pub(super) fn take_back(cx: &Cx) {
+    if let Some(lent) = cx.actions_lent.take() {
+        let plain = cx.user.borrow().plain_actions();
+        crate::signal::take_actions_back(cx, lent, plain.unwrap_or(lent.plain));
+    }
     if cx.mask_calls.get() == 0 {
         return;
     }

@@ -57,6 +57,9 @@ pub struct Cx<'a> {
     pub(crate) answers_stale: Cell<bool>,
     /// How many times the task has changed its signal mask, up to what [`crate::signal::lend_mask`] asks for.
     pub(crate) mask_calls: Cell<u8>,
+    /// The same for calls about signals' actions ([`crate::signal::lend_actions`]), and what it is lent of them.
+    pub(crate) action_calls: Cell<u8>,
+    pub(crate) actions_lent: Cell<Option<hal::DefaultActions>>,
     /// Room for a floating-point image on its way between registers and a signal frame.
     pub(crate) fpu_image: Cell<Vec<u8>>,
     /// Room for the record of the task's next wait for a futex.
@@ -142,6 +145,8 @@ impl<'a> Cx<'a> {
             ram_full: Cell::new(false),
             answers_stale: Cell::new(true),
             mask_calls: Cell::new(0),
+            action_calls: Cell::new(0),
+            actions_lent: Cell::new(None),
             fpu_image: Cell::new(Vec::new()),
             futex_waiter: Cell::new(None),
             restart: Cell::new(None),

@@ -153,6 +153,66 @@ fn errors_stay_errors() -> R {
     Ok(())
 }
 
+type Action = [u64; 4];
+
+fn action(signo: i64, new: Option<Action>) -> Result<Action, E> {
+    let mut old = [!0u64; 4];
+    let new = new.as_ref().map_or(std::ptr::null(), |new| new.as_ptr());
+    sc!(SYS_rt_sigaction, signo, new, old.as_mut_ptr(), 8)?;
+    Ok(old)
+}
+
+fn actions_without_handlers_are_shown_as_they_were_set() -> R {
+    const SA_RESTORER: u64 = 0x400_0000;
+    let null = std::ptr::null::<u64>();
+    let signals = || (1..=64i64).filter(|signo| ![SIGKILL, SIGSTOP].map(i64::from).contains(signo));
+    let plain = |restorer| -> Action { [0, SA_RESTORER, restorer, 0] };
+    for round in 0..20u64 {
+        for signo in signals() {
+            // Mostly the same, and now and then something else.
+            let new = match (round + signo as u64) % 8 {
+                0 => [0; 4],
+                1 => plain(0x5000),
+                2 => [0, SA_RESTORER, 0x4000, 0x200],
+                3 => [0, SA_RESTORER | 0x1000_0000, 0x4000, 0],
+                _ => plain(0x4000),
+            };
+            sc!(SYS_rt_sigaction, signo, new.as_ptr(), null, 8)?;
+            eq!(action(signo, None)?, new);
+            eq!(action(signo, Some(plain(0x4000)))?, new);
+            eq!(action(signo, None)?, plain(0x4000));
+        }
+        for signo in [SIGKILL, SIGSTOP].map(i64::from) {
+            eq!(action(signo, None)?, [0; 4]);
+            errno_is!(sc!(SYS_rt_sigaction, signo, plain(0x4000).as_ptr(), null, 8), EINVAL);
+        }
+        for (signo, size) in [(0, 8), (65, 8), (-1, 8), (1, 4)] {
+            errno_is!(sc!(SYS_rt_sigaction, signo, null, null, size), EINVAL);
+        }
+        errno_is!(sc!(SYS_rt_sigaction, 1, 8, null, 8), EFAULT);
+        errno_is!(sc!(SYS_rt_sigaction, 1, null, 8, 8), EFAULT);
+    }
+    // A child begins with the same ones. To set one takes away a pending signal that it ignores.
+    child(move || {
+        for signo in signals() {
+            eq!(action(signo, None)?, plain(0x4000));
+        }
+        let blocked = 1u64 << (SIGCHLD - 1);
+        sc!(SYS_rt_sigprocmask, SIG_BLOCK, &raw const blocked, null, 8)?;
+        let mut pending = 0u64;
+        for _ in 0..20 {
+            sc!(SYS_kill, sc!(SYS_getpid)?, SIGCHLD)?;
+            sc!(SYS_rt_sigpending, &raw mut pending, 8)?;
+            eq!(pending, blocked);
+            sc!(SYS_rt_sigaction, SIGCHLD, plain(0x4000).as_ptr(), null, 8)?;
+            sc!(SYS_rt_sigpending, &raw mut pending, 8)?;
+            eq!(pending, 0);
+        }
+        Ok(())
+    })?
+    .ok()
+}
+
 /// What `cpuid` says, and whether everything else stayed as it was: the other registers, and memory below the stack pointer.
 #[inline(never)]
 fn ask_cpu(leaf: u32, subleaf: u32) -> ([u32; 4], bool) {
@@ -247,4 +307,5 @@ cases!("busy":
     code_may_become_writable_and_go_on,
     errors_stay_errors,
     the_cpu_says_the_same_wherever_it_is_asked,
+    actions_without_handlers_are_shown_as_they_were_set,
 );
