@@ -27,6 +27,8 @@ pub struct Engine {
     zygote: Mutex<Zygote>,
     reserve: Mutex<Vec<Body>>,
     control: OwnedFd,
+    /// What mappers say there.
+    status: Arc<Area>,
     hand_over: OwnedFd,
     free_slots: Mutex<Slots>,
     tasks: Tasks,
@@ -119,12 +121,14 @@ impl Engine {
         })?;
         drop((zygote_orders, zygote_hand_over));
         let page = Area::map(control.as_fd(), 0, 4096)?;
+        let status = Arc::new(Area::map(control.as_fd(), layout::STATUS, layout::STATUS_LEN as usize)?);
         let mut zygote = Zygote { child, page, orders };
         let vdso = zygote.settle()?;
         let engine = Engine {
             zygote: Mutex::new(zygote),
             reserve: Mutex::new(Vec::new()),
             control,
+            status,
             hand_over,
             free_slots: Mutex::new(Slots::default()),
             tasks: Tasks::of_host(),
@@ -196,7 +200,7 @@ impl Engine {
         // She makes the mapper without being asked for.
         let made = sys::receive_fd(self.hand_over.as_fd(), mother).and_then(|listener| {
             let area = Area::map(self.control.as_fd(), offset, layout::SLOT_LEN as usize)?;
-            Body::new(mother, slot, area, listener, self.clock)
+            Body::new(mother, slot, area, listener, self.status.clone(), self.clock)
         });
         let body = match made {
             Ok(body) => body,

@@ -30,7 +30,7 @@ pub const AREA_LEN: u64 = 1 << AREA_SHIFT;
 pub const AREA_SHIFT: u32 = 14;
 /// Most runners that an address space can have.
 pub const MAX_RUNNERS: usize = 64;
-/// The mapper's orders: number and six arguments each.
+/// The mapper's orders: a header ([`orders`]), then number and six arguments each.
 pub const ORDERS: u64 = STATE + STATE_LEN;
 /// Length of all runners' areas.
 pub const STATE_LEN: u64 = AREA_LEN * MAX_RUNNERS as u64;
@@ -39,9 +39,13 @@ pub const ORDERS_LEN: u64 = 1 << 15;
 /// Bytes of one order.
 pub const ORDER_LEN: u64 = 56;
 /// Most orders in one batch.
-pub const MAX_BATCH: usize = (ORDERS_LEN / ORDER_LEN) as usize;
+pub const MAX_BATCH: usize = ((ORDERS_LEN - orders::LEN) / ORDER_LEN) as usize;
 /// Bytes of control memory that an address space has: the areas, then the orders.
 pub const SLOT_LEN: u64 = STATE_LEN + ORDERS_LEN;
+/// Where the control memory has a word for each slot in which its mapper says what it has done: no address space shows it. The zygote's page comes before.
+pub const STATUS: u64 = 4096;
+/// Bytes of such words: up to the first slot.
+pub const STATUS_LEN: u64 = SLOT_LEN - STATUS;
 /// Offset of the answers in an area: for each system-call number below [`ANSWERS`] a word, negative for none.
 pub const AREA_ANSWERS: u64 = 0;
 /// Numbers that can have an answer.
@@ -67,7 +71,7 @@ pub const BOOT: u64 = 0x1000_0000;
 
 /// Descriptors of the zygote and of mothers. Runners keep none.
 pub mod fd {
-    /// Guest RAM: the only one that mappers keep.
+    /// Guest RAM. Mappers keep this and the next.
     pub const RAM: i32 = 3;
     /// The memory behind the zygote's page and the runners' areas.
     pub const CONTROL: i32 = 4;
@@ -79,6 +83,20 @@ pub mod fd {
     pub const LISTENER: i32 = 7;
     /// In a mapper, host files that are being mapped use numbers from here on.
     pub const FILES: i32 = 16;
+}
+
+/// Offsets in the header of the mapper's orders.
+pub mod orders {
+    /// Counts batches. Written last.
+    pub const SEQUENCE: u64 = 0;
+    /// How many orders there are.
+    pub const COUNT: u64 = 8;
+    /// How often the mapper yields when it has done them, looking for more; 0 has it report by a notification instead.
+    pub const STANDBY: u64 = 16;
+    /// Where in the control memory it writes the sequence number when it has done them.
+    pub const STATUS: u64 = 24;
+    /// Length of the header.
+    pub const LEN: u64 = 64;
 }
 
 /// Offsets behind [`AREA_CALL`], in cache lines: what the runner writes with each call, what the owner answers, what only the runner uses, and the reports
@@ -178,7 +196,7 @@ pub mod answer {
 pub mod nr {
     /// A signal handler reports: signal, `siginfo_t`, `ucontext_t`, FS base, GS base.
     pub const TRAP: u64 = 1000;
-    /// The mapper waits for orders: last result, number of orders not done.
+    /// The mapper waits for orders: last result, number of orders not done, the batch.
     pub const DONE: u64 = 1001;
     /// A runner waits until it has something to do: the words of its area say what for.
     pub const WAIT: u64 = 1002;

@@ -3,11 +3,13 @@
 //! A mapper shares the memory of the runners but never runs guest code. It takes its orders from pages that nobody in the address space can write, does
 //! them one after the other, and waits for more in a notification of its own, which carries the last result in registers. So a batch costs one
 //! hand-over, whatever its length, and there is nothing in it that guest code could change.
+//!
+//! Beside a session it stands by instead, for a while: it says what it has done by writing to a file that no address space shows, and yields until there are new orders.
 
 use crate::area::Area;
-use crate::layout::{self, fd, nr};
+use crate::layout::{self, fd, nr, orders};
 use crate::runner::{Fatal, KILLED, receive};
-use crate::sys;
+use crate::sys::{self, Notification};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -33,14 +35,23 @@ enum Place {
 
 /// How long the owner looks for the end of what is done beside him.
 const LOOK: Duration = Duration::from_micros(50);
+/// How often he looks for it before he looks whether the mapper has gone to sleep.
+const LOOKS: u32 = 100;
+/// How often a mapper that stands by yields.
+const STANDBY: u64 = 64;
 
 /// A host task that makes calls for the owner.
 pub(crate) struct Mapper {
     pub pid: i32,
     listener: OwnedFd,
     area: Arc<Area>,
-    /// The notification that it waits in.
-    waiting: u64,
+    /// The notification that it waits in; `None` when it stands by.
+    waiting: Option<u64>,
+    /// Number of the last batch.
+    batch: u64,
+    /// Where it says which batch it has done, and that as an offset there.
+    status: Arc<Area>,
+    word: Option<usize>,
     /// Keys of the files behind descriptors from `fd::FILES` on; 0 is none.
     files: [u64; FILE_SLOTS],
     next_file: usize,
@@ -54,17 +65,32 @@ pub(crate) struct Mapper {
 
 impl Mapper {
     /// Takes over a new mapper: waits for its first report.
-    pub(crate) fn adopt(listener: OwnedFd, area: Arc<Area>) -> io::Result<Mapper> {
+    /// `slot` is its address space's; `status` is that part of the control memory.
+    pub(crate) fn adopt(
+        listener: OwnedFd,
+        area: Arc<Area>,
+        status: Arc<Area>,
+        slot: u64,
+    ) -> io::Result<Mapper> {
         let first = sys::receive(listener.as_fd())?;
         sys::set_sync_wake_up(listener.as_fd());
         if first.nr as u64 != nr::DONE {
             return Err(io::Error::other("a new mapper misbehaved"));
         }
+        let word = Some(slot as usize * 8).filter(|at| at + 8 <= layout::STATUS_LEN as usize);
+        area.store(ORDERS_OFFSET + orders::SEQUENCE as usize, 0);
+        area.store(ORDERS_OFFSET + orders::STATUS as usize, layout::STATUS + slot * 8);
+        if let Some(word) = word {
+            status.store(word, 0);
+        }
         Ok(Mapper {
             pid: first.pid as i32,
             listener,
             area,
-            waiting: first.id,
+            waiting: Some(first.id),
+            batch: 0,
+            status,
+            word,
             files: [0; FILE_SLOTS],
             next_file: 0,
             in_batch: 0,
@@ -100,7 +126,8 @@ impl Mapper {
                 let Some(slot) = order.clone().find(free) else { return Ok(None) };
                 self.next_file = (slot + 1) % FILE_SLOTS;
                 self.files[slot] = 0;
-                sys::add_fd(self.listener.as_fd(), self.waiting, file, fd::FILES + slot as i32)
+                let waiting = self.asleep()?;
+                sys::add_fd(self.listener.as_fd(), waiting, file, fd::FILES + slot as i32)
                     .map_err(|e| format!("can't pass a file: {e}"))?;
                 self.files[slot] = key;
                 slot
@@ -116,34 +143,86 @@ impl Mapper {
         self.finish()
     }
 
+    /// The notification that it sleeps in. If it stands by it is sent to sleep, for which the caller must leave it a host CPU.
+    fn asleep(&mut self) -> Result<u64, Fatal> {
+        match self.waiting {
+            Some(id) => Ok(id),
+            None => {
+                self.order(&[], 0)?;
+                let n = self.report()?;
+                self.waiting = Some(n.id);
+                Ok(n.id)
+            }
+        }
+    }
+
     /// Has it begin with calls. [`Mapper::finish`] comes before anything else.
     pub(crate) fn start(&mut self, calls: &[Call]) -> Result<(), Fatal> {
         self.in_batch = 0;
+        self.started = calls.len();
+        let beside = matches!(self.place, Place::Beside(_)) && self.word.is_some();
+        self.order(calls, if beside { STANDBY } else { 0 })
+    }
+
+    fn order(&mut self, calls: &[Call], standby: u64) -> Result<(), Fatal> {
+        let header = |word: u64| ORDERS_OFFSET + word as usize;
         let words = calls.iter().flatten();
-        for (word, offset) in
-            words.zip((ORDERS_OFFSET..ORDERS_OFFSET + layout::ORDERS_LEN as usize).step_by(8))
-        {
+        for (word, offset) in words.zip((header(orders::LEN)..).step_by(8)) {
             self.area.store(offset, *word);
         }
-        self.started = calls.len();
-        sys::answer(self.listener.as_fd(), self.waiting, calls.len() as u64).map_err(|_| Fatal::from(KILLED))
+        self.area.store(header(orders::COUNT), calls.len() as u64);
+        self.area.store(header(orders::STANDBY), standby);
+        self.batch += 1;
+        self.area.store(header(orders::SEQUENCE), self.batch);
+        self.waiting.take().map_or(Ok(()), |id| self.wake(id))
+    }
+
+    fn wake(&self, id: u64) -> Result<(), Fatal> {
+        sys::answer(self.listener.as_fd(), id, 0).map_err(|_| Fatal::from(KILLED))
+    }
+
+    /// Its report of the last batch.
+    fn report(&self) -> Result<Notification, Fatal> {
+        loop {
+            let n = receive(self.listener.as_fd(), self.pid)?;
+            if n.args[2] == self.batch {
+                return Ok(n);
+            }
+            // It went to sleep just before.
+            self.wake(n.id)?;
+        }
     }
 
     /// Waits until what was started last is done; the result is that of [`Mapper::make`].
     pub(crate) fn finish(&mut self) -> Result<Result<(), (usize, i32)>, Fatal> {
         let calls = std::mem::take(&mut self.started);
-        if let Place::Beside(_) = self.place {
-            let start = Instant::now();
-            while !self.has_finished() && start.elapsed() < LOOK {
-                std::hint::spin_loop();
-            }
+        if matches!(self.place, Place::Beside(_)) && self.look() {
+            return Ok(Ok(()));
         }
-        let done = receive(self.listener.as_fd(), self.pid)?;
-        self.waiting = done.id;
+        let done = self.report()?;
+        self.waiting = Some(done.id);
         match (done.args[1] as usize).min(calls) {
             0 => Ok(Ok(())),
             left => Ok(Err((calls - left, -(done.args[0] as i64) as i32))),
         }
+    }
+
+    /// Looks for a while whether it says that the last batch is done, or goes to sleep.
+    fn look(&self) -> bool {
+        let Some(word) = self.word else { return false };
+        let start = Instant::now();
+        while start.elapsed() < LOOK {
+            for _ in 0..LOOKS {
+                if self.status.load(word) == self.batch {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if self.has_finished() {
+                return false;
+            }
+        }
+        false
     }
 
     /// Whether [`Mapper::finish`] would not block.

@@ -32,10 +32,11 @@ impl Body {
         slot: u64,
         area: Area,
         mapper: OwnedFd,
+        status: Arc<Area>,
         clock: Option<u64>,
     ) -> io::Result<Body> {
         let area = Arc::new(area);
-        let mapper = Mutex::new(Mapper::adopt(mapper, area.clone())?);
+        let mapper = Mutex::new(Mapper::adopt(mapper, area.clone(), status, slot)?);
         Ok(Body { mother, slot, area, mapper, runners: Mutex::new(Vec::new()), clock })
     }
 
@@ -309,7 +310,11 @@ impl Vmspace {
         if let Some((_, inner)) = &mut own {
             inner.pace.has_changed(changes);
         }
-        let session = own.and_then(|(runner, inner)| Some((runner, runner.waits_on(&inner)?, inner)));
+        // Who gets a file sleeps meanwhile.
+        let files = ops.iter().any(|op| matches!(op, Op::MapFile { .. }));
+        let session = own
+            .filter(|_| !files)
+            .and_then(|(runner, inner)| Some((runner, runner.waits_on(&inner)?, inner)));
         match &session {
             Some((_, host, _)) => mapper.go_to(*host),
             None => mapper.follow(cpu),

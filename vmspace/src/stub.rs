@@ -3,7 +3,7 @@
 //! Nothing here uses a stack or memory that guest code could change to gain something: see the notes at each part.
 
 use crate::filter;
-use crate::layout::{self, answer, call, fd, listening, nr, order, trap};
+use crate::layout::{self, answer, call, fd, listening, nr, order, orders, trap};
 use std::arch::global_asm;
 
 /// `SA_RESTORER` (`asm/signal.h`).
@@ -21,6 +21,11 @@ global_asm!(
     ORDERS = const layout::ORDERS,
     ORDERS_LEN = const layout::ORDERS_LEN,
     ORDER_LEN = const layout::ORDER_LEN,
+    ORDERS_SEQUENCE = const orders::SEQUENCE,
+    ORDERS_COUNT = const orders::COUNT,
+    ORDERS_STANDBY = const orders::STANDBY,
+    ORDERS_STATUS = const orders::STATUS,
+    ORDERS_HEADER = const orders::LEN,
     AREA_SHIFT = const layout::AREA_SHIFT,
     AREA_LEN = const layout::AREA_LEN,
     AREA_STACK = const layout::AREA_STACK,

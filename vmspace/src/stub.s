@@ -200,20 +200,24 @@ at vmspace_stub_closed
     xor edx, edx
     mov eax, 46
     syscall
-    mov edi, {FD_CONTROL}
+    mov edi, {FD_ORDERS}
     mov esi, 0xffffffff
     xor edx, edx
     mov eax, 436
     syscall
     xor eax, eax
     xor r13d, r13d
-// Report the last result and how many are left undone; the answer is how many to do now.
+    xor r15d, r15d
+    movabs rbp, {ORDERS}
+// Report the last result, how many are left undone, and of which batch.
 31: mov rdi, rax
     mov esi, r13d
+    mov rdx, r15
     mov eax, {NR_DONE}
     syscall
-    movabs r12, {ORDERS}
-    mov r13d, eax
+36: mov r15, [rbp + {ORDERS_SEQUENCE}]
+    mov r13d, [rbp + {ORDERS_COUNT}]
+    lea r12, [rbp + {ORDERS_HEADER}]
     xor eax, eax
     test r13d, r13d
     jz 31b
@@ -230,6 +234,23 @@ at vmspace_stub_closed
     add r12, {ORDER_LEN}
     dec r13d
     jnz 32b
+    mov ebx, [rbp + {ORDERS_STANDBY}]
+    test ebx, ebx
+    jz 31b
+// Stand by: say what is done where nobody in the address space can, and look for more.
+    mov edi, {FD_CONTROL}
+    lea rsi, [rbp + {ORDERS_SEQUENCE}]
+    mov edx, 8
+    mov r10, [rbp + {ORDERS_STATUS}]
+    mov eax, 18                     // pwrite64
+    syscall
+37: mov eax, {NR_YIELD}
+    syscall
+    cmp [rbp + {ORDERS_SEQUENCE}], r15
+    jne 36b
+    dec ebx
+    jnz 37b
+    xor eax, eax
     jmp 31b
 
 // ---- The handler of every signal that a runner gets. The host has saved all registers in the frame on the alternate stack; the owner
