@@ -11,7 +11,7 @@ use hal::PAGE_SIZE;
 /// How much of the stack below the first stack pointer exists from the start, in pages.
 const STACK_PAGES: u64 = 4;
 /// Writable areas of the image up to this size, in pages, exist from the start.
-const DATA_PAGES: u64 = 16;
+const DATA_PAGES: u64 = 32;
 
 impl Mm {
     /// Shows a program that was just loaded and begins at `start`: its files, its data, and its stack around `sp`. What does not work out is left to

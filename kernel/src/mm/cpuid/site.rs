@@ -18,7 +18,7 @@ pub(super) const CPUID: [u8; 2] = [0x0f, 0xa2];
 /// How much code of a file is looked at, in bytes.
 const MOST_CODE: u64 = 4 << 20;
 /// How much of a function is decoded at most, in bytes.
-const LONGEST_FUNCTION: u64 = 1 << 16;
+const LONGEST_FUNCTION: usize = 1 << 16;
 /// How many instructions move at most, the `cpuid` among them.
 const MOST_MOVED: usize = 4;
 /// How far is looked whether flags are used.
@@ -61,8 +61,7 @@ fn try_find(file: &dyn HostFile, piece: Range<u64>) -> Option<Vec<Site>> {
     // Functions by where they start, as places in `code`.
     let mut functions: BTreeMap<usize, Function> = BTreeMap::new();
     let mut found: Vec<Site> = Vec::new();
-    let places = code.windows(CPUID.len()).enumerate().filter(|(_, bytes)| *bytes == CPUID);
-    for (place, _) in places.take(4 * MOST_SITES) {
+    for place in places(&code, CPUID).take(4 * MOST_SITES) {
         let known = functions.range(..=place).next_back().filter(|(_, f)| f.range.contains(&place));
         let start = match known {
             Some((start, _)) => *start,
@@ -89,29 +88,63 @@ fn try_find(file: &dyn HostFile, piece: Range<u64>) -> Option<Vec<Site>> {
     Some(found)
 }
 
+/// Where these bytes are.
+fn places(code: &[u8], bytes: [u8; 2]) -> impl Iterator<Item = usize> {
+    const BLOCK: usize = 64;
+    let [_, last] = bytes;
+    // Most blocks have not even the second byte, which is soon seen.
+    let blocks = (0..code.len()).step_by(BLOCK);
+    let blocks =
+        blocks.filter(move |&at| code.get(at..code.len().min(at + BLOCK)).is_some_and(|b| b.contains(&last)));
+    blocks
+        .flat_map(|at| at..at + BLOCK)
+        .filter_map(|at| at.checked_sub(1))
+        .filter(move |&at| code.get(at..at + 2) == Some(&bytes))
+}
+
 /// Leaves out those that other functions may jump into: any four bytes count that could be a jump's displacement.
 fn drop_jumped_into(code: &[u8], start: u64, sites: &mut Vec<Site>) {
+    const BLOCK: usize = 256;
     let inside = |site: &Site| {
         let at = (site.offset - start) as usize;
         at + 1..at + site.bytes.len()
     };
     let (Some(first), Some(last)) = (sites.first().map(inside), sites.last().map(inside)) else { return };
+    let all = first.start..last.end;
     let mut hit: Vec<usize> = Vec::new();
-    for (i, bytes) in code.windows(4).enumerate() {
-        let distance = i32::from_le_bytes(bytes.try_into().unwrap_or_default());
-        let target = (i + 4).wrapping_add_signed(distance as isize);
-        if target >= first.start && target < last.end {
-            let is_jump = match i.checked_sub(1).and_then(|at| code.get(at)) {
+    for at in (0..code.len()).step_by(BLOCK) {
+        let block = code.get(at..code.len().min(at + BLOCK + 3)).unwrap_or_default();
+        if !may_jump_into(block, at, &all) {
+            continue;
+        }
+        for (i, bytes) in block.windows(4).enumerate() {
+            let at = at + i;
+            let distance = i32::from_le_bytes(bytes.try_into().unwrap_or_default());
+            let target = (at + 4).wrapping_add_signed(distance as isize);
+            let is_jump = || match at.checked_sub(1).and_then(|at| code.get(at)) {
                 Some(0xe8 | 0xe9) => true,
-                Some(0x80..=0x8f) => i.checked_sub(2).and_then(|at| code.get(at)) == Some(&0x0f),
+                Some(0x80..=0x8f) => at.checked_sub(2).and_then(|at| code.get(at)) == Some(&0x0f),
                 _ => false,
             };
-            if is_jump {
+            if all.contains(&target) && is_jump() {
                 hit.push(target);
             }
         }
     }
     sites.retain(|site| !hit.iter().any(|target| inside(site).contains(target)));
+}
+
+/// Whether four bytes of a block at a place in the code, taken as a displacement, lead into a range. Written so that compilers look at several at once.
+fn may_jump_into(block: &[u8], at: usize, range: &Range<usize>) -> bool {
+    let len = range.len() as u32;
+    (0..4).any(|shift| {
+        let words = block.get(shift..).unwrap_or_default().as_chunks::<4>().0;
+        let base = ((at + shift + 4) as u32).wrapping_sub(range.start as u32);
+        let targets = (0u32..)
+            .zip(words)
+            .map(|(i, word)| u32::from_le_bytes(*word).wrapping_add(base.wrapping_add(4 * i)));
+        targets.fold(false, |any, target| any | (target < len))
+    })
 }
 
 /// An instruction; places are those in the code that is looked at.
@@ -127,7 +160,7 @@ struct Step {
     goes_on: bool,
 }
 
-/// A function all of whose instructions are known.
+/// A function and all its instructions; none when it is not clear where its jumps lead.
 struct Function {
     range: Range<usize>,
     steps: Vec<Step>,
@@ -138,16 +171,14 @@ impl Function {
     fn around(elf: &Elf<'_>, start: u64, code: &[u8], place: usize) -> Option<Function> {
         let address = elf.code_address(start + place as u64)?;
         let range = functions::function_at(elf, address)?.range;
-        if range.end - range.start > LONGEST_FUNCTION {
-            return None;
-        }
         let place = |offset: u64| usize::try_from(offset.checked_sub(start)?).ok();
-        Function::decode(code, place(range.start)?..place(range.end)?)
+        let range = place(range.start)?..place(range.end)?;
+        let (steps, targets) = Function::decode(code, range.clone()).unwrap_or_default();
+        Some(Function { range, steps, targets })
     }
 
-    /// `None` when it is not clear where its jumps lead.
-    fn decode(code: &[u8], range: Range<usize>) -> Option<Function> {
-        let bytes = code.get(range.clone())?;
+    fn decode(code: &[u8], range: Range<usize>) -> Option<(Vec<Step>, Vec<usize>)> {
+        let bytes = code.get(range.clone()).filter(|bytes| bytes.len() <= LONGEST_FUNCTION)?;
         let mut decoder = Decoder::with_ip(64, bytes, range.start as u64, DecoderOptions::NONE);
         let mut instruction = Instruction::default();
         let (mut steps, mut targets) = (Vec::new(), Vec::new());
@@ -161,7 +192,7 @@ impl Function {
             }
             steps.push(Step::of(&instruction, &decoder));
         }
-        Some(Function { range, steps, targets })
+        Some((steps, targets))
     }
 
     /// What to replace for the `cpuid` at a place.

@@ -7,7 +7,7 @@ use ::elf::file::{Class, FileHeader};
 use ::elf::section::{SectionHeader, SectionHeaderTable};
 use ::elf::segment::{ProgramHeader, SegmentTable};
 use alloc::vec::Vec;
-use core::cell::OnceCell;
+use core::cell::{OnceCell, RefCell};
 use hal::HostFile;
 
 const HEADER_LEN: usize = 64;
@@ -17,6 +17,9 @@ const MOST_SEGMENTS: u16 = 64;
 const MOST_SECTIONS: u16 = 1024;
 /// How much of the sections' names is read at most, in bytes.
 const MOST_NAMES: u64 = 1 << 16;
+/// Small pieces are read in blocks of this size in bytes, of which so many are kept: searches read many words of few tables.
+const BLOCK: u64 = 4096;
+const BLOCKS: usize = 8;
 
 /// A file and its headers.
 pub(in crate::mm) struct Elf<'a> {
@@ -24,6 +27,8 @@ pub(in crate::mm) struct Elf<'a> {
     header: FileHeader<LittleEndian>,
     segments: Vec<ProgramHeader>,
     sections: OnceCell<Sections>,
+    /// Where they start in the file, and what is there.
+    blocks: RefCell<Vec<(u64, Vec<u8>)>>,
 }
 
 #[derive(Default)]
@@ -54,11 +59,30 @@ impl<'a> Elf<'a> {
         }
         let table = read(file, header.e_phoff, u64::from(header.e_phnum * SEGMENT_LEN))?;
         let segments = SegmentTable::new(LittleEndian, Class::ELF64, &table).iter().collect();
-        Some(Elf { file, header, segments, sections: OnceCell::new() })
+        Some(Elf { file, header, segments, sections: OnceCell::new(), blocks: RefCell::default() })
     }
 
     pub(super) fn bytes<const N: usize>(&self, offset: u64) -> Option<[u8; N]> {
-        bytes(self.file, offset)
+        let start = offset & !(BLOCK - 1);
+        let place = (offset - start) as usize;
+        if place + N > BLOCK as usize {
+            return bytes(self.file, offset);
+        }
+        let mut blocks = self.blocks.borrow_mut();
+        let index = match blocks.iter().position(|(at, _)| *at == start) {
+            Some(index) => index,
+            None => {
+                let mut block = alloc::vec![0; BLOCK as usize];
+                let len = read_file(self.file, start, &mut block).ok()?;
+                block.truncate(len);
+                if blocks.len() >= BLOCKS {
+                    blocks.remove(0);
+                }
+                blocks.push((start, block));
+                blocks.len() - 1
+            }
+        };
+        blocks.get(index)?.1.get(place..place + N)?.try_into().ok()
     }
 
     pub(super) fn u32(&self, offset: u64) -> Option<u32> {
