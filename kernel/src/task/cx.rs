@@ -249,16 +249,8 @@ impl<'a> Cx<'a> {
     }
 
     /// [`Cx::wait`] for who has looked already.
-    pub fn wait_longer<T>(
-        &self,
-        queue: &WaitQueue,
-        mut ready: impl FnMut() -> Option<Result<T>>,
-    ) -> Result<T> {
-        let registration = queue.register_task(self.task);
-        let result = self.sleep_until(None, Ends::AnySignal, &mut ready);
-        drop(registration);
-        // As in `wait_deadline`.
-        result.or_else(|end| ready().ok_or(end))?
+    pub fn wait_longer<T>(&self, queue: &WaitQueue, ready: impl FnMut() -> Option<Result<T>>) -> Result<T> {
+        self.wait_deadline(&[queue], None, ready)?
     }
 
     /// Like [`Cx::wait`], on several queues and with a deadline on the monotonic clock.
@@ -268,9 +260,18 @@ impl<'a> Cx<'a> {
         deadline_ns: Option<u64>,
         mut ready: impl FnMut() -> Option<T>,
     ) -> Result<T, WaitEnd> {
-        let registrations: Vec<Registration> = queues.iter().map(|q| q.register_task(self.task)).collect();
-        let result = self.sleep_until(deadline_ns, Ends::AnySignal, &mut ready);
-        drop(registrations);
+        let mut sleep = || self.sleep_until(deadline_ns, Ends::AnySignal, &mut ready);
+        let result = match queues {
+            // The rule, without a list.
+            [queue] => {
+                let _registration = queue.register_task(self.task);
+                sleep()
+            }
+            queues => {
+                let _all: Vec<Registration> = queues.iter().map(|q| q.register_task(self.task)).collect();
+                sleep()
+            }
+        };
         // A wake-up that chose this task as the only one must not be lost, so it looks once more now that none can come.
         result.or_else(|end| ready().ok_or(end))
     }
