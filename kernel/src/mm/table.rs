@@ -264,7 +264,7 @@ mod tests {
         table.put_run(510, Pfn(7), 1030);
         assert_eq!((table.len(), table.chunks.len()), (1030, 4));
         assert_eq!(table.get(1539).pfn(), Some(Pfn(7 + 1029)));
-        assert_eq!(table.range(500..2000).map(|(page, _)| page).rev().next(), Some(1539));
+        assert_eq!(table.range(500..2000).map(|(page, _)| page).next_back(), Some(1539));
         assert!(table.get(509).is_none() && table.get(1540).is_none());
         table.update(510..1540, |_, _| Pte::NONE);
         assert_eq!((table.len(), table.chunks.len()), (0, 1));
