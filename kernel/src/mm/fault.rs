@@ -227,7 +227,8 @@ impl Mm {
             }
             Object::Host(file) if private_write => {
                 let file = file.clone();
-                let window = window(vma, exists, page, COPY_WINDOW, want);
+                let sizes = copy_window(table.range(vma.pages()).count());
+                let window = window(vma, exists, page, sizes, want);
                 self.copy_file(inner, &*file, page, window)
             }
             Object::Host(_) => {
@@ -578,6 +579,14 @@ fn window(
     let range = block(pages);
     vma.window = Window { start: range.start, pages, down };
     range
+}
+
+/// First and largest window for copies of a file's pages in an area that has some already: up to half of them more. A program that writes all over its data is
+/// soon done.
+fn copy_window(there: usize) -> (u32, u32) {
+    let (first, most) = COPY_WINDOW;
+    let half = (there / 2).checked_ilog2().map_or(0, |bits| 1u32.checked_shl(bits).unwrap_or(most));
+    (half.clamp(first, most), most)
 }
 
 /// The part of `window` around `page` that has no pages.

@@ -3,10 +3,11 @@
 use super::batch::Batch;
 use super::*;
 use crate::error::Result;
+use crate::fs::Mappable;
 use crate::task::Cx;
 use crate::testing;
 use abi::Errno;
-use hal::mock::{MockMapping, MockOp, MockSpace};
+use hal::mock::{MockMachine, MockMapping, MockOp, MockSpace};
 use hal::{Fault, PAGE_SIZE, Prot, VirtAddr};
 use std::sync::Arc;
 
@@ -136,6 +137,27 @@ fn windows_grow_downwards_too_and_not_for_single_pages() {
             store(cx, &mm, far + place * (1 << 20), b"x");
         }
         assert!(mm.resident_pages() <= 256 + 16 * 8);
+    });
+}
+
+#[test]
+fn copies_of_a_files_pages_grow_with_those_that_are_there() {
+    const PAGES: u64 = 320;
+    let machine = MockMachine::new();
+    machine.mock_fs().add_file("/data", 0o644, &std::vec![7; (PAGES * PAGE) as usize]);
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let mm = new_mm(cx);
+        let object = Some(Mappable::Host(Arc::new(machine.mock_fs().file("/data"))));
+        let at = mm.map(cx, MapRequest { object, ..anon(PAGES * PAGE) }).unwrap().0;
+        // One write is eight pages, however large the area is.
+        store(cx, &mm, at + 100 * PAGE, &[1]);
+        assert_eq!((mm.resident_pages(), mm.stats().faults), (8, 1));
+        // All pages, in no order: 40 windows of eight otherwise.
+        for i in 0..PAGES {
+            store(cx, &mm, at + (i * 97 % PAGES) * PAGE, &[1]);
+        }
+        assert_eq!(mm.resident_pages(), PAGES);
+        assert!(mm.stats().faults <= 20, "{} faults", mm.stats().faults);
     });
 }
 
