@@ -91,6 +91,11 @@ pub trait VmSpace: Send + Sync {
     /// time. A pending or arriving [`crate::Cpu::interrupt`] makes it return [`Exit::Interrupted`].
     fn run(&self, cpu: CpuId, ctx: &mut dyn UserContext) -> Exit;
 
+    /// Whether a trap on `cpu` costs many times what a call through the gate does just now, so that its site should go through the gate at once.
+    fn traps_are_dear(&self, _cpu: CpuId) -> bool {
+        false
+    }
+
     /// For the implementation, to find its own type again.
     fn as_any(&self) -> &dyn Any;
 }

@@ -187,12 +187,12 @@ impl Runner {
             if !busy {
                 return Err(Runner::intrusion(n));
             }
-            if inner.pace.apart() {
+            if inner.pace.in_session() {
                 inner.pace.disturbed();
             }
             return self.wake(Some(n.id)).map(|()| None);
         }
-        if inner.pace.apart() {
+        if inner.pace.in_session() {
             inner.pace.disturbed();
             self.reconsider(inner);
         }

@@ -172,11 +172,8 @@ at vmspace_stub_gate_posted
     dec eax
     cmp eax, {ASIDE}
     jb 64f
-    mov eax, gs:[{LISTENING}]
-    test eax, eax
-    jz 65f
-    cmp eax, {IN_TURNS}
-    je 69f
+    cmp dword ptr gs:[{LISTENING}], 0
+    je 65f
     pause
     dec r11d
     jnz 63b
@@ -193,7 +190,7 @@ at vmspace_stub_gate_waited
     // Leave the CPU to another runner, again and again; the owner has said how often.
     cmp dword ptr gs:[{LISTENING}], 0
     je 65b
-69: dec dword ptr gs:[{YIELDS}]
+    dec dword ptr gs:[{YIELDS}]
     js 65b
     mov eax, {NR_YIELD}
     syscall

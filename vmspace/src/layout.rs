@@ -112,11 +112,11 @@ pub mod call {
     pub const ORDER: u64 = 64;
     /// What the call returns.
     pub const RESULT: u64 = 72;
-    /// Whether the owner looks at [`CALL`] and [`TRAP`], one of [`super::listening`].
+    /// Nonzero while the owner looks at [`CALL`] and [`TRAP`].
     pub const LISTENING: u64 = 80;
     /// Nonzero when the runner shall save all registers with each call.
     pub const EAGER: u64 = 88;
-    /// How many more times it leaves the CPU to others before it sleeps, in turns and after [`super::order::ASIDE`].
+    /// How many more times it leaves the CPU to others before it sleeps, after [`super::order::ASIDE`] and [`super::trap::ASIDE`].
     pub const YIELDS: u64 = 96;
     /// Signals whose actions are the default, and the restorer of those that have one, for [`super::answer::ACTIONS`].
     pub const DEFAULTS: u64 = 104;
@@ -142,16 +142,6 @@ pub mod call {
     pub const TRAP_ARGS: u64 = 200;
     /// Those of [`DEFAULTS`] whose actions have flags and a restorer.
     pub const PLAIN: u64 = 240;
-}
-
-/// Values of [`call::LISTENING`].
-pub mod listening {
-    /// He waits for notifications.
-    pub const NO: u64 = 0;
-    /// On another host CPU.
-    pub const APART: u64 = 1;
-    /// When the runner yields.
-    pub const IN_TURNS: u64 = 2;
 }
 
 /// What a runner that waits in the gate is told to do. `SAVE` is the least: whoever has saved looks for more.

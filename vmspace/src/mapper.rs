@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_micros(50);
 /// How often he looks for it before he looks whether the mapper has gone to sleep.
 const LOOKS: u32 = 100;
 /// How often a mapper that stands by yields.
-const STANDBY: u64 = 64;
+const STANDBY: u64 = 2;
 
 /// A host task that makes calls for the owner.
 pub(crate) struct Mapper {

@@ -1,22 +1,17 @@
-//! When the owner of a runner listens: looks for its calls in memory rather than sleeping in a notification.
-//!
-//! There are two ways. *In turns*: both share a host CPU, and who waits for the other yields. That costs half of what two wake-ups do, as long as nobody else wants
-//! the CPU: then each yield can cost a time slice, which is noticed. *Apart*: the runner has a host CPU of its own, lent by a virtual CPU that is idle,
-//! and nobody has to switch; that takes calls that come fast, because moving there and whatever needs both CPUs is dear.
+//! When the owner of a runner listens: looks for its calls on one host CPU while the runner runs on another, which a virtual CPU that is idle lends. That takes
+//! calls that come fast, because moving there and whatever needs both CPUs is dear.
 
 use crate::gate::Heard;
-use crate::layout::{call, listening};
+use crate::layout::call;
 use crate::runner::{Fatal, Inner, Runner};
 use crate::sys;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// How long the owner looks for a call before he goes to sleep.
 const LISTEN: Duration = Duration::from_micros(100);
-/// Calls that come this fast on average are worth a session apart.
+/// Traps that come this fast on average are worth a session.
 const GAP: Duration = Duration::from_micros(20);
-/// Such a session ends when its calls take longer than that, with what the owner does about them.
+/// A session ends when its calls take longer than that, with what the owner does about them.
 const SLOW: Duration = Duration::from_micros(50);
 /// After such a pause counting starts anew.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -31,20 +26,10 @@ const DISTURBANCE: i32 = 24;
 const MOST_CREDIT: i32 = 96;
 /// After how many calls of a session it is looked whether they came fast.
 const SAMPLE: u32 = 64;
+/// A session was worth it after so many samples.
+const WORTH: u32 = 4;
 /// What a session has for a start: as much as the move there and back costs.
 const START: i32 = 32;
-/// A turn that takes so long may have gone by way of somebody else: less than a time slice.
-const LONG_TURN: Duration = Duration::from_millis(2);
-/// It has, when the runner itself used so much less CPU time: more than the switches of [`CHECKED`] turns take.
-const LOST: Duration = Duration::from_millis(1);
-/// After so many turns it is looked again how much CPU time the runner has used.
-const CHECKED: u32 = 256;
-/// How many traps are made by notifications after the first such turn, how far that grows, and after how many turns without one it is as at first.
-const REST: u32 = 256;
-/// See [`REST`].
-const MOST_REST: u32 = 1 << 14;
-/// How often a runner yields to an owner who is at work on its call before it sleeps.
-const TURNS: u64 = 8;
 
 /// How listening ended.
 enum Silence {
@@ -56,109 +41,54 @@ enum Silence {
     Time,
 }
 
-/// How calls are heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
-    /// By notifications.
-    Asleep,
-    /// In turns on one host CPU.
-    InTurns,
-    /// In a session on host CPU `host`; `home` is the owner's.
-    Apart { home: usize, host: usize },
-}
-
 /// When to listen: the history of a runner's calls.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    manner: Manner,
+    /// Where the session takes place; `None` while the runner shares the owner's host CPU.
+    session: Option<Moved>,
     /// Traps that a session would have made cheaper, or calls that one has, less what would have cost or has cost more.
     credit: i32,
     /// How much of it the next session takes.
     wanted: i32,
-    /// Calls of the session since its last sample.
+    /// Calls of the session since its last sample, and samples before.
     calls: u32,
-    /// When the guest began to run, or the last sample of the session.
+    samples: u32,
+    /// When the last trap came, or the last sample of the session; and the moving average of the time between traps.
     last: Instant,
-    /// When the last trap came, and the moving average of the time between traps.
-    trap: Instant,
     gap: Duration,
     /// How often the address space has been changed, as far as that is in the credit.
     changes: u32,
-    /// Since a while ago, in turns: their number, the time they took, and the CPU time of the runner before, in nanoseconds.
-    turns: (u32, Duration, u64),
 }
 
-/// What is known of others who want the host CPU of a virtual CPU, to whom a turn can cost a time slice. Only the virtual CPU's own thread uses it.
-#[derive(Debug)]
-pub(crate) struct Crowd {
-    /// How many more traps are made by notifications, and how many it will be next time.
-    rest: AtomicU32,
-    next: AtomicU32,
-    /// Turns since the last that took long.
-    calm: AtomicU32,
-}
-
-impl Default for Crowd {
-    fn default() -> Crowd {
-        Crowd { rest: AtomicU32::new(0), next: AtomicU32::new(REST), calm: AtomicU32::new(0) }
-    }
-}
-
-impl Crowd {
-    fn met(&self) {
-        let next = self.next.load(Relaxed);
-        self.rest.store(next, Relaxed);
-        self.next.store((next * 2).min(MOST_REST), Relaxed);
-        self.calm.store(0, Relaxed);
-    }
-
-    fn not_met(&self) {
-        let calm = self.calm.load(Relaxed) + 1;
-        self.calm.store(calm % MOST_REST, Relaxed);
-        if calm == MOST_REST {
-            self.next.store(REST, Relaxed);
-        }
-    }
-
-    /// A trap was made by a notification. Whether the next may be made in turns.
-    fn is_over(&self) -> bool {
-        let rest = self.rest.load(Relaxed);
-        self.rest.store(rest.saturating_sub(1), Relaxed);
-        rest <= 1
-    }
+/// Where a session takes place, and which host CPU the runner has been moved away from.
+#[derive(Clone, Copy, Debug)]
+struct Moved {
+    home: usize,
+    host: usize,
 }
 
 impl Pace {
     pub(crate) fn new() -> Pace {
         Pace {
-            manner: Manner::Asleep,
+            session: None,
             credit: 0,
             wanted: BURST,
             calls: 0,
+            samples: 0,
             last: Instant::now(),
-            trap: Instant::now(),
             gap: GAP,
             changes: 0,
-            turns: (0, Duration::ZERO, 0),
         }
     }
 
-    /// Whether the runner has a host CPU of its own.
-    pub(crate) fn apart(&self) -> bool {
-        self.host().is_some()
+    /// Whether the owner listens.
+    pub(crate) fn in_session(&self) -> bool {
+        self.session.is_some()
     }
 
-    /// That host CPU.
+    /// The host CPU of the session.
     pub(crate) fn host(&self) -> Option<usize> {
-        match self.manner {
-            Manner::Apart { host, .. } => Some(host),
-            _ => None,
-        }
-    }
-
-    /// Whether owner and runner take turns.
-    pub(crate) fn in_turns(&self) -> bool {
-        self.manner == Manner::InTurns
+        self.session.map(|s| s.host)
     }
 
     /// Something was handed over without a switch of tasks.
@@ -172,13 +102,14 @@ impl Pace {
                 self.credit = 0;
             }
             (self.last, self.calls) = (now, 0);
+            self.samples += 1;
         }
     }
 
     /// Something happened that is dearer in a session.
     pub(crate) fn disturbed(&mut self) {
         self.credit -= DISTURBANCE;
-        if !self.apart() {
+        if !self.in_session() {
             self.credit = self.credit.max(0);
         }
     }
@@ -199,8 +130,9 @@ impl Pace {
     }
 
     /// The guest trapped outside of a session; whether one should begin, if there is a CPU for it.
-    fn trapped(&mut self, now: Instant) -> bool {
-        let gap = now.duration_since(std::mem::replace(&mut self.trap, now));
+    fn trapped(&mut self) -> bool {
+        let now = Instant::now();
+        let gap = now.duration_since(std::mem::replace(&mut self.last, now));
         if gap > PAUSE {
             self.credit = 0;
             return false;
@@ -210,61 +142,38 @@ impl Pace {
         self.credit >= self.wanted && self.gap < GAP
     }
 
-    /// A turn ended now. Whether somebody else had the CPU meanwhile; `used` is the CPU time of the runner.
-    fn lost_turn(&mut self, now: Instant, used: impl Fn() -> u64) -> bool {
-        let ran = now.duration_since(self.last);
-        self.turns.0 += 1;
-        self.turns.1 += ran;
-        if ran < LONG_TURN && self.turns.0 < CHECKED {
-            return false;
-        }
-        let used = used();
-        let own = Duration::from_nanos(used.saturating_sub(self.turns.2));
-        let lost = ran > LONG_TURN && self.turns.1.saturating_sub(own) > LOST;
-        self.turns = (0, Duration::ZERO, used);
-        lost
-    }
-
-    fn begin(&mut self) {
+    fn begin(&mut self, home: usize, host: usize) {
+        self.session = Some(Moved { home, host });
         self.credit = START;
-        (self.last, self.calls) = (Instant::now(), 0);
+        (self.last, self.calls, self.samples) = (Instant::now(), 0, 0);
     }
 
     fn end(&mut self) {
-        self.wanted = match self.credit {
-            ..MOST_CREDIT => (self.wanted * 2).min(MOST_BURST),
-            _ => (self.wanted / 2).max(BURST),
+        self.wanted = match self.samples {
+            0 => (self.wanted * 2).min(MOST_BURST),
+            WORTH.. => (self.wanted / 2).max(BURST),
+            _ => self.wanted,
         };
-        (self.credit, self.calls) = (0, 0);
+        self.credit = 0;
+        self.last = Instant::now();
     }
 }
 
 impl Runner {
     /// Waits until the runner does something.
-    pub(crate) fn hear(
-        &self,
-        inner: &mut Inner,
-        spare: &dyn Fn() -> Option<usize>,
-        crowd: &Crowd,
-    ) -> Result<Heard, Fatal> {
+    pub(crate) fn hear(&self, inner: &mut Inner, spare: &dyn Fn() -> Option<usize>) -> Result<Heard, Fatal> {
         // Somebody else has work for the CPU that it was moved to.
-        if inner.pace.apart() && spare().is_none() {
+        if inner.pace.in_session() && spare().is_none() {
             self.come_home(inner);
-        }
-        if !inner.pace.apart() {
-            inner.pace.last = Instant::now();
         }
         loop {
             self.reconsider(inner);
-            let silence = match inner.pace.manner {
-                Manner::Asleep => Silence::Notification,
-                Manner::InTurns => self.take_turns(inner, crowd),
-                Manner::Apart { .. } => self.listen(inner),
-            };
-            match silence {
-                Silence::Heard(heard) => return Ok(heard),
-                Silence::Notification => {}
-                Silence::Time => self.come_home(inner),
+            if inner.pace.in_session() {
+                match self.listen(inner) {
+                    Silence::Heard(heard) => return Ok(heard),
+                    Silence::Notification => {}
+                    Silence::Time => self.come_home(inner),
+                }
             }
             // Who is not listened to says it by a notification, and sleeps in it.
             let n = self.receive()?;
@@ -295,88 +204,23 @@ impl Runner {
         }
     }
 
-    /// Lets the runner go on, and looks for something to do when it has yielded.
-    fn take_turns(&self, inner: &mut Inner, crowd: &Crowd) -> Silence {
-        loop {
-            sys::yield_cpu();
-            if let Some(heard) = self.take(&mut inner.call, None) {
-                return Silence::Heard(heard);
-            }
-            if sys::is_ready(self.listener()) {
-                return Silence::Notification;
-            }
-            let now = Instant::now();
-            if now.duration_since(inner.pace.last) > LISTEN {
-                self.judge_turn(inner, now, crowd);
-                return Silence::Time;
-            }
-        }
-    }
-
-    /// A turn ended now.
-    fn judge_turn(&self, inner: &mut Inner, now: Instant, crowd: &Crowd) {
-        match inner.pace.lost_turn(now, || sys::cpu_time_ns(self.pid)) {
-            true => crowd.met(),
-            false => crowd.not_met(),
-        }
-    }
-
     /// The runner trapped outside of a session: moves it to a CPU of its own when that pays. `lend` gets one that has nothing to do.
-    pub(crate) fn consider_listening(
-        &self,
-        inner: &mut Inner,
-        lend: impl Fn() -> Option<usize>,
-        crowd: &Crowd,
-    ) {
-        if inner.pace.apart() {
-            return;
-        }
-        let now = Instant::now();
-        if inner.pace.in_turns() {
-            self.judge_turn(inner, now, crowd);
-        }
-        if inner.pace.trapped(now) {
+    pub(crate) fn consider_listening(&self, inner: &mut Inner, lend: impl Fn() -> Option<usize>) {
+        if !inner.pace.in_session() && inner.pace.trapped() {
             match lend() {
                 Some(host) => {
                     sys::bind(self.pid, host);
-                    self.set_manner(inner, Manner::Apart { home: sys::current_cpu(), host });
-                    return inner.pace.begin();
+                    inner.pace.begin(sys::current_cpu(), host);
+                    self.put(call::LISTENING, 1);
                 }
                 None => inner.pace.credit = 0,
             }
-        }
-        match (crowd.is_over(), inner.pace.in_turns()) {
-            (true, false) => {
-                inner.pace.turns = (0, Duration::ZERO, sys::cpu_time_ns(self.pid));
-                self.set_manner(inner, Manner::InTurns);
-            }
-            (false, true) => self.set_manner(inner, Manner::Asleep),
-            _ => {}
-        }
-    }
-
-    fn set_manner(&self, inner: &mut Inner, manner: Manner) {
-        if inner.pace.manner != manner {
-            inner.pace.manner = manner;
-            let says = match manner {
-                Manner::Asleep => listening::NO,
-                Manner::InTurns => listening::IN_TURNS,
-                Manner::Apart { .. } => listening::APART,
-            };
-            self.swap(call::LISTENING, says);
-        }
-    }
-
-    /// Before the runner goes on: how often it yields with the next call.
-    pub(crate) fn allow_turns(&self, inner: &Inner) {
-        if inner.pace.in_turns() {
-            self.put(call::YIELDS, TURNS);
         }
     }
 
     /// Ends a session that is not worth it.
     pub(crate) fn reconsider(&self, inner: &mut Inner) {
-        if inner.pace.apart() && inner.pace.credit <= 0 {
+        if inner.pace.in_session() && inner.pace.credit <= 0 {
             self.come_home(inner);
         }
     }
@@ -386,20 +230,18 @@ impl Runner {
         // Whoever has the lock runs guest code now.
         let Ok(mut inner) = self.inner.try_lock() else { return false };
         let asleep = sys::is_ready(self.listener());
-        if inner.pace.apart() && asleep {
+        if inner.pace.in_session() && asleep {
             self.come_home(&mut inner);
         }
-        !inner.pace.apart()
+        !inner.pace.in_session()
     }
 
-    /// The owner listens no more; a runner that was moved shares his CPU again.
+    /// The end of a session: the runner shares its owner's CPU again.
     pub(crate) fn come_home(&self, inner: &mut Inner) {
-        let was = inner.pace.manner;
-        self.set_manner(inner, Manner::Asleep);
-        if let Manner::Apart { home, .. } = was {
+        if let Some(Moved { home, .. }) = inner.pace.session.take() {
+            self.swap(call::LISTENING, 0);
             sys::bind(self.pid, home);
             inner.pace.end();
-            inner.pace.last = Instant::now();
         }
     }
 }

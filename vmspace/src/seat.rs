@@ -6,14 +6,13 @@
 
 use crate::engine::lock;
 use crate::layout::{MAX_RUNNERS, call, order, trap};
-use crate::pace::Crowd;
 use crate::runner::{Inner, Mode, Runner};
 use crate::sys;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 /// How often a runner yields before it sleeps. Each time is a turn of another one, or a fraction of a microsecond when there is none.
-const YIELDS: u64 = 256;
+const YIELDS: u64 = 16;
 
 /// The seat of a virtual CPU. Only its own thread takes it; others may take the host CPU from it.
 #[derive(Default)]
@@ -24,7 +23,6 @@ struct Seat {
     /// Address of the runner that has been told to go on last, and the runner: while it is there the address is nobody else's.
     address: AtomicUsize,
     runner: Mutex<Weak<Runner>>,
-    crowd: Crowd,
 }
 
 impl Seat {
@@ -43,11 +41,6 @@ pub(crate) struct Seats {
 impl Seats {
     pub(crate) fn new() -> Seats {
         Seats { seats: (0..MAX_RUNNERS).map(|_| Seat::default()).collect(), lending: Mutex::new(()) }
-    }
-
-    /// What is known of others on the host CPU of virtual CPU `cpu` itself.
-    pub(crate) fn crowd(&self, cpu: usize) -> Option<&Crowd> {
-        self.seats.get(cpu).map(|seat| &seat.crowd)
     }
 
     /// Asks for a host CPU for the sessions of virtual CPU `cpu`: whoever has it and sleeps gives it up.

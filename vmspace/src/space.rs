@@ -352,6 +352,12 @@ impl Vmspace {
         if calls.is_empty() { Ok(()) } else { flush(&mut mapper, &mut calls) }
     }
 
+    /// Whether guest code of virtual CPU `cpu` has a host CPU of its own: whatever its runner says by a notification then takes the wake-up of a host CPU.
+    pub fn in_session(&self, cpu: usize) -> bool {
+        let runner = self.by_cpu.get(cpu).and_then(OnceLock::get);
+        runner.and_then(|runner| runner.inner.try_lock().ok()).is_some_and(|inner| inner.pace.in_session())
+    }
+
     /// Runs guest code on the calling thread's virtual CPU `cpu` until it stops. Blocks. `spare` names a host CPU, other than the caller's,
     /// that has nothing to do: with it, calls that come fast are served without a switch of tasks.
     pub fn run(&self, cpu: usize, context: &mut Context, spare: &dyn Fn() -> Option<usize>) -> Exit {
@@ -383,7 +389,6 @@ impl Vmspace {
         inner.pace.changed(self.changes.load(Ordering::Relaxed));
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
-        runner.allow_turns(&inner);
         let exit = runner.enter(&mut inner, context).and_then(|()| {
             runner.entered_guest();
             self.engine.seats.take(cpu, runner, &mut inner);
@@ -409,17 +414,16 @@ impl Vmspace {
         spare: &dyn Fn() -> Option<usize>,
     ) -> Result<Exit, Fatal> {
         let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
-        let crowd = self.engine.seats.crowd(cpu).ok_or("no such virtual CPU")?;
-        match runner.hear(inner, spare, crowd)? {
+        match runner.hear(inner, spare)? {
             Heard::Direct(n) => {
-                runner.consider_listening(inner, lend, crowd);
+                runner.consider_listening(inner, lend);
                 let nr = u64::from(n.nr as u32);
                 inner.mode = Mode::Direct { id: n.id, nr, ip: n.ip };
                 runner::park(runner, &context.cell, inner, Place::Direct);
                 Ok(Exit::Syscall { nr, args: n.args, ip: n.ip })
             }
             Heard::Call { id, nr, args, site } => {
-                runner.consider_listening(inner, lend, crowd);
+                runner.consider_listening(inner, lend);
                 runner.count_eager(inner);
                 let (nr, ip) = (u64::from(nr as u32), site.wrapping_add(SYSCALL_LEN));
                 inner.mode = Mode::Taken { id, nr, ip };
@@ -427,7 +431,7 @@ impl Vmspace {
                 Ok(Exit::Syscall { nr, args, ip })
             }
             Heard::Trap { id, args } => {
-                runner.consider_listening(inner, lend, crowd);
+                runner.consider_listening(inner, lend);
                 inner.mode = Mode::Handler { id };
                 inner.bases = Runner::bases(&args);
                 let in_gate = runner.leave_gate(inner);

@@ -3,7 +3,7 @@
 //! Nothing here uses a stack or memory that guest code could change to gain something: see the notes at each part.
 
 use crate::filter;
-use crate::layout::{self, answer, call, fd, listening, nr, order, orders, trap};
+use crate::layout::{self, answer, call, fd, nr, order, orders, trap};
 use std::arch::global_asm;
 
 /// `SA_RESTORER` (`asm/signal.h`).
@@ -71,7 +71,6 @@ global_asm!(
     SA_RESTORER = const SA_RESTORER,
     TRAP_POSTED = const trap::POSTED,
     TRAP_ASIDE = const trap::ASIDE,
-    IN_TURNS = const listening::IN_TURNS,
     TRAP_ANSWERED = const trap::ANSWERED,
     ANSWER_CLOCK = const answer::CLOCK as i64,
     ANSWER_SIGMASK = const answer::SIGMASK as i64,

@@ -277,11 +277,8 @@ at vmspace_stub_handler
     je 25f
     cmp dword ptr [r9 + {TRAP}], {TRAP_ASIDE}
     je 23f
-    mov eax, [r9 + {LISTENING}]
-    test eax, eax
-    jz 22f
-    cmp eax, {IN_TURNS}
-    je 23f
+    cmp dword ptr [r9 + {LISTENING}], 0
+    je 22f
     pause
     dec ecx
     jnz 21b
@@ -296,7 +293,7 @@ at vmspace_stub_rested
     cmp dword ptr [r9 + {TRAP}], {TRAP_ANSWERED}
     jne 20b
     jmp 25f
-    // The owner shares the CPU, or wants it for something else.
+    // The owner wants the CPU for something else.
 23: dec dword ptr [r9 + {YIELDS}]
     js 22b
     mov eax, {NR_YIELD}

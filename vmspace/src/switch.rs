@@ -103,11 +103,7 @@ impl Runner {
             let mut asked = 1;
             while self.get(call::SAVED) == 0 {
                 if awake && start.elapsed() < LOOK {
-                    if inner.pace.in_turns() {
-                        sys::yield_cpu()
-                    } else {
-                        std::hint::spin_loop()
-                    }
+                    std::hint::spin_loop();
                     continue;
                 }
                 // It says by a notification that it has nothing more to do. Another thread may have told it something else meanwhile; or it looks for

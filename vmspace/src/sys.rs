@@ -184,12 +184,6 @@ pub fn current_cpu() -> usize {
     usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0)
 }
 
-/// Lets others run on the caller's CPU.
-pub fn yield_cpu() {
-    // SAFETY: no arguments.
-    unsafe { libc::sched_yield() };
-}
-
 /// Binds a task to one CPU.
 pub fn bind(pid: i32, cpu: usize) {
     // SAFETY: the set is plain data, and read whole; CPU_SET checks the index.

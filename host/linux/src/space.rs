@@ -116,6 +116,10 @@ impl VmSpace for LinuxSpace {
         })
     }
 
+    fn traps_are_dear(&self, cpu: CpuId) -> bool {
+        self.space.0.in_session(cpu.0)
+    }
+
     fn run(&self, cpu: CpuId, ctx: &mut dyn UserContext) -> Exit {
         let Some(context) = ctx.as_any_mut().downcast_mut::<LinuxContext>() else {
             return Exit::Dead("registers of another machine".into());

@@ -44,8 +44,8 @@ impl Traps {
         Traps([const { [const { AtomicU64::new(0) }; WAYS] }; SETS])
     }
 
-    /// Counts one; whether it is time. Where more sites meet than there are places, those with the fewest traps push each other out, which only costs time.
-    pub(super) fn count(&self, site: u64) -> bool {
+    /// Counts one, or `TRAPS` at once if it is `dear`; whether it is time. Where more sites meet than there are places, those with the fewest traps push each other out, which only costs time.
+    pub(super) fn count(&self, site: u64, dear: impl Fn() -> bool) -> bool {
         // Fibonacci hashing: functions lie at multiples of something, and their calls at the same place in each.
         let set = (site.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize;
         let Some(places) = self.0.get(set) else { return false };
@@ -55,10 +55,12 @@ impl Traps {
             return false;
         };
         let old = word(&place);
-        let traps = if old >> 8 == site { (old & 0xff) + 1 } else { 1 };
-        if traps <= TRAPS {
-            place.store(site << 8 | traps, Ordering::Relaxed);
+        let before = if old >> 8 == site { old & 0xff } else { 0 };
+        if before >= TRAPS {
+            return false;
         }
+        let traps = if dear() { TRAPS } else { before + 1 };
+        place.store(site << 8 | traps, Ordering::Relaxed);
         traps == TRAPS
     }
 }
@@ -103,7 +105,7 @@ impl Mm {
     pub(crate) fn note_call(&self, cx: &Cx, ip: u64) {
         let site = ip.wrapping_sub(2);
         if let Some(gate) = self.gate
-            && self.traps.count(site)
+            && self.traps.count(site, || self.space.traps_are_dear(cx.cpu()))
         {
             // What can't be patched goes on trapping.
             let _ = self.patch(cx, site, gate);
