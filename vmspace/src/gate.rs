@@ -193,7 +193,7 @@ impl Runner {
             return self.wake(Some(n.id)).map(|()| None);
         }
         if inner.pace.in_session() {
-            inner.pace.disturbed();
+            inner.pace.trapped_in_session();
             self.reconsider(inner);
         }
         if !crate::runner::from_stub(n) {

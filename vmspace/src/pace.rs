@@ -22,6 +22,8 @@ const MOST_BURST: i32 = 1 << 12;
 /// What a disturbance takes away, in calls that a session saves the switches of. Whatever needs both host CPUs costs as much as some dozens of them: waking the
 /// runner, and changing what its address space shows while it runs elsewhere.
 const DISTURBANCE: i32 = 24;
+/// The same for a call that traps, most of which do so once.
+const TRAP: i32 = 8;
 /// How many calls a session can have to its credit.
 const MOST_CREDIT: i32 = 96;
 /// After how many calls of a session it is looked whether they came fast.
@@ -112,6 +114,11 @@ impl Pace {
         if !self.in_session() {
             self.credit = self.credit.max(0);
         }
+    }
+
+    /// A call trapped in the session. Its site is going to be patched, if it can be.
+    pub(crate) fn trapped_in_session(&mut self) {
+        self.credit -= TRAP;
     }
 
     /// Before guest code runs: the address space has been changed so many times. What others changed had to be told to the runner's CPU.

@@ -3,6 +3,8 @@
 //! A CPU's state is one futex word, so that an interrupt is never lost: whoever interrupts swaps in `PENDING`
 //! and then does what the old value asks for (wake the sleeper, kick the running space).
 //!
+//! An idle CPU looks for an interrupt for a while before it sleeps, as long as interrupts come that soon: being woken on another host CPU takes longer than many calls.
+//!
 //! Alarms: one timerfd for all CPUs, always armed for the earliest alarm or earlier. Setting an alarm that is
 //! later than the armed time costs neither a host call nor a lock; the I/O thread re-arms when it rings. A kick sets one as well: guest code
 //! that does not want to be interrupted is kicked again, and found out by that.
@@ -14,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 /// The kernel runs, and no interrupt is pending.
 const RUNNING: u32 = 0;
@@ -28,6 +31,11 @@ const KICKED: u32 = 4;
 
 /// A kick that guest code has not answered after this time is repeated: a guest that does not want to be interrupted gets noticed by that.
 const KICK_AGAIN_NS: u64 = 50_000_000;
+
+/// How long an idle CPU looks for an interrupt before it sleeps: about as long as the host takes to wake it. It does so only while that succeeds.
+const LOOK: Duration = Duration::from_micros(50);
+/// The most idle times in a row without a look, after looks in vain.
+const MOST_SKIPPED: u32 = 256;
 
 /// No alarm.
 const NEVER: u64 = u64::MAX;
@@ -48,6 +56,9 @@ struct Slot {
     state: AtomicU32,
     /// The host CPU that the thread is bound to, plus one; 0 before it is.
     host: AtomicUsize,
+    /// How many more times it sleeps at once when it is idle, and how many it will be after the next look in vain. Its own thread's.
+    skip: AtomicU32,
+    next_skip: AtomicU32,
     /// The alarm, in monotonic nanoseconds.
     alarm_ns: AtomicU64,
     /// Where the CPU runs or ran last. Weak: a CPU must not keep a space alive.
@@ -83,12 +94,39 @@ fn timespec(ns: u64) -> libc::timespec {
     libc::timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }
 }
 
+impl Slot {
+    /// Looks for an interrupt for a while, if that has been worth it; whether one came. The state is `SLEEPING` until then.
+    fn look(&self) -> bool {
+        let skip = self.skip.load(Ordering::Relaxed);
+        if skip > 0 {
+            self.skip.store(skip - 1, Ordering::Relaxed);
+            return false;
+        }
+        let start = Instant::now();
+        while start.elapsed() < LOOK {
+            for _ in 0..20 {
+                if self.state.load(Ordering::SeqCst) != SLEEPING {
+                    self.next_skip.store(1, Ordering::Relaxed);
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        let skip = self.next_skip.load(Ordering::Relaxed);
+        self.skip.store(skip, Ordering::Relaxed);
+        self.next_skip.store((skip * 2).min(MOST_SKIPPED), Ordering::Relaxed);
+        false
+    }
+}
+
 impl LinuxCpus {
     /// `count` CPUs, at least one. No thread is started.
     pub fn new(count: usize) -> io::Result<LinuxCpus> {
         let slot = || Slot {
             state: AtomicU32::new(RUNNING),
             host: AtomicUsize::new(0),
+            skip: AtomicU32::new(0),
+            next_skip: AtomicU32::new(1),
             alarm_ns: AtomicU64::new(NEVER),
             space: Mutex::new(None),
             current: AtomicUsize::new(0),
@@ -263,7 +301,9 @@ impl Cpu for LinuxCpus {
         let state = &self.slots[cpu.0].state;
         let timeout = deadline_ns.map(timespec);
         let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-        if state.compare_exchange(RUNNING, SLEEPING, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        if state.compare_exchange(RUNNING, SLEEPING, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            && !self.slots[cpu.0].look()
+        {
             loop {
                 // SAFETY: the word and the timeout live through the call. An absolute monotonic timeout.
                 let result = unsafe {
