@@ -22,10 +22,20 @@ pub(super) fn streams(kernel: &Kernel) -> Option<(Arc<dyn Stream>, Arc<dyn Strea
 }
 
 /// The window's size as the host says.
-pub(super) fn window(terminal: &Terminal) -> Option<Winsize> {
+fn window(terminal: &Terminal) -> Option<Winsize> {
     let Far::Console { input, output } = &terminal.far else { return None };
     let size = output.window_size().or_else(|| input.window_size())?;
     Some(Winsize { row: size.rows, col: size.cols, xpixel: size.xpixel, ypixel: size.ypixel })
+}
+
+/// Looks whether the outside's window has another size than before. What was typed behind that comes after it, as on any terminal, so this is done before input is taken; events
+/// of the outside may be served on several CPUs.
+pub(super) fn look_at_window(terminal: &Terminal) {
+    let Some(size) = window(terminal) else { return };
+    let before = terminal.state.lock().outside.replace(size);
+    if before != Some(size) {
+        terminal.set_window(size);
+    }
 }
 
 /// Takes what the host has, and gives it what it takes.
@@ -54,6 +64,7 @@ fn pull(terminal: &Terminal) {
         match input.read(&mut bytes) {
             Ok(0) => return closed(terminal),
             Ok(n) => {
+                look_at_window(terminal);
                 terminal.receive(bytes.get(..n).unwrap_or_default());
             }
             Err(Errno::EAGAIN) => {

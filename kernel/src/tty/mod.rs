@@ -168,9 +168,7 @@ pub fn open_console(cx: &Cx) -> Result<Arc<OpenFile>> {
             let far = Far::Console { input, output };
             let terminal = terminals.add(|index| Terminal::new(cx.kernel, index, far, owner))?;
             terminals.inner.lock().console = Some(terminal.clone());
-            if let Some(window) = console::window(&terminal) {
-                terminal.set_window(window);
-            }
+            console::look_at_window(&terminal);
             console::ready(&terminal);
             terminal
         }
@@ -194,10 +192,8 @@ pub(crate) fn console_ready(kernel: &Kernel) {
 
 /// The terminal's window changed its size.
 pub(crate) fn window_changed(kernel: &Kernel) {
-    if let Some(terminal) = kernel.terminals.console()
-        && let Some(window) = console::window(&terminal)
-    {
-        terminal.set_window(window);
+    if let Some(terminal) = kernel.terminals.console() {
+        console::look_at_window(&terminal);
     }
 }
 

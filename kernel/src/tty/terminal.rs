@@ -40,6 +40,8 @@ pub(super) struct State {
     /// To the far end.
     pub outgoing: VecDeque<u8>,
     pub window: Winsize,
+    /// The size that the outside's window had when it was looked at last.
+    pub outside: Option<Winsize>,
     /// The session that it controls; dead for none. The session holds the terminal, not the other way round.
     pub session: Weak<Session>,
     /// The foreground process group; 0 for none.
@@ -105,6 +107,7 @@ impl Terminal {
                 incoming: VecDeque::new(),
                 outgoing: VecDeque::new(),
                 window: Winsize::default(),
+                outside: None,
                 session: Weak::new(),
                 foreground: 0,
                 generation: 0,
