@@ -467,12 +467,12 @@ fn the_console_is_the_outside() {
         };
         outside.mock_stream(1).resize(hal::WindowSize { rows: 50, cols: 132, xpixel: 0, ypixel: 0 });
         outside.mock_stream(0).feed(b"x");
-        super::console::ready(&terminal);
+        console::ready(&terminal);
         assert_eq!(window(), (50, 132));
         // A size that a program has set stays until the outside changes.
         terminal.set_window(abi::tty::Winsize { row: 1, col: 2, xpixel: 0, ypixel: 0 });
         outside.mock_stream(0).feed(b"y");
-        super::console::ready(&terminal);
+        console::ready(&terminal);
         assert_eq!(window(), (1, 2));
         let fd = cx.install(console, false).unwrap();
         assert_eq!(fd, Fd(0));
