@@ -389,8 +389,16 @@ impl Vmspace {
         inner.pace.changed(self.changes.load(Ordering::Relaxed));
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
-        let exit = runner.enter(&mut inner, context).and_then(|()| {
+        // The host may let it run at once and the owner only later, so whoever kicks it meanwhile has to reach it; but no kick may meet the answer of a call
+        // that trapped.
+        let trapped = runner.will_answer(&inner, context);
+        if !trapped {
             runner.entered_guest();
+        }
+        let exit = runner.enter(&mut inner, context).and_then(|()| {
+            if trapped {
+                runner.entered_guest();
+            }
             self.engine.seats.take(cpu, runner, &mut inner);
             self.leave(cpu, runner, &mut inner, context, spare)
         });

@@ -73,6 +73,12 @@ impl Runner {
         self.leave_handler(id)
     }
 
+    /// Whether [`Runner::enter`] answers a call of the context that trapped.
+    pub(crate) fn will_answer(self: &Arc<Runner>, inner: &Inner, context: &Context) -> bool {
+        matches!(inner.mode, Mode::Direct { .. })
+            && lock(&context.cell.state).place_in(self) == Some(Place::Direct)
+    }
+
     /// Takes whoever's registers it holds out of it.
     pub(crate) fn evict(&self, inner: &mut Inner) -> Result<(), Fatal> {
         match inner.mode {
