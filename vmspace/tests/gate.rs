@@ -36,6 +36,23 @@ fn jump_back(code: &mut Vec<u8>, opcode: u8) {
     code.push((-(code.len() as i8 + 1)) as u8);
 }
 
+/// An endless loop of these calls through the gate, with three arguments each. The results are or'ed into `rbx`, and `r12` counts the rounds.
+fn loop_of_calls(engine: &Engine, nr: u64, calls: &[[u64; 3]]) -> Vec<u8> {
+    let mut code = Vec::new();
+    for args in calls {
+        for (prefix, value) in [0xbf, 0xbe, 0xba].into_iter().zip(args) {
+            code.push(prefix); // mov edi, esi, edx
+            code.extend((*value as u32).to_le_bytes());
+        }
+        code.extend(call(engine, nr));
+        code.extend([0x48, 0x09, 0xc3]); // or rbx, rax
+    }
+    code.extend([0x49, 0xff, 0xc4]); // inc r12
+    code.push(0xe9); // jmp
+    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
+    code
+}
+
 /// An endless loop of calls, which adds the results up in `rbx` and counts them in `r12`.
 fn looping(rig: &Rig) -> Vmspace {
     let mut code = call(&rig.engine, NR);
@@ -499,19 +516,7 @@ fn the_signal_mask_is_changed_in_the_gate() {
     const BLOCK: [u64; 3] = [0, DATA, DATA + 8];
     const UNBLOCK: [u64; 3] = [1, DATA, DATA + 16];
     let rig = Rig::new();
-    let mut code = Vec::new();
-    for args in [BLOCK, UNBLOCK] {
-        for (prefix, value) in [0xbf, 0xbe, 0xba].into_iter().zip(args) {
-            code.push(prefix); // mov edi, esi, edx
-            code.extend((value as u32).to_le_bytes());
-        }
-        code.extend(call(&rig.engine, 14));
-        code.extend([0x48, 0x09, 0xc3]); // or rbx, rax
-    }
-    code.extend([0x49, 0xff, 0xc4]); // inc r12
-    code.push(0xe9); // jmp
-    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
-    let space = Arc::new(rig.space(&code));
+    let space = Arc::new(rig.space(&loop_of_calls(&rig.engine, 14, &[BLOCK, UNBLOCK])));
     // Signals 2, 9, 10 and 19; 1 is blocked from the beginning.
     rig.ram.write_all_at(&0x4_0302u64.to_le_bytes(), DATA_OFFSET).unwrap();
     let mut context = start();
@@ -559,19 +564,7 @@ fn default_actions_are_shown_and_set_in_the_gate() {
         [2, DATA, DATA + 128],
     ];
     let rig = Rig::new();
-    let mut code = Vec::new();
-    for args in calls {
-        for (prefix, value) in [0xbf, 0xbe, 0xba].into_iter().zip(args) {
-            code.push(prefix); // mov edi, esi, edx
-            code.extend((value as u32).to_le_bytes());
-        }
-        code.extend(call(&rig.engine, 13));
-        code.extend([0x48, 0x09, 0xc3]); // or rbx, rax
-    }
-    code.extend([0x49, 0xff, 0xc4]); // inc r12
-    code.push(0xe9); // jmp
-    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
-    let space = Arc::new(rig.space(&code));
+    let space = Arc::new(rig.space(&loop_of_calls(&rig.engine, 13, &calls)));
     // The action to set, and one with a handler.
     let words = |words: [u64; 4]| words.map(u64::to_le_bytes).concat();
     rig.ram.write_all_at(&words([0, SA_RESTORER, RESTORER, 0]), DATA_OFFSET).unwrap();
