@@ -50,8 +50,8 @@ impl Seats {
             return true;
         }
         let _lending = lock(&self.lending);
-        let others = self.seats.iter().filter(|other| !std::ptr::eq(*other, seat));
-        let holder = others.into_iter().find(|other| other.host.load(Ordering::Acquire) == host + 1);
+        // Not this seat, as was just seen.
+        let holder = self.seats.iter().find(|other| other.host.load(Ordering::Acquire) == host + 1);
         if let Some(holder) = holder {
             if holder.last().is_some_and(|runner| !runner.give_up_cpu()) {
                 return false;
@@ -66,13 +66,12 @@ impl Seats {
     /// somebody else since ends it.
     pub(crate) fn take(&self, cpu: usize, runner: &Arc<Runner>, inner: &mut Inner) {
         let (Some(seat), Some(host)) = (self.seats.get(cpu), inner.pace.host()) else { return };
-        let address = Arc::as_ptr(runner) as usize;
-        let own = seat.host.load(Ordering::Acquire) == host + 1;
-        if own && seat.address.load(Ordering::Relaxed) == address {
-            return;
-        }
-        if !own {
+        if seat.host.load(Ordering::Acquire) != host + 1 {
             return runner.come_home(inner);
+        }
+        let address = Arc::as_ptr(runner) as usize;
+        if seat.address.load(Ordering::Relaxed) == address {
+            return;
         }
         let before = std::mem::replace(&mut *lock(&seat.runner), Arc::downgrade(runner));
         seat.address.store(address, Ordering::Relaxed);

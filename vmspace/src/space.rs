@@ -422,16 +422,16 @@ impl Vmspace {
         spare: &dyn Fn() -> Option<usize>,
     ) -> Result<Exit, Fatal> {
         let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
-        match runner.hear(inner, spare)? {
+        let heard = runner.hear(inner, spare)?;
+        runner.consider_listening(inner, lend);
+        match heard {
             Heard::Direct(n) => {
-                runner.consider_listening(inner, lend);
                 let nr = u64::from(n.nr as u32);
                 inner.mode = Mode::Direct { id: n.id, nr, ip: n.ip };
                 runner::park(runner, &context.cell, inner, Place::Direct);
                 Ok(Exit::Syscall { nr, args: n.args, ip: n.ip })
             }
             Heard::Call { id, nr, args, site } => {
-                runner.consider_listening(inner, lend);
                 runner.count_eager(inner);
                 let (nr, ip) = (u64::from(nr as u32), site.wrapping_add(SYSCALL_LEN));
                 inner.mode = Mode::Taken { id, nr, ip };
@@ -439,7 +439,6 @@ impl Vmspace {
                 Ok(Exit::Syscall { nr, args, ip })
             }
             Heard::Trap { id, args } => {
-                runner.consider_listening(inner, lend);
                 inner.mode = Mode::Handler { id };
                 inner.bases = Runner::bases(&args);
                 let in_gate = runner.leave_gate(inner);
