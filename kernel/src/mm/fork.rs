@@ -33,7 +33,7 @@ impl Mm {
         let inner = &mut *guard;
         let mut copy = child.inner.lock();
         copy.mmap_base = inner.mmap_base;
-        copy.brk = inner.brk;
+        copy.heap = inner.heap.clone();
         copy.slots = inner.slots.clone();
         let mut room = if self.frames.available() > 4 * COPY_ALL as u64 { COPY_ALL } else { 0 };
         // Areas of which the parent is shown something; those that are written to first.

@@ -3,6 +3,7 @@
 use super::batch::Batch;
 use super::frames::Frames;
 use super::gate::Slots;
+use super::heap::Heap;
 use super::table::{Pte, Table};
 use super::vma::{Areas, Object, Vma, VmaFlags};
 use alloc::sync::Arc;
@@ -25,8 +26,7 @@ pub(super) struct Inner {
     frames: Arc<Frames>,
     pub(super) areas: Areas,
     pub(super) table: Table,
-    /// The heap: where it starts and ends, in bytes.
-    pub(super) brk: (u64, u64),
+    pub(super) heap: Heap,
     /// Below here mappings are placed, downwards.
     pub(super) mmap_base: u64,
     pub(super) sums: Sums,
@@ -46,7 +46,7 @@ impl Inner {
             frames,
             areas: Areas::default(),
             table: Table::default(),
-            brk: (0, 0),
+            heap: Heap::default(),
             mmap_base,
             sums: Sums::default(),
             default_flags: VmaFlags::empty(),

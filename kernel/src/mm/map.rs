@@ -1,4 +1,4 @@
-//! Making, removing and changing mappings: the work of `mmap`, `munmap`, `mprotect` and `brk`.
+//! Making, removing and changing mappings: the work of `mmap`, `munmap` and `mprotect`.
 
 use super::batch::Batch;
 use super::cache::PageCache;
@@ -257,51 +257,6 @@ impl Mm {
     pub fn stack_start(&self, addr: u64) -> Option<u64> {
         let inner = self.inner.lock();
         inner.areas.find(addr).filter(|v| v.flags.contains(VmaFlags::GROWSDOWN)).map(|v| v.start)
-    }
-
-    /// Sets where the heap starts (`execve`); it is empty.
-    pub fn set_brk_start(&self, start: u64) {
-        self.inner.lock().brk = (start, start);
-    }
-
-    /// `brk(2)`: the end of the heap afterwards, unchanged when it can't be there.
-    pub fn brk(&self, cx: &Cx, to: u64) -> u64 {
-        let mut batch = Batch::default();
-        let mut inner = self.inner.lock();
-        let inner = &mut *inner;
-        let (start, end) = inner.brk;
-        if to < start || to > self.user_limit {
-            return end;
-        }
-        let (Some(old), Some(new)) =
-            (end.checked_next_multiple_of(PAGE_SIZE), to.checked_next_multiple_of(PAGE_SIZE))
-        else {
-            return end;
-        };
-        if new < old {
-            if inner.sealed(new, old) {
-                return end;
-            }
-            inner.remove(new, old, &mut batch);
-            if self.commit(cx.cpu(), inner, &mut batch).is_err() {
-                return end;
-            }
-        } else if new > old {
-            let vma = Vma::anonymous(old, new, Prot::READ | Prot::WRITE, inner.default_flags);
-            // One page stays free in front of the next mapping.
-            if !inner.areas.is_free(old, new.saturating_add(PAGE_SIZE)) {
-                return end;
-            }
-            if self.check_room(cx, inner, &vma, new - old).is_err() {
-                return end;
-            }
-            inner.add(vma);
-            if inner.default_flags.contains(VmaFlags::LOCKED) && !inner.lock_on_fault {
-                let _ = self.populate_locked(cx, inner, old, new, true);
-            }
-        }
-        inner.brk.1 = to;
-        to
     }
 
     /// Makes the pages of a range exist and shows them; `EFAULT` or `ENOMEM` at the first that can't be.

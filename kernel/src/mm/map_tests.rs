@@ -177,6 +177,37 @@ fn the_heap_grows_to_its_limit_and_shrinks() {
 }
 
 #[test]
+fn a_heap_that_grows_again_has_the_pages_that_it_had() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let start = 0x60_0000;
+        mm.set_brk_start(start);
+        let grow = |pages: u64| assert_eq!(mm.brk(cx, start + pages * PAGE), start + pages * PAGE);
+        grow(256);
+        assert_eq!(mm.resident_pages(), 0, "nothing is known of it yet");
+        store(cx, &mm, start + 16 * PAGE, b"a");
+        store(cx, &mm, start + 32 * PAGE, b"b");
+        assert_eq!(mm.resident_pages(), 16);
+        for pages in [60, 36, 20, 8] {
+            grow(pages);
+        }
+        assert_eq!(mm.resident_pages(), 0);
+        grow(12);
+        assert_eq!(mm.resident_pages(), 0, "not so far");
+        let faults = mm.stats().faults;
+        grow(256);
+        assert_eq!(mm.resident_pages(), 24, "from the first to the last");
+        assert_eq!(load(cx, &mm, start + 16 * PAGE, 1), Ok(std::vec![0]), "the content is gone");
+        store(cx, &mm, start + 32 * PAGE, b"c");
+        assert_eq!(mm.stats().faults, faults);
+        mm.write_bytes(cx, VirtAddr(start), &std::vec![1; 256 * PAGE as usize]).unwrap();
+        grow(0);
+        grow(256);
+        assert_eq!(mm.resident_pages(), 64, "but not too many");
+    });
+}
+
+#[test]
 fn a_stack_grows_to_its_limit_and_keeps_its_distance() {
     testing::run(|cx| {
         let mm = new_mm(cx);

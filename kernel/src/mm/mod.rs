@@ -14,6 +14,7 @@ mod gaps;
 mod gate;
 #[cfg(test)]
 mod gate_tests;
+mod heap;
 mod inner;
 mod lock;
 mod map;

@@ -256,11 +256,6 @@ impl Mm {
         self.inner.lock().table.len()
     }
 
-    /// Where the heap starts and ends.
-    pub fn heap(&self) -> (u64, u64) {
-        self.inner.lock().brk
-    }
-
     /// Whether nothing is mapped.
     pub fn is_empty(&self) -> bool {
         self.inner.lock().areas.iter().next().is_none()
@@ -275,7 +270,7 @@ impl Mm {
     /// Areas in ascending order.
     pub fn vmas(&self) -> Vec<VmaInfo> {
         let inner = self.inner.lock();
-        let heap = inner.brk;
+        let heap = &inner.heap;
         let info = |vma: &super::vma::Vma| {
             let mut resident_pages = 0;
             let mut private_pages = 0;
@@ -283,7 +278,7 @@ impl Mm {
                 resident_pages += 1;
                 private_pages += u64::from(pte.pfn().is_some_and(|pfn| self.frames.count(pfn) == 1));
             }
-            let in_heap = vma.file.is_none() && vma.start < heap.1 && vma.end > heap.0;
+            let in_heap = vma.file.is_none() && vma.start < heap.end && vma.end > heap.start;
             VmaInfo {
                 start: vma.start,
                 end: vma.end,

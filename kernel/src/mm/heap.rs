@@ -1,0 +1,113 @@
+//! The heap: the work of `brk`.
+//!
+//! C libraries give back the end of the heap as soon as much of it is free, and many programs ask for it again at once: for each file that they
+//! compress, say. So what was there when the heap shrank is made and shown when it grows again, by one change instead of a trap for each window.
+
+use super::batch::Batch;
+use super::inner::Inner;
+use super::space::Mm;
+use super::vma::{Vma, VmaFlags};
+use crate::task::Cx;
+use core::ops::Range;
+use hal::{PAGE_SIZE, Prot};
+
+/// How many pages are made again at once, from the lowest on: the guest may not touch them this time.
+const AGAIN: u64 = 64;
+
+/// Where the heap is.
+#[derive(Clone, Default)]
+pub(super) struct Heap {
+    pub(super) start: u64,
+    /// In bytes, as the guest said it.
+    pub(super) end: u64,
+    /// From the first to the last page that was there behind the end, before that came down.
+    left: Range<u64>,
+}
+
+impl Heap {
+    /// Notes that the heap shrinks by pages of which these, in order, were there.
+    fn shrunk(&mut self, mut there: impl DoubleEndedIterator<Item = u64>) {
+        let Some(first) = there.next() else { return };
+        // It shrinks in steps, each below the one before.
+        let high = if self.left.is_empty() { there.next_back().unwrap_or(first) + 1 } else { self.left.end };
+        self.left = first..high;
+    }
+
+    /// Which pages to make now that the heap reaches up to page `end`.
+    fn grown(&mut self, end: u64) -> Range<u64> {
+        let again = self.left.start..self.left.end.min(end).min(self.left.start + AGAIN);
+        self.left.start = self.left.start.max(end);
+        again
+    }
+}
+
+impl Mm {
+    /// Sets where the heap starts (`execve`); it is empty.
+    pub fn set_brk_start(&self, start: u64) {
+        self.inner.lock().heap = Heap { start, end: start, left: 0..0 };
+    }
+
+    /// Where the heap starts and ends.
+    pub fn heap(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        (inner.heap.start, inner.heap.end)
+    }
+
+    /// `brk(2)`: the end of the heap afterwards, unchanged when it can't be there.
+    pub fn brk(&self, cx: &Cx, to: u64) -> u64 {
+        // Before the lock: what it removes is dropped after it.
+        let mut batch = Batch::default();
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let Heap { start, end, .. } = inner.heap;
+        if to < start || to > self.user_limit {
+            return end;
+        }
+        let (Some(old), Some(new)) =
+            (end.checked_next_multiple_of(PAGE_SIZE), to.checked_next_multiple_of(PAGE_SIZE))
+        else {
+            return end;
+        };
+        let done = match new {
+            _ if new < old => self.shrink_heap(cx, inner, new, old, &mut batch),
+            _ if new > old => self.grow_heap(cx, inner, old, new),
+            _ => true,
+        };
+        if !done {
+            return end;
+        }
+        inner.heap.end = to;
+        to
+    }
+
+    fn shrink_heap(&self, cx: &Cx, inner: &mut Inner, new: u64, old: u64, batch: &mut Batch) -> bool {
+        if inner.sealed(new, old) {
+            return false;
+        }
+        let there = inner.table.range(new / PAGE_SIZE..old / PAGE_SIZE).map(|(page, _)| page);
+        inner.heap.shrunk(there);
+        inner.remove(new, old, batch);
+        self.commit(cx.cpu(), inner, batch).is_ok()
+    }
+
+    fn grow_heap(&self, cx: &Cx, inner: &mut Inner, old: u64, new: u64) -> bool {
+        let vma = Vma::anonymous(old, new, Prot::READ | Prot::WRITE, inner.default_flags);
+        // One page stays free in front of the next mapping.
+        if !inner.areas.is_free(old, new.saturating_add(PAGE_SIZE))
+            || self.check_room(cx, inner, &vma, new - old).is_err()
+        {
+            return false;
+        }
+        inner.add(vma);
+        let again = inner.heap.grown(new / PAGE_SIZE);
+        // Whatever can't be made now is made when it is touched.
+        if inner.default_flags.contains(VmaFlags::LOCKED) {
+            if !inner.lock_on_fault {
+                let _ = self.populate_locked(cx, inner, old, new, true);
+            }
+        } else if !again.is_empty() && self.frames.available() > 4 * AGAIN {
+            let _ = self.populate_locked(cx, inner, again.start * PAGE_SIZE, again.end * PAGE_SIZE, true);
+        }
+        true
+    }
+}
