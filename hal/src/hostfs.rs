@@ -167,7 +167,8 @@ pub struct Transferred {
 
 /// An open regular file of the host. All methods but `*_now` and `start` block for the time of the host call, which may be long.
 pub trait HostFile: Send + Sync {
-    /// Like [`HostFile::read_at`], as far as no device has to be waited for. Virtual CPU context.
+    /// Reads at a byte offset what is there at once; does not wait for a device. When that is less than the buffer, another call tells why: the
+    /// file ends (nothing more), or the rest has to wait (blocked). One host call, if the host can do that. Virtual CPU context.
     fn read_now(&self, offset: u64, buf: &mut [u8]) -> Result<Progress, Errno>;
     /// Like [`HostFile::write_at`], as far as no device has to be waited for. Virtual CPU context.
     fn write_now(&self, offset: u64, buf: &[u8]) -> Result<Progress, Errno>;

@@ -1,6 +1,7 @@
 //! RAM: one run of bytes that the kernel divides into frames.
 
-use crate::PhysAddr;
+use crate::{HostFile, PhysAddr, Progress};
+use abi::Errno;
 
 /// The machine's memory. All methods may be called from any virtual CPU at any time and never block; a
 /// range outside RAM is a kernel bug and panics (an oops of the task that did it).
@@ -23,6 +24,13 @@ pub trait Ram: Send + Sync {
     fn load_u32(&self, at: PhysAddr) -> u32;
     /// Compare-and-swap of an aligned 32-bit word: `Ok(old)` when it was swapped, `Err(found)` when not.
     fn compare_exchange_u32(&self, at: PhysAddr, old: u32, new: u32) -> Result<u32, u32>;
+    /// Has the host read a file straight into these ranges, one after the other, as [`HostFile::read_now`]. `EOPNOTSUPP` where that is not possible.
+    fn read_file(
+        &self,
+        file: &dyn HostFile,
+        offset: u64,
+        to: &[(PhysAddr, usize)],
+    ) -> Result<Progress, Errno>;
     /// Tells the host that the content is no longer needed; it reads as zeros afterwards. Costs a host
     /// call, so it is for large runs.
     fn discard(&self, at: PhysAddr, len: u64);

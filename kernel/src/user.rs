@@ -10,7 +10,7 @@ use abi::fs::Iovec;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
-use hal::{PhysAddr, Ram, VirtAddr};
+use hal::{HostFile, PhysAddr, Progress, Ram, VirtAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Longest path in bytes with its terminator (`PATH_MAX`).
@@ -174,6 +174,11 @@ pub trait Sink {
         ram.read(from, &mut bytes);
         self.put(&bytes)
     }
+    /// Has the host read up to `len` bytes of a file into what is next, as [`HostFile::read_now`]. `None` when that is no way to get them:
+    /// then nothing was taken.
+    fn put_file(&mut self, _file: &dyn HostFile, _offset: u64, _len: usize) -> Option<Result<Progress>> {
+        None
+    }
 }
 
 /// Where bytes come from. As for [`Sink`], its methods must not suspend.
@@ -201,6 +206,14 @@ impl Sink for &mut [u8] {
     }
     fn room(&self) -> usize {
         self.len()
+    }
+    fn put_file(&mut self, file: &dyn HostFile, offset: u64, len: usize) -> Option<Result<Progress>> {
+        let len = len.min(self.len());
+        let step = file.read_now(offset, self.get_mut(..len)?);
+        if let Ok(Progress { done, .. }) = step {
+            *self = core::mem::take(self).get_mut(done..)?;
+        }
+        Some(step.map_err(Into::into))
     }
 }
 
@@ -310,6 +323,20 @@ impl Sink for UserBuf<'_> {
         let done = self
             .each(len, |cx, addr, at, n| cx.mm().write_from_ram(cx, addr, PhysAddr(from.0 + at as u64), n))?;
         if done == len { Ok(()) } else { err(Errno::EFAULT) }
+    }
+    fn put_file(&mut self, file: &dyn HostFile, offset: u64, len: usize) -> Option<Result<Progress>> {
+        while self.now.len == 0 {
+            self.now = self.later.next()?;
+        }
+        let v = &mut self.now;
+        let len = len.min(v.len as usize);
+        let step = self.cx.mm().read_file(self.cx, VirtAddr(v.base), len, file, offset).transpose()?;
+        if let Ok(Progress { done, .. }) = step {
+            v.base += done as u64;
+            v.len -= done as u64;
+            self.left -= done;
+        }
+        Some(step)
     }
 }
 

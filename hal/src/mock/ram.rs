@@ -1,7 +1,8 @@
 //! RAM as lazily allocated chunks, each behind a lock.
 
 use super::lock;
-use crate::{PAGE_SIZE, PhysAddr, Ram};
+use crate::{HostFile, PAGE_SIZE, PhysAddr, Progress, Ram};
+use abi::Errno;
 use std::boxed::Box;
 use std::sync::Mutex;
 use std::vec;
@@ -95,6 +96,22 @@ impl Ram for MockRam {
         let mut buf = vec![0; len as usize];
         self.read(from, &mut buf);
         self.write(to, &buf);
+    }
+    fn read_file(
+        &self,
+        file: &dyn HostFile,
+        offset: u64,
+        to: &[(PhysAddr, usize)],
+    ) -> Result<Progress, Errno> {
+        let mut bytes = vec![0; to.iter().map(|(_, len)| len).sum()];
+        let progress = file.read_now(offset, &mut bytes)?;
+        let mut done = &bytes[..progress.done];
+        for (at, len) in to {
+            let (head, tail) = done.split_at((*len).min(done.len()));
+            self.write(*at, head);
+            done = tail;
+        }
+        Ok(progress)
     }
     fn load_u32(&self, at: PhysAddr) -> u32 {
         self.word(at, |w| u32::from_ne_bytes(*w))

@@ -67,6 +67,20 @@ fn in_steps(
     Ok(done)
 }
 
+/// What a read from `offset` that does not wait comes to. Where pages are cold the host begins to fetch them.
+pub(crate) fn now(offset: u64, mut read: impl FnMut(i64) -> Result<usize, Errno>) -> Result<Progress, Errno> {
+    // preadv2(2) takes -1 for the descriptor's own position.
+    let offset = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    loop {
+        match read(offset) {
+            Ok(done) => return Ok(Progress { done, blocked: false }),
+            Err(Errno::EAGAIN) => return Ok(Progress { done: 0, blocked: true }),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 /// Reads until the buffer is full or the file ends.
 pub(crate) fn read_at(fd: &OwnedFd, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
     in_steps(buf.len(), offset, Errno::EINVAL, |done, at| rustix::io::pread(fd, &mut buf[done..], at))
@@ -100,28 +114,19 @@ impl HostFile for LinuxFile {
     }
 
     fn read_now(&self, offset: u64, buf: &mut [u8]) -> Result<Progress, Errno> {
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset.checked_add(done as u64).ok_or(Errno::EINVAL)?;
-            let mut rest = [IoSliceMut::new(&mut buf[done..])];
-            // Cold pages end the read instead of being waited for; the host begins to fetch them.
-            match rustix::io::preadv2(&self.fd, &mut rest, at, ReadWriteFlags::NOWAIT) {
-                Ok(0) => break,
-                Ok(len) => done += len,
-                Err(SysErrno::AGAIN) => return Ok(Progress { done, blocked: true }),
-                Err(SysErrno::OPNOTSUPP | SysErrno::NOSYS) if self.is_remote() => {
-                    return Ok(Progress { done, blocked: true });
-                }
-                Err(SysErrno::OPNOTSUPP | SysErrno::NOSYS) => {
-                    done += read_at(&self.fd, at, &mut buf[done..])?;
-                    break;
-                }
-                Err(SysErrno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(e) => return Err(errno(e)),
+        let step = now(offset, |offset| {
+            let mut buf = [IoSliceMut::new(buf)];
+            rustix::io::preadv2(&self.fd, &mut buf, offset as u64, ReadWriteFlags::NOWAIT).map_err(errno)
+        });
+        match step {
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) if self.is_remote() => {
+                Ok(Progress { done: 0, blocked: true })
             }
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                read_at(&self.fd, offset, buf).map(|done| Progress { done, blocked: false })
+            }
+            step => step,
         }
-        Ok(Progress { done, blocked: false })
     }
 
     // A local file system takes writes into its cache, so there is nothing to wait for but a cache that is full; and few of them can

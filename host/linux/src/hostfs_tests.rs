@@ -119,6 +119,29 @@ fn files_are_made_read_written_and_removed() {
 }
 
 #[test]
+fn files_are_read_straight_into_ram() {
+    use hal::{PhysAddr, Progress, Ram};
+    let dir = TempDir::new("straight");
+    fs::write(dir.0.join("f"), b"0123456789").unwrap();
+    let file = dir.node().lookup(b"f").unwrap().open(OpenMode::Read).unwrap();
+    let ram = crate::ram::LinuxRam::new(1 << 20).unwrap();
+    let to = [(PhysAddr(8190), 4), (PhysAddr(100), 3), (PhysAddr(0), 9)];
+    let read = |offset, to: &[_]| ram.read_file(&*file, offset, to).map(|Progress { done, .. }| done);
+    assert_eq!(read(1, &to[..2]), Ok(7));
+    let shown = |at, len| {
+        let mut buf = vec![0; len];
+        ram.read(PhysAddr(at), &mut buf);
+        buf
+    };
+    assert_eq!((shown(8189, 6), shown(100, 4)), (b"\x001234\0".to_vec(), b"567\0".to_vec()));
+    assert_eq!((read(8, &to), shown(8190, 4)), (Ok(2), b"8934".to_vec()), "as far as the file goes");
+    assert_eq!(read(10, &to), Ok(0));
+    assert_eq!(read(u64::MAX, &to), Err(Errno::EINVAL));
+    let one = [(PhysAddr(0), 1); 100];
+    assert_eq!(read(0, &one), Ok(10));
+}
+
+#[test]
 fn a_large_directory_is_read_whole() {
     let dir = TempDir::new("large");
     for i in 0..1500 {

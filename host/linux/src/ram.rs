@@ -5,13 +5,18 @@
 //! touch (memory cgroup or tmpfs limit) it kills the process or raises SIGBUS; that is the host's decision
 //! about the whole machine and is not caught here.
 
+use crate::hostfile::{LinuxFile, now};
+use crate::hostfs::last_errno;
 use abi::Errno;
-use hal::{PAGE_SIZE, PhysAddr, Ram};
+use hal::{HostFile, PAGE_SIZE, PhysAddr, Progress, Ram};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Ranges that one read of a file fills; what there are more of is left out.
+const IOV: usize = 16;
 
 /// The machine's memory.
 pub struct LinuxRam {
@@ -123,6 +128,26 @@ impl Ram for LinuxRam {
         assert!(from.0 + len <= to.0 || to.0 + len <= from.0, "overlapping copy {from:?} to {to:?}");
         // SAFETY: in bounds and not overlapping.
         unsafe { ptr::copy_nonoverlapping(source, target, len as usize) };
+    }
+    fn read_file(
+        &self,
+        file: &dyn HostFile,
+        offset: u64,
+        to: &[(PhysAddr, usize)],
+    ) -> Result<Progress, Errno> {
+        let file: &LinuxFile = file.as_any().downcast_ref().ok_or(Errno::EOPNOTSUPP)?;
+        let mut iov = [const { libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 } }; IOV];
+        let count = to.len().min(IOV);
+        for (iov, &(at, len)) in iov.iter_mut().zip(to) {
+            *iov = libc::iovec { iov_base: self.at(at, len as u64).cast(), iov_len: len };
+        }
+        now(offset, |offset| {
+            // SAFETY: the host writes into ranges of the mapping, checked by `at`; there are no references to it.
+            let done = unsafe {
+                libc::preadv2(file.fd().as_raw_fd(), iov.as_ptr(), count as i32, offset, libc::RWF_NOWAIT)
+            };
+            usize::try_from(done).map_err(|_| last_errno())
+        })
     }
     fn load_u32(&self, at: PhysAddr) -> u32 {
         self.word(at).load(Ordering::SeqCst)

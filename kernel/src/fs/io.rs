@@ -10,10 +10,12 @@ use crate::user::{Sink, Source};
 use abi::Errno;
 use alloc::sync::Arc;
 use alloc::vec;
-use hal::{HostFile, PAGE_SIZE, SetAttr};
+use hal::{HostFile, PAGE_SIZE, Progress, SetAttr};
 
-/// Bytes that one host read moves.
+/// Bytes that one host read moves by way of a buffer.
 const HOST_CHUNK: usize = 256 << 10;
+/// Bytes that one host read moves straight into memory, whose address space is locked meanwhile.
+const HOST_STRAIGHT: usize = 64 << 10;
 
 /// `read(2)`: from the description's position, or from `at` without moving it.
 pub fn read(cx: &Cx, of: &Arc<OpenFile>, at: Option<u64>, sink: &mut dyn Sink) -> Result<usize> {
@@ -163,48 +165,52 @@ pub fn buffer_len(room: usize, pos: u64, size: u64, most: usize) -> usize {
     room.min(most).min(left.max(PAGE_SIZE as usize))
 }
 
-/// Reads a host file of about this size into a sink.
+/// Reads a host file into a sink. `end` is where the file is thought to end; `None` for little to read of a file of any size.
 pub(super) fn host_read(
     cx: &Cx,
     file: &dyn HostFile,
     pos: u64,
-    size: u64,
+    end: Option<u64>,
     sink: &mut dyn Sink,
 ) -> Result<usize> {
-    let mut small = [0u8; PAGE_SIZE as usize];
-    let mut large;
-    let len = buffer_len(sink.room(), pos, size, HOST_CHUNK);
-    let buf: &mut [u8] = if len <= small.len() {
-        &mut small
-    } else {
-        large = vec![0u8; len];
-        &mut large
-    };
     let mut done = 0usize;
     while sink.room() > 0 {
-        let want = sink.room().min(buf.len());
-        let Some(part) = buf.get_mut(..want) else { break };
-        let at = pos.checked_add(done as u64).ok_or(Errno::EINVAL.into());
-        let step = at.and_then(|at| transfer::read_at(cx, file, at, part));
-        let n = match step {
-            Ok(n) => n,
-            Err(_) if done > 0 => break,
-            Err(e) => return Err(e),
+        let at = pos.checked_add(done as u64).ok_or(Errno::EINVAL)?;
+        let len = buffer_len(sink.room(), at, end.unwrap_or(0), HOST_CHUNK);
+        let before = sink.room();
+        let step = match sink.put_file(file, at, len.min(HOST_STRAIGHT)) {
+            None | Some(Ok(Progress { done: 0, blocked: true })) => {
+                read_buffered(cx, file, at, end, len, sink)
+            }
+            Some(step) => step.map(drop),
         };
-        let room = sink.room();
-        let step = sink.put(part.get(..n).unwrap_or_default());
-        done += room - sink.room();
+        let n = before - sink.room();
+        done += n;
         match step {
             Ok(()) => {}
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
         }
-        if n < want {
+        if n == 0 || end == pos.checked_add(done as u64) {
             break;
         }
         cx.give_way();
     }
     Ok(done)
+}
+
+/// Reads `len` bytes of a host file into a sink by way of a buffer.
+fn read_buffered(
+    cx: &Cx,
+    file: &dyn HostFile,
+    at: u64,
+    end: Option<u64>,
+    len: usize,
+    sink: &mut dyn Sink,
+) -> Result<()> {
+    let mut buf = vec![0u8; len.min(sink.room())];
+    let n = transfer::read_at(cx, file, at, end, &mut buf)?;
+    sink.put(buf.get(..n).unwrap_or_default())
 }
 
 /// Writes a source to a host file.

@@ -62,25 +62,42 @@ fn transfer(cx: &Cx, file: &dyn HostFile, transfer: Transfer) -> Result<Transfer
     }
 }
 
-/// Reads at a byte offset; short only at the end of the file.
-pub(super) fn read_at(cx: &Cx, file: &dyn HostFile, offset: u64, buf: &mut [u8]) -> Result<usize> {
-    let Progress { done, blocked } = file.read_now(offset, buf)?;
-    if !blocked {
-        return Ok(done);
-    }
-    let Some(rest) = buf.get_mut(done..) else { return Ok(done) };
-    let at = offset.checked_add(done as u64).ok_or(Errno::EINVAL)?;
-    let end = transfer(cx, file, Transfer::Read(at, vec![0; rest.len()]))?;
-    match end.result {
-        Ok(n) => {
-            for (to, from) in rest.iter_mut().zip(end.buf.iter().take(n)) {
-                *to = *from;
-            }
-            Ok(done + n.min(rest.len()))
+/// Reads at a byte offset; short only at the end of the file, which who knows where that is says: then it need not be looked for.
+pub(super) fn read_at(
+    cx: &Cx,
+    file: &dyn HostFile,
+    offset: u64,
+    end: Option<u64>,
+    buf: &mut [u8],
+) -> Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let at = offset.checked_add(done as u64).ok_or(Errno::EINVAL)?;
+        let step = match file.read_now(at, rest) {
+            Ok(Progress { done, blocked: false }) => Ok(done),
+            Ok(Progress { blocked: true, .. }) => read_later(cx, file, at, rest),
+            Err(e) => Err(e.into()),
+        };
+        match step {
+            Ok(n) => done += n,
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
         }
-        Err(_) if done > 0 => Ok(done),
-        Err(e) => Err(e.into()),
+        if step == Ok(0) || end == offset.checked_add(done as u64) {
+            break;
+        }
     }
+    Ok(done)
+}
+
+/// Reads what has to be waited for.
+fn read_later(cx: &Cx, file: &dyn HostFile, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    let end = transfer(cx, file, Transfer::Read(offset, vec![0; buf.len()]))?;
+    let n = end.result?.min(buf.len());
+    for (to, from) in buf.iter_mut().zip(end.buf.iter().take(n)) {
+        *to = *from;
+    }
+    Ok(n)
 }
 
 /// Writes at a byte offset; short only when the disk is full.

@@ -17,10 +17,12 @@ use crate::task::Cx;
 use abi::Errno;
 use alloc::sync::Arc;
 use alloc::vec;
-use hal::{HostFile, PAGE_SIZE, PhysAddr, VirtAddr};
+use hal::{HostFile, PAGE_SIZE, PhysAddr, Progress, VirtAddr};
 
 /// How many pages at most are made at once for a write.
 const STEP_PAGES: u64 = 256;
+/// How many pieces of RAM one read of a file goes to.
+const PIECES: usize = 16;
 
 impl From<FaultError> for Error {
     fn from(error: FaultError) -> Error {
@@ -208,6 +210,45 @@ impl Mm {
             }
             Ok(())
         })
+    }
+
+    /// Has the host read up to `len` bytes of a file straight into the guest's memory, as far as that is in few pieces. `None` when the
+    /// file or the memory does not admit that: it may be bad, which is no error at the end of the file. The address space is locked meanwhile, so the frames stay its own.
+    pub fn read_file(
+        &self,
+        cx: &Cx,
+        at: VirtAddr,
+        len: usize,
+        file: &dyn HostFile,
+        offset: u64,
+    ) -> Result<Option<Progress>> {
+        let mut pieces = [(PhysAddr(0), 0); PIECES];
+        let mut count = 0;
+        let Some(end) = at.0.checked_add(len as u64).filter(|&end| end <= self.user_limit) else {
+            return Ok(None);
+        };
+        let mut here = at.0;
+        let mut inner = self.inner.lock();
+        for piece in &mut pieces {
+            if here == end {
+                break;
+            }
+            let (phys, to) = match self.span(cx, &mut inner, here, end, Access::Write) {
+                Ok((Span::Ram(phys), to)) => (phys, to),
+                // What lies before counts.
+                _ => break,
+            };
+            *piece = (phys, (to - here) as usize);
+            here = to;
+            count += 1;
+        }
+        let pieces = pieces.get(..count).filter(|pieces| !pieces.is_empty());
+        let Some(pieces) = pieces else { return Ok(None) };
+        match self.machine.ram().read_file(file, offset, pieces) {
+            Ok(progress) => Ok(Some(progress)),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Copies from the guest to RAM without a buffer; `EFAULT`. The caller keeps the frame.

@@ -26,7 +26,7 @@ impl HostRegular {
 
 impl File for HostRegular {
     fn read(&self, cx: &Cx, _of: &OpenFile, pos: &mut u64, sink: &mut dyn Sink) -> Result<usize> {
-        let size = if sink.room() > PAGE_SIZE as usize { self.file.size()? } else { 0 };
+        let size = if sink.room() > PAGE_SIZE as usize { Some(self.file.size()?) } else { None };
         let n = host_read(cx, &*self.file, *pos, size, sink)?;
         *pos += n as u64;
         Ok(n)

@@ -57,7 +57,7 @@ impl File for MemFile {
                 self.node.accessed(of);
                 n
             }
-            Content::Lower(file, size) => host_read(cx, &*file, *pos, size, sink)?,
+            Content::Lower(file, size) => host_read(cx, &*file, *pos, Some(size), sink)?,
         };
         *pos += n as u64;
         Ok(n)

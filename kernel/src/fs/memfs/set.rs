@@ -104,7 +104,7 @@ impl Node {
         while pos < size {
             let want = (size - pos).min(buf.len() as u64) as usize;
             let Some(part) = buf.get_mut(..want) else { break };
-            let n = transfer::read_at(cx, &*file, pos, part)?;
+            let n = transfer::read_at(cx, &*file, pos, Some(size), part)?;
             if n == 0 {
                 break;
             }

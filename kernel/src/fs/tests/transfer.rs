@@ -1,7 +1,11 @@
 //! Host files that answer late: who reads waits, nobody else does.
 
 use super::*;
-use crate::testing::thread;
+use crate::testing::{GUEST, thread};
+use crate::user::{UserBuf, UserPtr};
+use abi::fs::Iovec;
+use hal::mock::HostOp;
+use hal::{HostFile, PAGE_SIZE, Prot};
 use std::sync::Mutex;
 
 fn tree(host: &Arc<MockFs>) {
@@ -39,7 +43,7 @@ fn copying_up_waits_the_same_way_and_tells_errors() {
                 out.lock().unwrap().push(result.map(|_| ()));
             }
         });
-        host.fail(hal::mock::HostOp::ReadAt, 0, Errno::EIO);
+        host.fail(HostOp::ReadAt, 0, Errno::EIO);
         for _ in 0..2 {
             cx.sleep(Some(cx.now_ns() + 1_000_000));
             assert_eq!(host.pending_transfers(), 1);
@@ -49,5 +53,63 @@ fn copying_up_waits_the_same_way_and_tells_errors() {
         host.set_slow(false);
         assert_eq!(*results.lock().unwrap(), [Err(Errno::EIO), Ok(())]);
         assert_eq!(read_file(cx, "/file"), "Xontent of the host");
+    });
+}
+
+/// Two pages of the guest's, with nothing behind.
+fn guest_pages(cx: &Cx) {
+    let request = crate::mm::MapRequest {
+        addr: GUEST,
+        len: 2 * PAGE_SIZE,
+        prot: Prot::READ | Prot::WRITE,
+        flags: crate::mm::MapFlags::FIXED,
+        object: None,
+        file: None,
+        offset: 0,
+        name: "",
+    };
+    cx.mm().map(cx, request).unwrap();
+}
+
+fn user_read(cx: &Cx, of: &Arc<OpenFile>, at: u64, pos: u64, len: usize) -> Result<usize> {
+    crate::fs::read(cx, of, Some(pos), &mut UserBuf::single(cx, UserPtr::new(at), len)?)
+}
+
+#[test]
+fn user_memory_is_filled_by_the_host() {
+    let fill = |host: &Arc<MockFs>| {
+        host.add_file("/file", 0o644, &(0..9000u32).map(|i| (i % 251) as u8).collect::<Vec<_>>());
+    };
+    on_overlay(fill, |cx, host| {
+        guest_pages(cx);
+        let of = open(cx, "/file", OpenFlags::empty()).unwrap();
+        let byte = |at: u64| UserPtr::<u8>::new(GUEST + at).read(cx).unwrap();
+        // The size is known, so nobody looks behind it.
+        host.fail(HostOp::ReadAt, 1, Errno::EIO);
+        assert_eq!(user_read(cx, &of, GUEST, 3000, 8192).unwrap(), 6000);
+        assert_eq!((byte(0), byte(5999), byte(6000)), ((3000 % 251) as u8, (8999 % 251) as u8, 0));
+        assert_eq!(errno(user_read(cx, &of, GUEST, 0, 100)), Some(Errno::EIO));
+        // Scattered.
+        let vecs =
+            [(0u64, 3u64), (0, 0), (5000, 2), (10, 4)].map(|(at, len)| Iovec { base: GUEST + at, len });
+        UserPtr::new(GUEST + 8000).write_array(cx, &vecs).unwrap();
+        let mut buf = UserBuf::vectored(cx, UserPtr::new(GUEST + 8000), 4).unwrap();
+        assert_eq!(crate::fs::read(cx, &of, Some(7), &mut buf).unwrap(), 9);
+        assert_eq!([byte(2), byte(5000), byte(5001), byte(10), byte(13)], [9, 10, 11, 12, 15]);
+        // Memory that is not there counts once something would go there.
+        assert_eq!(user_read(cx, &of, GUEST + 4096 + 100, 0, 8192).unwrap(), 3996);
+        assert_eq!(errno(user_read(cx, &of, GUEST + 8192, 0, 8192)), Some(Errno::EFAULT));
+        assert_eq!(user_read(cx, &of, GUEST + 8192, 9000, 8192).unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_file_that_grew_is_read_to_its_end() {
+    on_overlay(tree, |cx, host| {
+        guest_pages(cx);
+        let of = open(cx, "/file", OpenFlags::empty()).unwrap();
+        host.file("/file").write_at(19, b" and more").unwrap();
+        assert_eq!(user_read(cx, &of, GUEST, 0, 100).unwrap(), 28);
+        assert_eq!(user_read(cx, &of, GUEST, 19, 100).unwrap(), 9);
     });
 }
