@@ -14,6 +14,10 @@ pub trait Cpu: Send + Sync {
     fn idle(&self, cpu: CpuId, deadline_ns: Option<u64>);
     /// Makes [`crate::VmSpace::run`] or [`Cpu::idle`] on `cpu` return soon. Any context; never blocks.
     fn interrupt(&self, cpu: CpuId);
+    /// The virtual CPU that gets more done with the host CPU of `cpu`, which is idle: work for `cpu` would take it away. Any context; never blocks.
+    fn lent_to(&self, _cpu: CpuId) -> Option<CpuId> {
+        None
+    }
     /// Has `cpu` interrupted at this monotonic time; `None` cancels. One alarm per CPU, the last call
     /// counts. Virtual CPU context; does not block.
     fn set_alarm(&self, cpu: CpuId, deadline_ns: Option<u64>);

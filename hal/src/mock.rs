@@ -221,6 +221,10 @@ impl MockMachine {
     pub fn advance(&self, ns: u64) {
         self.cpu.advance(ns);
     }
+    /// Says whom the host CPU of a CPU works for while that is idle.
+    pub fn lend(&self, cpu: CpuId, to: Option<CpuId>) {
+        self.cpu.lend(cpu, to);
+    }
     /// Sets the real-time clock.
     pub fn set_realtime(&self, ns: u64) {
         *lock(&self.realtime_ns) = ns.saturating_sub(self.cpu.now());

@@ -13,9 +13,12 @@ const LISTEN: Duration = Duration::from_micros(100);
 const GAP: Duration = Duration::from_micros(20);
 /// A session ends when its calls take longer than that, with what the owner does about them.
 const SLOW: Duration = Duration::from_micros(50);
+/// A session whose calls come this fast does more than its two host CPUs would do for a task and another one that waits most of the time, with a switch
+/// for each call.
+const DENSE: Duration = Duration::from_micros(12);
 /// After such a pause counting starts anew.
 const PAUSE: Duration = Duration::from_millis(1);
-/// So many traps in a row are looked at first.
+/// So many calls of patched sites are looked at first.
 const BURST: i32 = 48;
 /// How far the demand on a burst grows when sessions are not worth it.
 const MOST_BURST: i32 = 1 << 12;
@@ -55,6 +58,9 @@ pub(crate) struct Pace {
     /// Calls of the session since its last sample, and samples before.
     calls: u32,
     samples: u32,
+    /// Whether calls came at the rate of [`DENSE`] when that was looked at last, and whether another runner has had the seat since.
+    dense: bool,
+    shared: bool,
     /// When the last trap came, or the last sample of the session; and the moving average of the time between traps.
     last: Instant,
     gap: Duration,
@@ -77,6 +83,8 @@ impl Pace {
             wanted: BURST,
             calls: 0,
             samples: 0,
+            dense: false,
+            shared: false,
             last: Instant::now(),
             gap: GAP,
             changes: 0,
@@ -93,6 +101,16 @@ impl Pace {
         self.session.map(|s| s.host)
     }
 
+    /// Whether there is a session that makes good use of both host CPUs.
+    pub(crate) fn is_dense(&self) -> bool {
+        self.session.is_some() && self.dense
+    }
+
+    /// Another runner has had the seat: the time until the next sample is not only this one's.
+    pub(crate) fn has_shared(&mut self) {
+        self.shared = true;
+    }
+
     /// Something was handed over without a switch of tasks.
     fn handed_over(&mut self) {
         self.credit = (self.credit + 1).min(MOST_CREDIT);
@@ -100,8 +118,12 @@ impl Pace {
         if self.calls == SAMPLE {
             // On a busy host each side waits for its turn: that is no quicker than switching.
             let now = Instant::now();
-            if now.duration_since(self.last) > SLOW * SAMPLE {
+            let took = now.duration_since(self.last);
+            if took > SLOW * SAMPLE {
                 self.credit = 0;
+            }
+            if !std::mem::take(&mut self.shared) {
+                self.dense = took < DENSE * SAMPLE;
             }
             (self.last, self.calls) = (now, 0);
             self.samples += 1;
@@ -136,23 +158,28 @@ impl Pace {
         }
     }
 
-    /// The guest trapped outside of a session; whether one should begin, if there is a CPU for it.
-    fn trapped(&mut self) -> bool {
+    /// The guest trapped outside of a session, `by_gate` if it was a call of a patched site; whether one should begin, if there is a CPU for it, or be `joined`.
+    /// Other calls trap in a session, too, which is dearer there: as long as they come, as they do when a program starts, there should be none.
+    fn trapped(&mut self, by_gate: bool, joined: bool) -> bool {
         let now = Instant::now();
         let gap = now.duration_since(std::mem::replace(&mut self.last, now));
         if gap > PAUSE {
             self.credit = 0;
-            return false;
+            return by_gate && joined;
         }
         self.gap = (self.gap * 15 + gap) / 16;
+        if !by_gate {
+            return false;
+        }
         self.credit += 1;
-        self.credit >= self.wanted && self.gap < GAP
+        joined || self.credit >= self.wanted && self.gap < GAP
     }
 
     fn begin(&mut self, home: usize, host: usize) {
         self.session = Some(Moved { home, host });
         self.credit = START;
         (self.last, self.calls, self.samples) = (Instant::now(), 0, 0);
+        (self.dense, self.shared) = (true, false);
     }
 
     fn end(&mut self) {
@@ -211,9 +238,16 @@ impl Runner {
         }
     }
 
-    /// The runner trapped outside of a session: moves it to a CPU of its own when that pays. `lend` gets one that has nothing to do.
-    pub(crate) fn consider_listening(&self, inner: &mut Inner, lend: impl Fn() -> Option<usize>) {
-        if !inner.pace.in_session() && inner.pace.trapped() {
+    /// The runner trapped outside of a session: moves it to a CPU of its own when that pays, or where the session of another runner of the virtual CPU goes on, which
+    /// is `joined`. `lend` gets one that has nothing to do.
+    pub(crate) fn consider_listening(
+        &self,
+        inner: &mut Inner,
+        by_gate: bool,
+        joined: bool,
+        lend: impl Fn() -> Option<usize>,
+    ) {
+        if !inner.pace.in_session() && inner.pace.trapped(by_gate, joined) {
             match lend() {
                 Some(host) => {
                     sys::bind(self.pid, host);

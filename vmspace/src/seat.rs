@@ -6,13 +6,26 @@
 
 use crate::engine::lock;
 use crate::layout::{MAX_RUNNERS, call, order, trap};
+use crate::pace::Pace;
 use crate::runner::{Inner, Mode, Runner};
 use crate::sys;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 /// How often a runner yields before it sleeps. Each time is a turn of another one, or a fraction of a microsecond when there is none.
 const YIELDS: u64 = 16;
+
+/// A session is over when runners without one have run so often on its virtual CPU. Until then who makes calls there joins it, and goes on soon.
+const MOST_OTHERS: u32 = 4;
+
+/// A session: guest code has a host CPU for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The host CPU.
+    pub host: usize,
+    /// Calls come so fast that both host CPUs have enough to do: more gets done than if each served another virtual CPU.
+    pub dense: bool,
+}
 
 /// The seat of a virtual CPU. Only its own thread takes it; others may take the host CPU from it.
 #[derive(Default)]
@@ -20,6 +33,10 @@ const YIELDS: u64 = 16;
 struct Seat {
     /// The host CPU plus one; 0 is none.
     host: AtomicUsize,
+    /// The session that goes on: its host CPU plus one, and whether it is a dense one in the lowest bit; 0 is none.
+    session: AtomicUsize,
+    /// How often runners without a session have run since.
+    others: AtomicU32,
     /// Address of the runner that has been told to go on last, and the runner: while it is there the address is nobody else's.
     address: AtomicUsize,
     runner: Mutex<Weak<Runner>>,
@@ -62,6 +79,37 @@ impl Seats {
         true
     }
 
+    /// The runner has run on virtual CPU `cpu`.
+    pub(crate) fn note(&self, cpu: usize, pace: &Pace) {
+        let Some(seat) = self.seats.get(cpu) else { return };
+        let before = seat.session.load(Ordering::Relaxed);
+        let Some(host) = pace.host() else {
+            if before != 0 && seat.others.fetch_add(1, Ordering::Relaxed) == MOST_OTHERS {
+                seat.session.store(0, Ordering::Relaxed);
+            }
+            return;
+        };
+        let session = (host + 1) << 1 | usize::from(pace.is_dense());
+        if before != session {
+            seat.session.store(session, Ordering::Relaxed);
+        }
+        if seat.others.load(Ordering::Relaxed) != 0 {
+            seat.others.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The session of virtual CPU `cpu` that goes on.
+    pub(crate) fn session(&self, cpu: usize) -> Option<Session> {
+        let word = self.seats.get(cpu)?.session.load(Ordering::Relaxed);
+        (word >> 1).checked_sub(1).map(|host| Session { host, dense: word & 1 != 0 })
+    }
+
+    /// Whether the runner that ran last on virtual CPU `cpu` is in a session.
+    pub(crate) fn is_taken(&self, cpu: usize) -> bool {
+        let seat = self.seats.get(cpu).filter(|seat| seat.session.load(Ordering::Relaxed) != 0);
+        seat.is_some_and(|seat| seat.others.load(Ordering::Relaxed) == 0)
+    }
+
     /// The runner has been told to go on, and is in a session: whoever was before it stands aside. A runner whose session is on a host CPU that has been lent to
     /// somebody else since ends it.
     pub(crate) fn take(&self, cpu: usize, runner: &Arc<Runner>, inner: &mut Inner) {
@@ -73,6 +121,7 @@ impl Seats {
         if seat.address.load(Ordering::Relaxed) == address {
             return;
         }
+        inner.pace.has_shared();
         let before = std::mem::replace(&mut *lock(&seat.runner), Arc::downgrade(runner));
         seat.address.store(address, Ordering::Relaxed);
         if let Some(before) = before.upgrade().filter(|before| !Arc::ptr_eq(before, runner)) {

@@ -7,6 +7,7 @@ use crate::gate::{Heard, SYSCALL_LEN};
 use crate::layout::{self, call, fd};
 use crate::mapper::{Call, Mapper};
 use crate::runner::{self, Fatal, Mode, Runner};
+use crate::seat::Session;
 use crate::sys;
 use crate::trust::{self, Fresh};
 use std::io;
@@ -352,10 +353,15 @@ impl Vmspace {
         if calls.is_empty() { Ok(()) } else { flush(&mut mapper, &mut calls) }
     }
 
-    /// Whether guest code of virtual CPU `cpu` has a host CPU of its own: whatever its runner says by a notification then takes the wake-up of a host CPU.
+    /// Whether guest code of virtual CPU `cpu` had a host CPU of its own when it stopped: whatever its runner says by a notification then takes the wake-up of a
+    /// host CPU.
     pub fn in_session(&self, cpu: usize) -> bool {
-        let runner = self.by_cpu.get(cpu).and_then(OnceLock::get);
-        runner.and_then(|runner| runner.inner.try_lock().ok()).is_some_and(|inner| inner.pace.in_session())
+        self.engine.seats.is_taken(cpu)
+    }
+
+    /// The session of virtual CPU `cpu` that goes on, of whatever guest code.
+    pub fn session(&self, cpu: usize) -> Option<Session> {
+        self.engine.seats.session(cpu)
     }
 
     /// Runs guest code on the calling thread's virtual CPU `cpu` until it stops. Blocks. `spare` names a host CPU, other than the caller's,
@@ -402,6 +408,7 @@ impl Vmspace {
             self.engine.seats.take(cpu, runner, &mut inner);
             self.leave(cpu, runner, &mut inner, context, spare)
         });
+        self.engine.seats.note(cpu, &inner.pace);
         runner.left_guest();
         if let Some(actions) = &mut context.offers.actions {
             actions.plain = runner.get(call::PLAIN);
@@ -423,7 +430,8 @@ impl Vmspace {
     ) -> Result<Exit, Fatal> {
         let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
         let heard = runner.hear(inner, spare)?;
-        runner.consider_listening(inner, lend);
+        let by_gate = matches!(heard, Heard::Call { .. });
+        runner.consider_listening(inner, by_gate, self.session(cpu).is_some(), lend);
         match heard {
             Heard::Direct(n) => {
                 let nr = u64::from(n.nr as u32);

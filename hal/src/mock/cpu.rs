@@ -32,6 +32,7 @@ struct Slot {
     activity: Activity,
     interrupted: bool,
     alarm_ns: Option<u64>,
+    lent_to: Option<CpuId>,
 }
 
 struct State {
@@ -48,7 +49,7 @@ pub struct MockCpu {
 
 impl MockCpu {
     pub(super) fn new(count: usize, wait_for_outside: bool) -> MockCpu {
-        let slot = Slot { activity: Activity::Out, interrupted: false, alarm_ns: None };
+        let slot = Slot { activity: Activity::Out, interrupted: false, alarm_ns: None, lent_to: None };
         let state = State { now_ns: 0, cpus: vec![slot; count] };
         MockCpu { state: Mutex::new(state), changed: Condvar::new(), wait_for_outside }
     }
@@ -61,6 +62,11 @@ impl MockCpu {
     /// The alarm that is set for a CPU.
     pub fn alarm(&self, cpu: CpuId) -> Option<u64> {
         lock(&self.state).cpus[cpu.0].alarm_ns
+    }
+
+    /// Says whom the host CPU of a CPU works for while that is idle.
+    pub(super) fn lend(&self, cpu: CpuId, to: Option<CpuId>) {
+        lock(&self.state).cpus[cpu.0].lent_to = to;
     }
 
     /// Whether an interrupt is pending, without taking it.
@@ -167,6 +173,10 @@ impl Cpu for MockCpu {
     fn interrupt(&self, cpu: CpuId) {
         lock(&self.state).cpus[cpu.0].interrupted = true;
         self.changed.notify_all();
+    }
+
+    fn lent_to(&self, cpu: CpuId) -> Option<CpuId> {
+        lock(&self.state).cpus[cpu.0].lent_to
     }
 
     fn set_alarm(&self, cpu: CpuId, deadline_ns: Option<u64>) {

@@ -59,6 +59,8 @@ struct Slot {
     /// How many more times it sleeps at once when it is idle, and how many it will be after the next look in vain. Its own thread's.
     skip: AtomicU32,
     next_skip: AtomicU32,
+    /// The host CPU, plus one, that its guest code makes good use of besides; 0 for none.
+    borrowed: AtomicUsize,
     /// The alarm, in monotonic nanoseconds.
     alarm_ns: AtomicU64,
     /// Where the CPU runs or ran last. Weak: a CPU must not keep a space alive.
@@ -127,6 +129,7 @@ impl LinuxCpus {
             host: AtomicUsize::new(0),
             skip: AtomicU32::new(0),
             next_skip: AtomicU32::new(1),
+            borrowed: AtomicUsize::new(0),
             alarm_ns: AtomicU64::new(NEVER),
             space: Mutex::new(None),
             current: AtomicUsize::new(0),
@@ -207,6 +210,14 @@ impl LinuxCpus {
         }
         slot.state.swap(RUNNING, Ordering::SeqCst);
         false
+    }
+
+    /// Guest code of `cpu` makes good use of this host CPU besides its own, or of none, from now on.
+    pub(crate) fn borrows(&self, cpu: CpuId, host: Option<usize>) {
+        let (slot, host) = (&self.slots[cpu.0].borrowed, host.map_or(0, |host| host + 1));
+        if slot.load(Ordering::Relaxed) != host {
+            slot.store(host, Ordering::Relaxed);
+        }
     }
 
     /// After guest mode. `interrupted` says whether it ended because of an interrupt, which is then taken;
@@ -353,6 +364,14 @@ impl Cpu for LinuxCpus {
             }
             _ => {}
         }
+    }
+
+    fn lent_to(&self, cpu: CpuId) -> Option<CpuId> {
+        let host = self.slots[cpu.0].host.load(Ordering::Relaxed);
+        let borrows = |slot: &Slot| host != 0 && slot.borrowed.load(Ordering::Relaxed) == host;
+        let borrower = self.slots.iter().position(borrows)?;
+        let works = self.slots[borrower].state.load(Ordering::Relaxed) != SLEEPING;
+        works.then_some(CpuId(borrower))
     }
 
     fn set_alarm(&self, cpu: CpuId, deadline_ns: Option<u64>) {

@@ -44,7 +44,7 @@ fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>, start: u64) -> u6
     weight.store(task.sched.weight.load(Ordering::Relaxed), Ordering::Relaxed);
     me.busy.store(true, Ordering::SeqCst);
     me.turn_begins(start);
-    me.slice_end_ns.store(start + TICK_NS, Ordering::Relaxed);
+    me.slice_end_ns.store(start + sched.slice_ns(cpu), Ordering::Relaxed);
     sched.switches.fetch_add(1, Ordering::Relaxed);
 
     let user_before = task.user_ns.load(Ordering::Relaxed);
@@ -110,10 +110,12 @@ fn idle(kernel: &Kernel, cpu: CpuId) -> Option<Arc<Task>> {
     // Whoever enqueues after this line sees the flag and interrupts or hands over; whoever did before is seen here.
     let mut stolen = None;
     if me.queue.lock().len() == 0 && !sched.stopping.load(Ordering::SeqCst) {
-        stolen = sched.steal(cpu);
+        let lent = sched.lent_to(cpu).is_some();
+        stolen = if lent { None } else { sched.steal(cpu) };
         if stolen.is_none() {
             let clean_up = kernel.frames.may_give_back().then(|| sched.now_ns() + CLEAN_UP_NS);
-            let deadline = [sched.timers.earliest(), sched.next_hand_over(), clean_up];
+            let hand_over = if lent { None } else { sched.next_hand_over() };
+            let deadline = [sched.timers.earliest(), hand_over, clean_up];
             sched.machine.cpu().idle(cpu, deadline.into_iter().flatten().min());
             if clean_up.is_some_and(|at| sched.now_ns() >= at) {
                 kernel.frames.give_back_some();

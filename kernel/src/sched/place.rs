@@ -5,11 +5,15 @@
 //! for nothing, and one that goes on has the task handed to an idle CPU. Nobody loses more than twice of what the better choice had cost. Where wakers keep waiting
 //! soon, the time is [`PATIENT_NS`], until the first that does not.
 //!
+//! A CPU may be idle while its host CPU works for another one ([`hal::Cpu::lent_to`]), which then does more than both would do apart. Such a CPU
+//! is not idle for who wakes up: it goes to that other one, and waits there for a turn of [`PATIENT_NS`] at most. When it turns out not to make such use of
+//! the host CPU itself, the CPUs are apart again and waiting work is handed over as usual.
+//!
 //! In order: a CPU whose loop woke the task and has nothing else to do; the waker's CPU, if the task ran there last or the waker says that it will
 //! wait soon; the last CPU, if it is idle; any idle CPU; the shorter queue of the last and the waker's CPU. Linux does the same
 //! with `wake_affine` and `select_idle_sibling`, but looks for an idle CPU at once.
 
-use super::{PerCpu, Scheduler};
+use super::{PerCpu, Scheduler, TICK_NS};
 use crate::task::Task;
 use crate::wait::Waker;
 use alloc::sync::Arc;
@@ -84,10 +88,22 @@ impl Scheduler {
         CpuId((0..self.cpus.len()).find(|i| may_run(task, *i)).unwrap_or(0))
     }
 
-    /// An idle CPU that the task may run on, other than `except`.
+    /// An idle CPU that the task may run on, other than `except`, and whose host CPU is idle too.
     fn idle_cpu(&self, task: &Task, except: usize) -> Option<CpuId> {
         let mut cpus = self.cpus.iter().enumerate();
-        cpus.find(|(i, c)| *i != except && c.is_idle() && may_run(task, *i)).map(|(i, _)| CpuId(i))
+        let free = |i: usize, c: &PerCpu| c.is_idle() && self.lent_to(CpuId(i)).is_none();
+        cpus.find(|(i, c)| *i != except && free(*i, c) && may_run(task, *i)).map(|(i, _)| CpuId(i))
+    }
+
+    /// The CPU that the host CPU of an idle one works for.
+    pub(super) fn lent_to(&self, cpu: CpuId) -> Option<CpuId> {
+        self.machine.cpu().lent_to(cpu)
+    }
+
+    /// How long a turn on `cpu` is when others wait. Those that wait because their CPU's host CPU is lent to `cpu` wait no longer than for a hand-over.
+    pub(super) fn slice_ns(&self, cpu: CpuId) -> u64 {
+        let borrows = (0..self.cpus.len()).any(|i| i != cpu.0 && self.lent_to(CpuId(i)) == Some(cpu));
+        if borrows { PATIENT_NS } else { TICK_NS }
     }
 
     /// The calling CPU begins or ends to serve timers and events.
@@ -117,7 +133,7 @@ impl Scheduler {
         }
         let Some(last_cpu) = self.cpus.get(last.0) else { return last };
         if last_cpu.is_idle() {
-            return last;
+            return self.lent_to(last).filter(|user| may_run(task, user.0)).unwrap_or(last);
         }
         if let Some(idle) = self.idle_cpu(task, last.0) {
             return idle;
@@ -150,7 +166,8 @@ impl Scheduler {
     pub(super) fn hand_over(&self, cpu: CpuId) -> Option<u64> {
         let me = self.cpus.get(cpu.0)?;
         let mut bound = false;
-        for (to, _) in self.cpus.iter().enumerate().filter(|(_, c)| c.is_idle()) {
+        let free = |i: usize, c: &PerCpu| c.is_idle() && self.lent_to(CpuId(i)) != Some(cpu);
+        for (to, _) in self.cpus.iter().enumerate().filter(|(i, c)| free(*i, c)) {
             let at = me.hand_over_ns.load(Ordering::SeqCst);
             match me.queued() {
                 0 => return None,

@@ -4,6 +4,7 @@ use super::TICK_NS;
 use crate::task::ExitStatus;
 use crate::testing::{GUEST, exit, guest, guest_on};
 use abi::raw::*;
+use hal::CpuId;
 use hal::mock::{Guest, MockMachine};
 
 fn nr(nr: u32) -> u64 {
@@ -131,6 +132,46 @@ fn an_idle_cpu_gets_a_woken_task_whose_waker_goes_on() {
         g.compute(TICK_NS / 2);
         let answered = (0..200_000).any(|_| g.syscall(nr(__NR_read), &[answer, GUEST, 1]) == 1);
         assert!(answered);
+        assert_eq!(g.syscall(nr(__NR_wait4), &[child as u64, GUEST, 0, 0]), child);
+        exit(g, 0);
+    });
+    assert_eq!(status, ExitStatus::Exited(0));
+}
+
+#[test]
+fn a_woken_task_goes_where_its_cpu_is_lent() {
+    let machine = MockMachine::builder().cpus(2).build();
+    let cpus = machine.clone();
+    let status = guest_on(machine, 0, move |g| {
+        let (request, ask) = pipe(g, 0);
+        let (answer, reply) = pipe(g, O_NONBLOCK);
+        let bind = |g: &mut Guest, mask: u64| {
+            g.store_u64(GUEST, mask);
+            assert_eq!(g.syscall(nr(__NR_sched_setaffinity), &[0, 8, GUEST]), 0);
+        };
+        let child = g.fork(nr(__NR_fork), &[], move |g| {
+            bind(g, 2);
+            bind(g, 3);
+            // Says each time which CPU it has; it last had the second one.
+            while g.syscall(nr(__NR_read), &[request, GUEST, 1]) == 1 {
+                g.syscall(nr(__NR_getcpu), &[GUEST + 8, 0, 0]);
+                assert_eq!(g.syscall(nr(__NR_write), &[reply, GUEST + 8, 1]), 1);
+            }
+            exit(g, 0);
+        });
+        bind(g, 1);
+        for lent in [true, false] {
+            g.store(GUEST + 16, &[0u64, 1_000_000].map(u64::to_ne_bytes).concat());
+            g.syscall(nr(__NR_nanosleep), &[GUEST + 16, 0]);
+            cpus.lend(CpuId(1), lent.then_some(CpuId(0)));
+            assert_eq!(g.syscall(nr(__NR_write), &[ask, GUEST, 1]), 1);
+            // A child that waits here gets its turn when the slice ends; the other CPU takes it before.
+            g.compute(if lent { 2 * TICK_NS } else { TICK_NS / 2 });
+            let answered = (0..200_000).any(|_| g.syscall(nr(__NR_read), &[answer, GUEST + 24, 1]) == 1);
+            assert!(answered);
+            assert_eq!(g.load_u64(GUEST + 24) & 0xff, u64::from(!lent), "lent: {lent}");
+        }
+        g.syscall(nr(__NR_kill), &[child as u64, 9]);
         assert_eq!(g.syscall(nr(__NR_wait4), &[child as u64, GUEST, 0, 0]), child);
         exit(g, 0);
     });
