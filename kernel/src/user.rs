@@ -148,7 +148,7 @@ impl UserCStr {
             let len = to_page_end.min(max - out.len()).min(256);
             let mut chunk = [0u8; 256];
             let Some(chunk) = chunk.get_mut(..len) else { return err(Errno::EFAULT) };
-            mm.read_bytes(cx, VirtAddr(at), chunk)?;
+            mm.read_string(cx, VirtAddr(at), chunk)?;
             if let Some(end) = chunk.iter().position(|&b| b == 0) {
                 out.extend_from_slice(chunk.get(..end).unwrap_or_default());
                 return Ok(Some(out));

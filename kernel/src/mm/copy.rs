@@ -71,7 +71,7 @@ impl Mm {
     }
 
     /// The piece that starts at `addr`, and where it ends: at `end` at the latest.
-    fn span(
+    pub(super) fn span(
         &self,
         cx: &Cx,
         inner: &mut Inner,
@@ -387,7 +387,7 @@ fn apart(a: PhysAddr, b: PhysAddr, len: usize) -> bool {
 }
 
 /// A load through a mapping of a host file: zeros from its end to the end of the page, `EFAULT` behind.
-fn read_mapped(file: &dyn HostFile, offset: u64, buf: &mut [u8]) -> Result<()> {
+pub(super) fn read_mapped(file: &dyn HostFile, offset: u64, buf: &mut [u8]) -> Result<()> {
     let done = read_file(file, offset, buf).map_err(|_| Errno::EFAULT)?;
     let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) else { return Ok(()) };
     rest.fill(0);

@@ -1,6 +1,7 @@
 //! What an address space's lock protects.
 
 use super::batch::Batch;
+use super::constants::Constants;
 use super::frames::Frames;
 use super::gate::Slots;
 use super::heap::Heap;
@@ -38,6 +39,7 @@ pub(super) struct Inner {
     pub(super) spurious: u64,
     /// Areas with slots of patched code.
     pub(super) slots: Vec<Slots>,
+    pub(super) constants: Constants,
 }
 
 impl Inner {
@@ -53,6 +55,7 @@ impl Inner {
             lock_on_fault: false,
             spurious: u64::MAX,
             slots: Vec::new(),
+            constants: Constants::default(),
         }
     }
 

@@ -177,6 +177,50 @@ fn the_heap_grows_to_its_limit_and_shrinks() {
 }
 
 #[test]
+fn constants_of_programs_are_read_from_the_host_twice() {
+    let machine = MockMachine::new();
+    for name in ["/lib", "/data", "/other"] {
+        machine.mock_fs().add_file(name, 0o755, &std::vec![7u8; 60 * PAGE as usize]);
+    }
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let fs = machine.mock_fs();
+        let mm = new_mm(cx);
+        let map = |at: u64, name: &str, from: u64, prot| {
+            let object = Some(Mappable::Host(Arc::new(fs.file(name))));
+            mm.map(cx, MapRequest { prot, object, offset: from * PAGE, ..fixed(at, 10 * PAGE) }).unwrap();
+        };
+        let text: Arc<dyn HostFile> = Arc::new(fs.file("/lib"));
+        for (index, prot) in [Prot::READ | Prot::EXEC, Prot::READ].into_iter().enumerate() {
+            let (at, offset) = (0x10_0000 + index as u64 * 10 * PAGE, index as u64 * 10 * PAGE);
+            let object = Some(Mappable::Host(text.clone()));
+            mm.map(cx, MapRequest { prot, object, offset, ..fixed(at, 10 * PAGE) }).unwrap();
+        }
+        let (code, constants, data) = (0x10_0000, 0x10_0000 + 10 * PAGE, 0x20_0000);
+        map(data, "/data", 0, Prot::READ);
+        let read = |at: u64| {
+            let mut buf = [0; 16];
+            mm.read_string(cx, VirtAddr(at), &mut buf).unwrap();
+            buf[15]
+        };
+        let calls = |at: u64, n: usize| {
+            let before = fs.calls();
+            assert!((0..n).all(|_| read(at) == 7));
+            fs.calls() - before
+        };
+        assert_eq!((calls(code, 5), calls(constants, 5), calls(constants + 16, 5)), (2, 2, 2));
+        assert_eq!((calls(code, 5), calls(constants, 5)), (0, 0), "all are kept");
+        assert_eq!(calls(data, 5), 5, "nobody executes it");
+        // What is there now counts, not what was.
+        map(constants, "/other", 0, Prot::READ);
+        assert_eq!(calls(constants, 5), 5);
+        mm.map(cx, fixed(code, PAGE)).unwrap();
+        assert_eq!(read(code), 0);
+        store(cx, &mm, code, &[9; 16]);
+        assert_eq!(read(code), 9);
+    });
+}
+
+#[test]
 fn a_heap_that_grows_again_has_the_pages_that_it_had() {
     testing::run(|cx| {
         let mm = new_mm(cx);

@@ -3,6 +3,7 @@
 mod advise;
 mod batch;
 mod cache;
+mod constants;
 mod copy;
 mod cpuid;
 mod fault;
