@@ -20,7 +20,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 use hal::{Fault, HostFile, LogLevel, PAGE_SIZE, Prot, SpaceError};
 
-/// First and largest window of new anonymous memory, in pages. Powers of two.
+/// First and largest window of new anonymous memory, in pages. The first is a power of two.
 const ANON_WINDOW: (u32, u32) = (8, 128);
 /// The same for the first thread's stack, and for other stacks: memory that is touched downwards, from its end on.
 const STACK_WINDOW: (u32, u32) = (4, 16);
@@ -216,19 +216,19 @@ impl Mm {
             if !private_write || self.frames.count(pfn) == 1 {
                 return Ok(Made { pages: page..page + 1, stale: false });
             }
-            let window = window(vma, |page| table.get(page).writable(), page, COPY_WINDOW, want);
+            let window = window(vma, table, Pte::writable, page, COPY_WINDOW, want);
             return self.copy_frames(inner, page, window, batch);
         }
-        let exists = |page| !table.get(page).is_none();
+        let exists = |_| true;
         match &vma.object {
             Object::Anon => {
-                let window = window(vma, exists, page, ANON_WINDOW, want);
+                let window = window(vma, table, exists, page, ANON_WINDOW, want);
                 self.fill(inner, page, window)
             }
             Object::Host(file) if private_write => {
                 let file = file.clone();
                 let sizes = copy_window(table.range(vma.pages()).count());
-                let window = window(vma, exists, page, sizes, want);
+                let window = window(vma, table, exists, page, sizes, want);
                 self.copy_file(inner, &*file, page, window)
             }
             Object::Host(_) => {
@@ -240,7 +240,7 @@ impl Mm {
             Object::Cache(cache) => {
                 let cache = cache.clone();
                 let sizes = if vma.flags.contains(VmaFlags::RANDOM) { (1, 1) } else { ANON_WINDOW };
-                let window = window(vma, exists, page, sizes, want);
+                let window = window(vma, table, exists, page, sizes, want);
                 if private_write {
                     // Only this one: others go on to show what is written to the object.
                     self.copy_cache(inner, &cache, page..page + 1)
@@ -248,6 +248,21 @@ impl Mm {
                     self.attach_cache(inner, &cache, page, window)
                 }
             }
+        }
+    }
+
+    /// Makes and shows pages of an area that has just become longer upwards, if all in front of them is in use: as many as a fault would make.
+    pub(super) fn go_on(&self, inner: &mut Inner, grown: Range<u64>, batch: &mut Batch) {
+        let (first, most) = (u64::from(ANON_WINDOW.0), u64::from(ANON_WINDOW.1));
+        let start = grown.start;
+        let there = start - inner.table.run_before(start, start.saturating_sub(most), Pte::writable);
+        if there < first {
+            return;
+        }
+        let end = grown.end.min(start + there);
+        if let Ok(made) = self.make(inner, start, true, Some(start..end), batch) {
+            self.show(inner, made.pages, false, batch);
+            inner.note_resident();
         }
     }
 
@@ -536,11 +551,12 @@ impl Mm {
 }
 
 /// The window of a fault, within the area. With `want` exactly that. Small areas come whole, but not those that are touched at their end
-/// first: the stacks of threads, of which there may be very many. Otherwise it is an aligned block, so that it makes no difference in which
-/// direction a program goes; it grows where there are pages beside it that were `made` like these.
+/// first: the stacks of threads, of which there may be very many. Otherwise it goes on where pages end that were `made` like these, in either direction, and
+/// is as long as their run: so who touches memory in order has few faults.
 fn window(
     vma: &mut Vma,
-    made: impl Fn(u64) -> bool,
+    table: &Table,
+    made: impl Fn(Pte) -> bool,
     page: u64,
     (first, most): (u32, u32),
     want: Option<Range<u64>>,
@@ -569,16 +585,27 @@ fn window(
         vma.window = Window { start, pages, down };
         return start..if new && seems_stack { bounds.end } else { page + 1 };
     }
-    let block = |pages: u32| {
-        let start = page & !(u64::from(pages) - 1);
-        start.max(bounds.start)..(start + u64::from(pages)).min(bounds.end)
+    vma.window = Window { start: page, pages: first, down };
+    let (first, most) = (u64::from(first), u64::from(most));
+    // The ends of what was made, as far as they are near, and how much that is.
+    let low = table.range(page.saturating_sub(first)..page).rev().find(|(_, pte)| made(*pte));
+    let low = low.map(|(at, _)| at + 1).filter(|&low| low > bounds.start);
+    let high = table.range(page + 1..page + first).find(|(_, pte)| made(*pte));
+    let high = high.map(|(at, _)| at).filter(|&high| high < bounds.end);
+    let below =
+        low.map_or(0, |low| low - table.run_before(low, bounds.start.max(low.saturating_sub(most)), &made));
+    let above = high.map_or(0, |high| table.run_from(high, bounds.end.min(high + most), &made) - high);
+    let range = match (low, high) {
+        (Some(low), _) if below >= above => low..(low + below.max(first)) & !(first - 1),
+        (_, Some(high)) => high.saturating_sub(above.max(first)).next_multiple_of(first)..high,
+        _ => {
+            let block = page & !(first - 1);
+            // Not only its end, where the area begins.
+            let more = if block + first / 2 < bounds.start { first } else { 0 };
+            block..block + first + more
+        }
     };
-    let near = block(first);
-    let goes_on = made(near.start.wrapping_sub(1)) || made(near.end);
-    let pages = if goes_on { (last.pages * 2).clamp(first, most) } else { first };
-    let range = block(pages);
-    vma.window = Window { start: range.start, pages, down };
-    range
+    range.start.max(bounds.start).min(page)..range.end.min(bounds.end).max(page + 1)
 }
 
 /// First and largest window for copies of a file's pages in an area that has some already: up to half of them more. A program that writes all over its data is

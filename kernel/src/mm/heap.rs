@@ -2,6 +2,7 @@
 //!
 //! C libraries give back the end of the heap as soon as much of it is free, and many programs ask for it again at once: for each file that they
 //! compress, say. So what was there when the heap shrank is made and shown when it grows again, by one change instead of a trap for each window.
+//! Others ask for more in steps that are shorter than a window could be by then. So the step that follows memory which is in use comes at once, too.
 
 use super::batch::Batch;
 use super::inner::Inner;
@@ -107,6 +108,10 @@ impl Mm {
             }
         } else if !again.is_empty() && self.frames.available() > 4 * AGAIN {
             let _ = self.populate_locked(cx, inner, again.start * PAGE_SIZE, again.end * PAGE_SIZE, true);
+        } else {
+            let mut batch = Batch::default();
+            self.go_on(inner, old / PAGE_SIZE..new / PAGE_SIZE, &mut batch);
+            let _ = self.commit(cx.cpu(), inner, &mut batch);
         }
         true
     }

@@ -221,6 +221,38 @@ fn constants_of_programs_are_read_from_the_host_twice() {
 }
 
 #[test]
+fn a_heap_in_use_that_grows_in_steps_has_them_at_once() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let start = 0x60_0000;
+        mm.set_brk_start(start);
+        let mut end = 0;
+        let mut grow = |mm: &Mm, pages: u64| {
+            end += pages;
+            assert_eq!(mm.brk(cx, start + end * PAGE), start + end * PAGE);
+            end
+        };
+        grow(&mm, 40);
+        assert_eq!(mm.resident_pages(), 0, "nothing is in use");
+        for _ in 0..20 {
+            let end = grow(&mm, 33);
+            for page in 0..end {
+                store(cx, &mm, start + page * PAGE, b"x");
+            }
+        }
+        let faults = mm.stats().faults;
+        assert!(faults <= 8, "{faults} faults for 20 steps");
+        // Not more at once than a window.
+        let before = mm.resident_pages();
+        grow(&mm, 4096);
+        assert!(mm.resident_pages() <= before + 128);
+        let before = mm.resident_pages();
+        grow(&mm, 64);
+        assert_eq!(mm.resident_pages(), before, "its end is not in use");
+    });
+}
+
+#[test]
 fn a_heap_that_grows_again_has_the_pages_that_it_had() {
     testing::run(|cx| {
         let mm = new_mm(cx);

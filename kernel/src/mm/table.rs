@@ -193,6 +193,30 @@ impl Table {
         })
     }
 
+    /// Where the run of pages begins, at `limit` at the earliest, that ends in front of `page` and that this is true of.
+    pub(super) fn run_before(&self, page: u64, limit: u64, like: impl Fn(Pte) -> bool) -> u64 {
+        let mut start = page;
+        for (at, pte) in self.range(limit..page).rev() {
+            if at + 1 != start || !like(pte) {
+                break;
+            }
+            start = at;
+        }
+        start
+    }
+
+    /// Where the run of pages ends, at `limit` at the latest, that begins with `page` and that this is true of.
+    pub(super) fn run_from(&self, page: u64, limit: u64, like: impl Fn(Pte) -> bool) -> u64 {
+        let mut end = page;
+        for (at, pte) in self.range(page..limit) {
+            if at != end || !like(pte) {
+                break;
+            }
+            end = at + 1;
+        }
+        end
+    }
+
     /// Replaces every existing entry of the range by what `change` makes of it.
     pub(super) fn update(&mut self, pages: Range<u64>, mut change: impl FnMut(u64, Pte) -> Pte) {
         let keys = pages.start / CHUNK..pages.end.div_ceil(CHUNK).max(pages.start / CHUNK);

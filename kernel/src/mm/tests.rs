@@ -141,6 +141,26 @@ fn windows_grow_downwards_too_and_not_for_single_pages() {
 }
 
 #[test]
+fn windows_grow_while_the_area_does() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(4 << 20)).unwrap().0;
+        let start = mm.stats().faults;
+        for page in 0..512 {
+            store(cx, &mm, at + page * PAGE, b"x");
+            // Each becomes a part of the same area.
+            if page % 8 == 0 {
+                mm.map(cx, MapRequest { flags: MapFlags::LATER, ..anon(PAGE) }).unwrap();
+            }
+        }
+        assert_eq!(mm.vmas().len(), 1);
+        let faults = mm.stats().faults - start;
+        assert!(faults <= 10, "{faults} faults for 2 MiB");
+        assert!(mm.resident_pages() <= 640, "{}", mm.resident_pages());
+    });
+}
+
+#[test]
 fn copies_of_a_files_pages_grow_with_those_that_are_there() {
     const PAGES: u64 = 320;
     let machine = MockMachine::new();
