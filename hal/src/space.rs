@@ -36,6 +36,17 @@ pub enum Backing<'a> {
     },
 }
 
+/// When the page tables of a mapping of RAM are filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Populate {
+    /// Page by page, when the guest touches them.
+    OnTouch,
+    /// Now: the guest is about to touch all of it.
+    Now,
+    /// Now, for stores: and nobody has touched this RAM before, so that the machine has to make it.
+    Fresh,
+}
+
 /// One change of an address space. Addresses and lengths are multiples of the page size.
 pub enum MapOp<'a> {
     /// Maps over whatever was there.
@@ -48,8 +59,8 @@ pub enum MapOp<'a> {
         prot: Prot,
         /// Content.
         backing: Backing<'a>,
-        /// Fill the page tables now, because the guest is about to touch all of it.
-        populate: bool,
+        /// When its page tables are filled.
+        populate: Populate,
     },
     /// Removes whatever is mapped in the range; holes are fine.
     Unmap {

@@ -143,6 +143,13 @@ pub enum Op<'a> {
         /// `MAP_SHARED` rather than `MAP_PRIVATE`.
         shared: bool,
     },
+    /// Makes the pages of RAM that a writable mapping shows, and fills the page tables for stores.
+    Fill {
+        /// Guest address.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+    },
     /// Removes what is mapped.
     Unmap {
         /// Guest address.
@@ -174,6 +181,9 @@ impl Op<'_> {
                 let flags = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE } | libc::MAP_FIXED;
                 let Some(number) = mapper.install(file, key)? else { return Ok(None) };
                 [libc::SYS_mmap as u64, at, len, prot as u64, flags as u64, number, offset]
+            }
+            Op::Fill { at, len } => {
+                [libc::SYS_madvise as u64, at, len, libc::MADV_POPULATE_WRITE as u64, 0, 0, 0]
             }
             Op::Unmap { at, len } => [libc::SYS_munmap as u64, at, len, 0, 0, 0, 0],
             Op::Protect { at, len, prot } => [libc::SYS_mprotect as u64, at, len, prot as u64, 0, 0, 0],

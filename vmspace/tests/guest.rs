@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vmspace::{Exit, Op};
+use vmspace::{Exit, Op, UpdateError};
 
 #[test]
 fn system_calls_come_with_number_and_arguments_and_take_results() {
@@ -48,6 +48,24 @@ fn faults_say_what_happened_and_can_be_mended() {
     let mut word = [0u8; 8];
     rig.ram.read_exact_at(&mut word, 0x20000).unwrap();
     assert_eq!(u64::from_le_bytes(word), 0x1234_5678);
+}
+
+#[test]
+fn ram_is_made_for_writable_mappings() {
+    let rig = Rig::new();
+    let space = rig.space(&[0xf4]);
+    let (at, len, offset) = (0x60_0000, 16 * 4096, 0x40_0000);
+    let blocks = || std::os::unix::fs::MetadataExt::blocks(&rig.ram.metadata().unwrap());
+    let before = blocks();
+    space.update(0, &[Op::MapRam { at, len, prot: RW, offset, populate: false }]).unwrap();
+    assert_eq!(blocks(), before);
+    space.update(0, &[Op::Fill { at, len }]).unwrap();
+    assert_eq!(blocks() - before, len / 512);
+    // Where nothing can be written it says so, and what is behind it is not done.
+    space.update(0, &[Op::MapRam { at, len, prot: libc::PROT_READ, offset, populate: false }]).unwrap();
+    let unmap = || Op::Unmap { at: DATA, len: 4096 };
+    let failed = space.update(0, &[unmap(), Op::Fill { at, len }, unmap()]);
+    assert!(matches!(failed, Err(UpdateError::Failed { index: 1, .. })), "{failed:?}");
 }
 
 #[test]
@@ -301,10 +319,10 @@ fn a_failed_change_says_which_and_those_before_it_are_done() {
     let space = rig.space(SYSCALL_LOOP);
     let protect = |at, len| Op::Protect { at, len, prot: libc::PROT_READ };
     let hole = [map(0x60_0000, RW, 0), protect(0x60_0000, 8192), map(0x60_1000, RW, 0)];
-    let failed = vmspace::UpdateError::Failed { index: 1, errno: libc::ENOMEM };
+    let failed = UpdateError::Failed { index: 1, errno: libc::ENOMEM };
     assert_eq!(space.update(0, &hole), Err(failed));
     assert_eq!(space.update(0, &[protect(0x60_0000, 4096)]), Ok(()));
-    let failed = vmspace::UpdateError::Failed { index: 0, errno: libc::ENOMEM };
+    let failed = UpdateError::Failed { index: 0, errno: libc::ENOMEM };
     assert_eq!(space.update(0, &[protect(0x60_1000, 4096)]), Err(failed));
 }
 
@@ -314,7 +332,7 @@ fn the_stub_can_not_be_mapped_over() {
     let space = rig.space(SYSCALL_LOOP);
     let end = rig.engine.user_limit();
     assert_eq!(space.update(0, &[map(end - 4096, RW, 0)]), Ok(()));
-    assert!(matches!(space.update(0, &[map(end, RW, 0)]), Err(vmspace::UpdateError::Dead(_))));
+    assert!(matches!(space.update(0, &[map(end, RW, 0)]), Err(UpdateError::Dead(_))));
 }
 
 #[test]

@@ -6,8 +6,8 @@
 use super::guest::{CodeMap, GuestThread, Request, buffer};
 use super::{MockCpu, MockFile, MockRam, lock};
 use crate::{
-    Backing, CpuId, Exit, Fault, MapOp, PAGE_SIZE, PhysAddr, Prot, Ram, Regs, SpaceError, UserContext,
-    VirtAddr, VmSpace,
+    Backing, CpuId, Exit, Fault, MapOp, PAGE_SIZE, PhysAddr, Populate, Prot, Ram, Regs, SpaceError,
+    UserContext, VirtAddr, VmSpace,
 };
 use core::any::Any;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -110,8 +110,8 @@ pub struct MockMapping {
 /// A recorded change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MockOp {
-    /// [`MapOp::Map`] and whether it populates.
-    Map(MockMapping, bool),
+    /// [`MapOp::Map`] and when it populates.
+    Map(MockMapping, Populate),
     /// [`MapOp::Unmap`]: address and length.
     Unmap(VirtAddr, u64),
     /// [`MapOp::Protect`]: address, length and rights.

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    Backing, FiberState, MapOp, NewNode, OpenMode, PhysAddr, Prot, Readiness, SetAttr, StreamKind, Suspend,
-    VirtAddr, WindowSize,
+    Backing, FiberState, MapOp, NewNode, OpenMode, PhysAddr, Populate, Prot, Readiness, SetAttr, StreamKind,
+    Suspend, VirtAddr, WindowSize,
 };
 use abi::Errno;
 use abi::fs::{DeviceId, FileType};
@@ -153,7 +153,7 @@ fn a_panicking_fiber_says_why_and_a_dropped_one_unwinds() {
 
 fn map(at: u64, len: u64, prot: Prot, frame: u64) -> MapOp<'static> {
     let backing = Backing::Ram(PhysAddr(frame));
-    MapOp::Map { at: VirtAddr(at), len, prot, backing, populate: false }
+    MapOp::Map { at: VirtAddr(at), len, prot, backing, populate: Populate::OnTouch }
 }
 
 #[test]
@@ -277,7 +277,10 @@ fn a_shared_file_mapping_reaches_the_file() {
     let backing = Backing::File { file: &file, offset: 0, shared: true };
     let prot = Prot::READ | Prot::WRITE;
     space
-        .update(CPU0, &[MapOp::Map { at: VirtAddr(0x1000), len: 0x1000, prot, backing, populate: true }])
+        .update(
+            CPU0,
+            &[MapOp::Map { at: VirtAddr(0x1000), len: 0x1000, prot, backing, populate: Populate::Now }],
+        )
         .unwrap();
     MockSpace::of(&*space).guest_write(VirtAddr(0x1002), b"XY").unwrap();
     assert_eq!(m.mock_fs().content("/f"), b"abXYef");

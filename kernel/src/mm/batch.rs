@@ -10,7 +10,8 @@ use super::vma::Vma;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem::take;
-use hal::{Backing, CpuId, HostFile, MapOp, PAGE_SIZE, Prot, SpaceError, VirtAddr};
+use core::ops::Range;
+use hal::{Backing, CpuId, HostFile, MapOp, PAGE_SIZE, Populate, Prot, SpaceError, VirtAddr};
 
 /// What a mapping shows.
 pub(super) enum What {
@@ -29,6 +30,8 @@ enum Change {
 pub(super) struct Batch {
     changes: Vec<Change>,
     freed: Vec<Pfn>,
+    /// Frames that the machine has to make yet, by number.
+    fresh: Vec<Range<u32>>,
     /// Most of what is mapped will not be touched, so the machine fills its page tables when it is.
     pub(super) on_touch: bool,
     /// Areas that are no more.
@@ -85,6 +88,24 @@ impl Batch {
         }
     }
 
+    /// Notes a run of frames that nobody has touched yet.
+    pub(super) fn fresh(&mut self, first: Pfn, count: u32) {
+        self.fresh.push(first.0..first.0.saturating_add(count));
+    }
+
+    /// When the machine fills its page tables for a mapping.
+    fn populate(&self, change: &Change) -> Populate {
+        match change {
+            _ if self.on_touch => Populate::OnTouch,
+            Change::Map { len, what: What::Ram(pfn), .. } => {
+                let end = pfn.0.saturating_add((len / PAGE_SIZE) as u32);
+                let fresh = self.fresh.iter().any(|run| run.start < end && pfn.0 < run.end);
+                if fresh { Populate::Fresh } else { Populate::Now }
+            }
+            _ => Populate::Now,
+        }
+    }
+
     /// A reference to give up once no CPU can use the frame any more.
     pub(super) fn put(&mut self, pfn: Pfn) {
         self.freed.push(pfn);
@@ -111,24 +132,22 @@ impl Mm {
         inner: &mut Inner,
         batch: &mut Batch,
     ) -> Result<Commit, SpaceError> {
-        let result = self.apply(cpu, inner, &take(&mut batch.changes), !batch.on_touch);
+        let result = self.apply(cpu, inner, batch);
+        batch.changes.clear();
+        batch.fresh.clear();
         self.frames.put_all(take(&mut batch.freed));
         result
     }
 
-    fn apply(
-        &self,
-        cpu: CpuId,
-        inner: &mut Inner,
-        changes: &[Change],
-        populate: bool,
-    ) -> Result<Commit, SpaceError> {
+    fn apply(&self, cpu: CpuId, inner: &mut Inner, batch: &Batch) -> Result<Commit, SpaceError> {
+        let changes = &batch.changes;
+        let op = |change| op(change, batch.populate(change));
         if changes.is_empty() {
             return Ok(Commit::Done);
         }
-        let updated = match changes {
-            [one] => self.space.update(cpu, &[op(one, populate)]),
-            all => self.space.update(cpu, &all.iter().map(|change| op(change, populate)).collect::<Vec<_>>()),
+        let updated = match &changes[..] {
+            [one] => self.space.update(cpu, &[op(one)]),
+            all => self.space.update(cpu, &all.iter().map(op).collect::<Vec<_>>()),
         };
         match updated {
             Ok(()) => return Ok(Commit::Done),
@@ -151,7 +170,7 @@ impl Mm {
     }
 }
 
-fn op(change: &Change, populate: bool) -> MapOp<'_> {
+fn op(change: &Change, populate: Populate) -> MapOp<'_> {
     match change {
         Change::Map { at, len, prot, what: What::Ram(pfn) } => MapOp::Map {
             at: VirtAddr(*at),
@@ -165,7 +184,7 @@ fn op(change: &Change, populate: bool) -> MapOp<'_> {
             len: *len,
             prot: *prot,
             backing: Backing::File { file: &**file, offset: *offset, shared: *shared },
-            populate: false,
+            populate: Populate::OnTouch,
         },
         Change::Unmap { at, len } => MapOp::Unmap { at: VirtAddr(*at), len: *len },
         Change::Protect { at, len, prot } => MapOp::Protect { at: VirtAddr(*at), len: *len, prot: *prot },

@@ -223,7 +223,7 @@ impl Mm {
         match &vma.object {
             Object::Anon => {
                 let window = window(vma, table, exists, page, ANON_WINDOW, want);
-                self.fill(inner, page, window)
+                self.fill(inner, page, window, batch)
             }
             Object::Host(file) if private_write => {
                 let file = file.clone();
@@ -267,7 +267,13 @@ impl Mm {
     }
 
     /// New zeroed pages in the gap of `window` around `page`.
-    fn fill(&self, inner: &mut Inner, page: u64, window: Range<u64>) -> Result<Made, FaultError> {
+    fn fill(
+        &self,
+        inner: &mut Inner,
+        page: u64,
+        window: Range<u64>,
+        batch: &mut Batch,
+    ) -> Result<Made, FaultError> {
         let table = &mut inner.table;
         let mut window = gap_around(table, page, window);
         // When RAM is short, the page that is needed comes first.
@@ -277,9 +283,12 @@ impl Mm {
         let mut after = window.start.checked_sub(1).and_then(|before| table.get(before).pfn());
         let mut at = window.start;
         while at < window.end {
-            let Some((pfn, len)) = self.frames.alloc_run((window.end - at) as u32, after, Fill::Zero) else {
+            let Some((pfn, len, fresh)) = self.frames.alloc_zeroed((window.end - at) as u32, after) else {
                 break;
             };
+            if fresh {
+                batch.fresh(pfn, len);
+            }
             table.put_run(at, pfn, len);
             at += u64::from(len);
             after = Some(pfn.plus(len - 1));

@@ -7,7 +7,7 @@
 //!
 //! Lock order: the free map is a leaf.
 
-use super::free_map::FreeMap;
+use super::free_map::{FreeMap, Run};
 use crate::error::{Result, err};
 use crate::sync::Mutex;
 use abi::Errno;
@@ -101,6 +101,17 @@ impl Frames {
     /// Up to `want` neighbouring frames, counted once each: the first one and how many; `None` when RAM is full. If possible they
     /// follow `after`, so that one mapping shows both.
     pub(super) fn alloc_run(&self, want: u32, after: Option<Pfn>, fill: Fill) -> Option<(Pfn, u32)> {
+        let run = self.take(want, after, fill)?;
+        Some((Pfn(run.start), run.len))
+    }
+
+    /// The same, zeroed, and whether the machine has to make them.
+    pub(super) fn alloc_zeroed(&self, want: u32, after: Option<Pfn>) -> Option<(Pfn, u32, bool)> {
+        let run = self.take(want, after, Fill::Zero)?;
+        Some((Pfn(run.start), run.len, !run.stale))
+    }
+
+    fn take(&self, want: u32, after: Option<Pfn>, fill: Fill) -> Option<Run> {
         let run = self.free.lock().take(want, after.map(|p| p.0.wrapping_add(1)))?;
         for index in run.start..run.start + run.len {
             if let Some(count) = self.counts.get(index as usize) {
@@ -110,7 +121,7 @@ impl Frames {
         if fill == Fill::Zero && run.stale {
             self.machine.ram().zero(Pfn(run.start).phys(), u64::from(run.len) * PAGE_SIZE);
         }
-        Some((Pfn(run.start), run.len))
+        Some(run)
     }
 
     /// Counts up.

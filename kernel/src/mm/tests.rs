@@ -8,7 +8,7 @@ use crate::task::Cx;
 use crate::testing;
 use abi::Errno;
 use hal::mock::{MockMachine, MockMapping, MockOp, MockSpace};
-use hal::{Fault, PAGE_SIZE, Prot, VirtAddr};
+use hal::{Fault, PAGE_SIZE, Populate, Prot, VirtAddr};
 use std::sync::Arc;
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
@@ -157,6 +157,26 @@ fn windows_grow_while_the_area_does() {
         let faults = mm.stats().faults - start;
         assert!(faults <= 10, "{faults} faults for 2 MiB");
         assert!(mm.resident_pages() <= 640, "{}", mm.resident_pages());
+    });
+}
+
+#[test]
+fn the_machine_is_told_what_it_has_to_make() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let space = MockSpace::of(&**mm.space());
+        let touched = || {
+            let at = mm.map(cx, anon(64 * PAGE)).unwrap().0;
+            space.take_ops();
+            store(cx, &mm, at, b"x");
+            let ops = space.take_ops();
+            let [MockOp::Map(_, populate)] = ops[..] else { panic!("{ops:?}") };
+            (at, populate)
+        };
+        let (first, how) = touched();
+        assert_eq!(how, Populate::Fresh);
+        mm.unmap(cx, first, 64 * PAGE).unwrap();
+        assert_eq!(touched().1, Populate::Now, "these frames were in use before");
     });
 }
 
