@@ -32,8 +32,8 @@ use hal::{HostFile, PAGE_SIZE};
 
 /// Number of files whose sites are kept.
 const FILES: usize = 8;
-/// How often a file's instructions are left to the CPU: finding them, and making the table, takes as long as executing them in two starts.
-const FIRST_STARTS: u32 = 2;
+/// How often a file's instructions are left to the CPU: finding them, and making the table, takes longer than executing them in one start.
+const FIRST_STARTS: u32 = 1;
 
 /// The sites of files, for those that were looked at last.
 #[derive(Default)]
