@@ -101,6 +101,8 @@ pub(crate) enum Place {
     Direct,
     /// In the frame of the stub's handler.
     Frame,
+    /// Saved by the gate at call `nr`, in this place of its area. They stay there while the runner runs other threads.
+    Kept { place: usize, nr: u64 },
 }
 
 /// Where a context's registers are.
@@ -134,6 +136,28 @@ impl State {
     /// The place in this very runner.
     pub(crate) fn place_in(&self, runner: &Arc<Runner>) -> Option<Place> {
         self.parked.as_ref().filter(|(r, _)| Arc::ptr_eq(r, runner)).map(|(_, place)| *place)
+    }
+
+    /// The registers have been saved in a place of the runner that they are in.
+    pub(crate) fn keep(&mut self, place: usize, nr: u64) {
+        if let Some((_, was)) = &mut self.parked {
+            *was = Place::Kept { place, nr };
+        }
+    }
+
+    /// The runner goes on with the registers that it kept.
+    pub(crate) fn leave_place(&mut self) {
+        self.parked = None;
+        self.result = None;
+    }
+
+    /// Has the registers here if they are kept in this place of this runner.
+    pub(crate) fn take_from(&mut self, runner: &Runner, place: usize) {
+        let Some((there, Place::Kept { place: at, nr })) = &self.parked else { return };
+        if *at == place && std::ptr::eq(&**there, runner) {
+            let nr = *nr;
+            self.settle(|full| runner.read_place(place, nr, full));
+        }
     }
 
     pub(crate) fn full(&self) -> Option<&Full> {
@@ -258,10 +282,18 @@ impl Context {
     /// Takes the registers out of whatever runner they are in, unless it is `here`.
     pub(crate) fn leave_other(&mut self, here: Option<&Arc<Runner>>) {
         loop {
-            let runner = match &lock(&self.cell.state).parked {
-                Some((runner, _)) if here.is_none_or(|h| !Arc::ptr_eq(h, runner)) => runner.clone(),
+            let mut state = lock(&self.cell.state);
+            let (runner, place) = match &state.parked {
+                Some((runner, place)) if here.is_none_or(|h| !Arc::ptr_eq(h, runner)) => {
+                    (runner.clone(), *place)
+                }
                 _ => return,
             };
+            // Nobody else uses the place meanwhile, and the runner may be at work for others.
+            if let Place::Kept { place, .. } = place {
+                return state.take_from(&runner, place);
+            }
+            drop(state);
             let mut inner = lock(&runner.inner);
             // It may have been evicted while the lock was taken.
             let still = lock(&self.cell.state).place_in(&runner).is_some();

@@ -5,7 +5,9 @@
 use crate::context::{Full, Regs};
 use crate::filter::AUDIT_ARCH_X86_64;
 use crate::gate::SYSCALL_LEN;
-use crate::layout::{self, AREA_CLOCK_STACK, AREA_CLOCK_STACK_END, AREA_REGS, AREA_XSTATE, call, order, uc};
+use crate::layout::{
+    self, AREA_CLOCK_STACK, AREA_CLOCK_STACK_END, AREA_PLACES, PLACE_LEN, PLACE_REGS, call, order, uc,
+};
 use crate::runner::{Inner, Runner};
 use std::ops::Range;
 
@@ -133,21 +135,16 @@ impl Runner {
         Some(fpu)
     }
 
-    /// The general registers and the floating-point state that the gate saved; `nr` and `ip` are of the call.
-    pub(crate) fn read_saved(&self, nr: u64, ip: u64, full: &mut Full) {
-        let mut words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(i)));
-        for (arg, i) in (0..).zip(ARGUMENTS) {
-            words[i] = self.get(call::ARGS + 8 * arg);
-        }
-        (words[RAX], words[RCX], words[RIP]) = (nr, ip, ip);
-        (words[3], words[17]) = (FLAGS, FLAGS);
-        let fs_base = self.area.load(self.reg(WORDS));
-        full.regs = Regs::from_words(&words, (fs_base, 0));
-        self.read_saved_fpu(&mut full.fpu);
+    /// The registers that the gate saved in a place, at call `nr`.
+    pub(crate) fn read_place(&self, place: usize, nr: u64, full: &mut Full) {
+        let mut words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(place, i)));
+        words[RAX] = nr;
+        full.regs = Regs::from_words(&words, (self.area.load(self.reg(place, WORDS)), 0));
+        self.read_place_fpu(place, &mut full.fpu);
     }
 
-    fn read_saved_fpu(&self, fpu: &mut Vec<u8>) {
-        let at = self.base + AREA_XSTATE as usize;
+    fn read_place_fpu(&self, place: usize, fpu: &mut Vec<u8>) {
+        let at = self.base + place_offset(place) as usize;
         let in_use = self.area.load(at + XSTATE_BV);
         let before =
             fpu.get(XSTATE_BV..XSTATE_BV + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
@@ -171,13 +168,14 @@ impl Runner {
         full.regs.gs_base == 0 && full.regs.eflags & TF == 0 && self.components() != 0
     }
 
-    /// Puts registers where the gate loads them from.
-    pub(crate) fn write_saved(&self, inner: &mut Inner, full: &Full) {
+    /// Puts registers into the runner's place, where the gate loads them from.
+    pub(crate) fn write_place(&self, inner: &mut Inner, full: &Full) {
+        let place = inner.places.current();
         for (i, word) in full.regs.to_words().into_iter().enumerate() {
-            self.area.store(self.reg(i), word);
+            self.area.store(self.reg(place, i), word);
         }
-        self.area.store(self.reg(WORDS), full.regs.fs_base);
-        let at = self.base + AREA_XSTATE as usize;
+        self.area.store(self.reg(place, WORDS), full.regs.fs_base);
+        let at = self.base + place_offset(place) as usize;
         let fpu = if full.fpu.len() == self.fpu.1 { &full.fpu } else { &self.fresh_fpu };
         let in_use = fpu.get(XSTATE_BV..XSTATE_BV + 8).and_then(|b| b.try_into().ok());
         for part in parts(in_use.map_or(!0, u64::from_le_bytes), fpu.len()) {
@@ -186,8 +184,13 @@ impl Runner {
         inner.bases = (full.regs.fs_base, 0);
     }
 
-    fn reg(&self, i: usize) -> usize {
-        self.base + AREA_REGS as usize + i * 8
+    /// Sets the register with a call's result in a place.
+    pub(crate) fn set_place_result(&self, place: usize, result: u64) {
+        self.area.store(self.reg(place, RAX), result);
+    }
+
+    fn reg(&self, place: usize, i: usize) -> usize {
+        self.base + (place_offset(place) + PLACE_REGS) as usize + i * 8
     }
 
     /// The handler's frame may show the runner inside the gate. Afterwards it shows it at the `syscall` instruction that the call came from;
@@ -250,10 +253,11 @@ impl Runner {
 
     /// Has the frame show the registers that the gate was to load.
     fn show_loaded(&self, inner: &mut Inner) -> bool {
-        let words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(i)));
-        let regs = Regs::from_words(&words, (self.area.load(self.reg(WORDS)), 0));
+        let place = inner.places.current();
+        let words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(place, i)));
+        let regs = Regs::from_words(&words, (self.area.load(self.reg(place, WORDS)), 0));
         let mut fpu = Vec::new();
-        self.read_saved_fpu(&mut fpu);
+        self.read_place_fpu(place, &mut fpu);
         let fpu = self.acceptable_fpu(&fpu).unwrap_or_default();
         self.write_frame(inner, &Full { regs, fpu });
         self.drop_call(inner);
@@ -262,4 +266,9 @@ impl Runner {
 }
 
 /// The flags behind a call through the gate.
-const FLAGS: u64 = 0x202;
+pub(crate) const FLAGS: u64 = 0x202;
+
+/// Where a place for registers is in an area.
+pub(crate) const fn place_offset(place: usize) -> u64 {
+    AREA_PLACES + place as u64 * PLACE_LEN
+}

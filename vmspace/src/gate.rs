@@ -6,6 +6,7 @@
 //! but the guest's own registers.
 
 use crate::context::{Answers, Offers};
+use crate::frame::place_offset;
 use crate::layout::{ANSWERS, AREA_ANSWERS, AREA_CALL, answer, call, order, trap};
 use crate::runner::{Fatal, Inner, Runner};
 use crate::sys::{self, Notification};
@@ -51,6 +52,7 @@ impl Runner {
         {
             self.put(word, 0);
         }
+        self.put(call::PLACE, place_offset(0));
         self.put(call::COMPONENTS, self.components());
         if let Some(clock) = clock {
             self.put(call::CLOCK, clock);

@@ -147,19 +147,32 @@ at vmspace_stub_gate_posted
     cmp dword ptr gs:[{EAGER}], 0
     je 62f
 
-    // The other registers of the thread.
-61: mov gs:[{REGS} + 4 * 8], r12
-    mov gs:[{REGS} + 5 * 8], r13
-    mov gs:[{REGS} + 6 * 8], r14
-    mov gs:[{REGS} + 7 * 8], r15
-    mov gs:[{REGS} + 10 * 8], rbp
-    mov gs:[{REGS} + 11 * 8], rbx
-    mov gs:[{REGS} + 15 * 8], rsp
-    rdfsbase r11
-    mov gs:[{REGS} + 18 * 8], r11
+    // All registers of the thread, as they are behind the call, but for its result: to the place that the owner has given it.
+61: mov r11d, gs:[{PLACE}]
+    mov gs:[r11 + {REGS}], r8
+    mov gs:[r11 + {REGS} + 1 * 8], r9
+    mov gs:[r11 + {REGS} + 2 * 8], r10
+    mov qword ptr gs:[r11 + {REGS} + 3 * 8], {FLAGS}
+    mov gs:[r11 + {REGS} + 4 * 8], r12
+    mov gs:[r11 + {REGS} + 5 * 8], r13
+    mov gs:[r11 + {REGS} + 6 * 8], r14
+    mov gs:[r11 + {REGS} + 7 * 8], r15
+    mov gs:[r11 + {REGS} + 8 * 8], rdi
+    mov gs:[r11 + {REGS} + 9 * 8], rsi
+    mov gs:[r11 + {REGS} + 10 * 8], rbp
+    mov gs:[r11 + {REGS} + 11 * 8], rbx
+    mov gs:[r11 + {REGS} + 12 * 8], rdx
+    mov rcx, gs:[{SITE}]
+    lea rcx, [rcx + 2]
+    mov gs:[r11 + {REGS} + 14 * 8], rcx
+    mov gs:[r11 + {REGS} + 15 * 8], rsp
+    mov gs:[r11 + {REGS} + 16 * 8], rcx
+    mov qword ptr gs:[r11 + {REGS} + 17 * 8], {FLAGS}
+    rdfsbase rcx
+    mov gs:[r11 + {REGS} + 18 * 8], rcx
     mov eax, gs:[{COMPONENTS}]
     mov edx, gs:[{COMPONENTS} + 4]
-    xsaveopt64 gs:[{XSTATE}]
+    xsaveopt64 gs:[r11]
     mov rdx, gs:[{ARGS} + 16]
     mov dword ptr gs:[{SAVED}], 1
 
@@ -203,33 +216,36 @@ at vmspace_stub_gate_answered
     lea rcx, [rcx + 2]
     jmp rcx
 
-    // Go on as another thread.
+    // Go on as the thread whose registers are in the place.
 at vmspace_stub_gate_load
+    mov r11d, gs:[{PLACE}]
     mov eax, gs:[{COMPONENTS}]
     mov edx, gs:[{COMPONENTS} + 4]
-    xrstor64 gs:[{XSTATE}]
-    mov rax, gs:[{REGS} + 18 * 8]
+    xrstor64 gs:[r11]
+    mov rax, gs:[r11 + {REGS} + 18 * 8]
     wrfsbase rax
+    mov rax, gs:[r11 + {REGS} + 16 * 8]
+    mov gs:[{CLOCK_SP}], rax
     rdgsbase rsp
-    lea rsp, [rsp + {REGS} + 17 * 8]
+    lea rsp, [rsp + r11 + {REGS} + 17 * 8]
     popfq
-    mov r8, gs:[{REGS}]
-    mov r9, gs:[{REGS} + 1 * 8]
-    mov r10, gs:[{REGS} + 2 * 8]
-    mov r11, gs:[{REGS} + 3 * 8]
-    mov r12, gs:[{REGS} + 4 * 8]
-    mov r13, gs:[{REGS} + 5 * 8]
-    mov r14, gs:[{REGS} + 6 * 8]
-    mov r15, gs:[{REGS} + 7 * 8]
-    mov rdi, gs:[{REGS} + 8 * 8]
-    mov rsi, gs:[{REGS} + 9 * 8]
-    mov rbp, gs:[{REGS} + 10 * 8]
-    mov rbx, gs:[{REGS} + 11 * 8]
-    mov rdx, gs:[{REGS} + 12 * 8]
-    mov rax, gs:[{REGS} + 13 * 8]
-    mov rcx, gs:[{REGS} + 14 * 8]
-    mov rsp, gs:[{REGS} + 15 * 8]
-    jmp qword ptr gs:[{REGS} + 16 * 8]
+    mov r8, gs:[r11 + {REGS}]
+    mov r9, gs:[r11 + {REGS} + 1 * 8]
+    mov r10, gs:[r11 + {REGS} + 2 * 8]
+    mov r12, gs:[r11 + {REGS} + 4 * 8]
+    mov r13, gs:[r11 + {REGS} + 5 * 8]
+    mov r14, gs:[r11 + {REGS} + 6 * 8]
+    mov r15, gs:[r11 + {REGS} + 7 * 8]
+    mov rdi, gs:[r11 + {REGS} + 8 * 8]
+    mov rsi, gs:[r11 + {REGS} + 9 * 8]
+    mov rbp, gs:[r11 + {REGS} + 10 * 8]
+    mov rbx, gs:[r11 + {REGS} + 11 * 8]
+    mov rdx, gs:[r11 + {REGS} + 12 * 8]
+    mov rax, gs:[r11 + {REGS} + 13 * 8]
+    mov rcx, gs:[r11 + {REGS} + 14 * 8]
+    mov rsp, gs:[r11 + {REGS} + 15 * 8]
+    mov r11, gs:[r11 + {REGS} + 3 * 8]
+    jmp qword ptr gs:[{CLOCK_SP}]
 at vmspace_stub_gate_end
 
 at vmspace_stub_end

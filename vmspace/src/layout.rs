@@ -27,7 +27,7 @@ pub const STATE: u64 = REGION + 0x20_0000;
 /// Size of one runner's area; areas are aligned to it.
 pub const AREA_LEN: u64 = 1 << AREA_SHIFT;
 /// log2 of [`AREA_LEN`].
-pub const AREA_SHIFT: u32 = 14;
+pub const AREA_SHIFT: u32 = 16;
 /// Most runners that an address space can have.
 pub const MAX_RUNNERS: usize = 64;
 /// The mapper's orders: a header ([`orders`]), then number and six arguments each.
@@ -52,20 +52,27 @@ pub const AREA_ANSWERS: u64 = 0;
 pub const ANSWERS: usize = 256;
 /// Offset of the call that guest code made through the gate.
 pub const AREA_CALL: u64 = 0x800;
-/// Offset of the general registers of a guest thread in an area: 18 words as in a signal frame, then FS base.
-pub const AREA_REGS: u64 = 0x900;
 /// Offset of the small stack that the gate calls the vDSO on, and its end.
 pub const AREA_CLOCK_STACK: u64 = 0xa00;
 /// See [`AREA_CLOCK_STACK`].
 pub const AREA_CLOCK_STACK_END: u64 = 0xf00;
 /// Offset of a scratch `stack_t` in an area.
 pub const AREA_STACK_T: u64 = 0xf00;
-/// Offset of the floating-point state of a guest thread in an area, as `XSAVE` writes it.
-pub const AREA_XSTATE: u64 = 0x1000;
-/// Room for it.
-pub const XSTATE_LEN: usize = 0x1000;
 /// Offset of the alternate signal stack in an area.
-pub const AREA_STACK: u64 = 0x2000;
+pub const AREA_STACK: u64 = 0x1000;
+/// Its length.
+pub const STACK_LEN: u64 = 0x2000;
+/// Offset of the places for registers of guest threads in an area.
+pub const AREA_PLACES: u64 = AREA_STACK + STACK_LEN;
+/// How many there are.
+pub const PLACES: usize = 8;
+/// Length of each: the floating-point state as `XSAVE` writes it, then at [`PLACE_REGS`] the general registers, 18 words as in a signal frame, and FS base.
+pub const PLACE_LEN: u64 = 0x1000;
+/// Room for the floating-point state.
+pub const XSTATE_LEN: usize = 0xf00;
+/// Offset of the general registers in a place.
+pub const PLACE_REGS: u64 = XSTATE_LEN as u64;
+const _: () = assert!(AREA_PLACES + PLACES as u64 * PLACE_LEN <= AREA_LEN);
 /// Where the program image of the zygote is loaded before it moves to [`TEXT`].
 pub const BOOT: u64 = 0x1000_0000;
 
@@ -122,6 +129,8 @@ pub mod call {
     pub const DEFAULTS: u64 = 104;
     /// See [`DEFAULTS`].
     pub const RESTORER: u64 = 112;
+    /// Offset in the area of the place for the registers of the thread that the runner runs, or shall load.
+    pub const PLACE: u64 = 120;
     /// Counts calls, in steps of [`super::order::STEP`].
     pub const SEQUENCE: u64 = 128;
     /// 1 when all registers of the thread that makes the call are in the area, else 0.
@@ -132,7 +141,7 @@ pub mod call {
     pub const CLOCK: u64 = 152;
     /// What it said, two words.
     pub const TIME: u64 = 160;
-    /// The stack pointer meanwhile.
+    /// The stack pointer meanwhile; where a thread goes on that is loaded.
     pub const CLOCK_SP: u64 = 176;
     /// The thread's signal mask, for [`super::answer::SIGMASK`].
     pub const SIGMASK: u64 = 184;

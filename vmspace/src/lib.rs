@@ -19,6 +19,7 @@ mod layout;
 mod limit;
 mod mapper;
 mod pace;
+mod places;
 mod runner;
 mod seat;
 mod space;

@@ -11,6 +11,7 @@ use crate::context::{Answers, Cell, Offers, Place};
 use crate::engine::{KICK, SIGNALS, lock};
 use crate::layout::{self, nr, uc};
 use crate::pace::Pace;
+use crate::places::Places;
 use crate::stub::{self, Addresses};
 use crate::sys::{self, Notification};
 use crate::trust::{Fresh, KICK_PATIENCE_NS, UNKICKABLE};
@@ -47,6 +48,8 @@ pub(crate) struct Inner {
     pub offers: Offers,
     /// How many more calls it saves all registers with.
     pub eager: u32,
+    /// Where it saves registers.
+    pub places: Places,
     /// Whether it has a CPU of its own.
     pub pace: Pace,
 }
@@ -138,6 +141,7 @@ impl Runner {
                 answers: Answers::default(),
                 offers: Offers::default(),
                 eager: 0,
+                places: Places::default(),
                 pace: Pace::new(),
             }),
             in_guest: AtomicBool::new(false),

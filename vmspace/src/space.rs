@@ -6,6 +6,7 @@ use crate::engine::{Engine, KICK, lock};
 use crate::gate::{Heard, SYSCALL_LEN};
 use crate::layout::{self, call, fd};
 use crate::mapper::{Call, Mapper};
+use crate::places::Places;
 use crate::runner::{self, Fatal, Mode, Runner};
 use crate::seat::Session;
 use crate::sys;
@@ -55,6 +56,7 @@ impl Body {
         for runner in lock(&self.runners).iter() {
             let mut inner = lock(&runner.inner);
             // A thread that has left the address space (execve) still wants its registers.
+            runner.clear_places(&mut inner);
             if runner.evict(&mut inner).is_err() {
                 return false;
             }
@@ -80,6 +82,7 @@ impl Body {
         runners.iter().all(|runner| {
             let mut inner = lock(&runner.inner);
             runner.clear_gate(self.clock);
+            inner.places = Places::default();
             inner.call = 0;
             (inner.answers, inner.offers) = (Answers::default(), Offers::default());
             runner.kicked.store(false, Ordering::SeqCst);
@@ -106,6 +109,7 @@ impl Body {
 
     /// Ends all its processes.
     pub(crate) fn kill(self) {
+        lock(&self.runners).iter().for_each(|runner| runner.clear_places(&mut lock(&runner.inner)));
         self.begin_to_end();
         self.pids().into_iter().for_each(sys::reap);
     }

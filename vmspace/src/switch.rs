@@ -55,13 +55,23 @@ impl Runner {
             _ => {}
         }
         // Somebody else's registers, or nobody's: make room, then load.
-        self.evict(inner)?;
+        self.make_room(inner)?;
+        if let Some(Place::Kept { place, nr }) = place {
+            if let Mode::Free { id } = inner.mode {
+                self.set_place_result(place, result.unwrap_or(nr));
+                lock(&context.cell.state).leave_place();
+                self.use_place(inner, place);
+                return self.give_order(inner, id, order::LOAD);
+            }
+            lock(&context.cell.state).take_from(self, place);
+        }
+        self.use_free_place(inner);
         let mut state = lock(&context.cell.state);
         state.result = None;
         let Some(full) = state.full() else { return Err("the registers are elsewhere".into()) };
         if let Mode::Free { id } = inner.mode {
             if self.can_load(full) {
-                self.write_saved(inner, full);
+                self.write_place(inner, full);
                 return self.give_order(inner, id, order::LOAD);
             }
             self.kick_out(inner)?;
@@ -86,7 +96,13 @@ impl Runner {
                 let args = self.kick_out(inner)?;
                 self.evicted(inner, &args, nr, ip);
             }
-            Mode::Taken { id, nr, ip } => self.take_saved(inner, id, nr, ip)?,
+            Mode::Taken { id, nr, ip } => {
+                self.have_saved(inner, id, nr, ip)?;
+                if let Some(owner) = inner.owner.take() {
+                    let place = inner.places.current();
+                    lock(&owner.state).settle(|full| self.read_place(place, nr, full));
+                }
+            }
             Mode::Handler { .. } => {
                 if let Some(owner) = inner.owner.take() {
                     lock(&owner.state).settle(|full| self.read_frame(inner, full));
@@ -97,8 +113,20 @@ impl Runner {
         Ok(())
     }
 
-    /// Has the registers of a call through the gate saved, if they are not, and gives them to their owner.
-    fn take_saved(&self, inner: &mut Inner, id: Option<u64>, nr: u64, ip: u64) -> Result<(), Fatal> {
+    /// The same, but registers that the gate can save stay in its area.
+    fn make_room(self: &Arc<Runner>, inner: &mut Inner) -> Result<(), Fatal> {
+        let Mode::Taken { id, nr, ip } = inner.mode else { return self.evict(inner) };
+        self.have_saved(inner, id, nr, ip)?;
+        if let Some(owner) = inner.owner.take()
+            && lock(&owner.state).place_in(self).is_some()
+        {
+            self.keep(inner, owner, nr);
+        }
+        Ok(())
+    }
+
+    /// Has the registers of a call through the gate saved in its place, if they are not. A runner that can't is kicked, and they go to their owner.
+    fn have_saved(&self, inner: &mut Inner, id: Option<u64>, nr: u64, ip: u64) -> Result<(), Fatal> {
         let mut id = id;
         inner.eager = EAGER;
         if self.get(call::SAVED) == 0 {
@@ -136,9 +164,6 @@ impl Runner {
             }
         }
         inner.mode = Mode::Free { id };
-        if let Some(owner) = inner.owner.take() {
-            lock(&owner.state).settle(|full| self.read_saved(nr, ip, full));
-        }
         Ok(())
     }
 

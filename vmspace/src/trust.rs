@@ -135,12 +135,17 @@ impl Runner {
     }
 }
 
-/// Makes the areas of an address space say nothing: those of its runners are overwritten, and what guest code put behind them goes back to the host.
+/// Makes the areas of an address space say nothing: what every runner uses of its own is overwritten, and everything behind that goes back to the host.
 pub(crate) fn clear_areas(control: &impl AsRawFd, area: &Area, offset: u64, runners: usize) {
-    let used = runners as u64 * AREA_LEN;
-    area.clear(0, used as usize);
-    let unused = offset + used..offset + layout::STATE_LEN;
-    if sys::has_data(control, unused.clone()) {
-        sys::punch_hole(control, unused);
+    // The words, the stack, and one place for registers.
+    const USED: u64 = layout::AREA_PLACES + layout::PLACE_LEN;
+    for runner in 0..runners as u64 {
+        let at = runner * AREA_LEN;
+        area.clear(at as usize, (at + USED) as usize);
+        let end = if runner + 1 == runners as u64 { layout::STATE_LEN } else { at + AREA_LEN };
+        let unused = offset + at + USED..offset + end;
+        if sys::has_data(control, unused.clone()) {
+            sys::punch_hole(control, unused);
+        }
     }
 }

@@ -320,9 +320,10 @@ fn threads_that_take_turns_keep_all_their_registers() {
     jump_back(&mut code, 0xeb); // jmp
     let end = CODE + code.len() as u64;
     let space = Arc::new(rig.space(&code));
-    for (kicked, spare) in [(false, alone as fn() -> _), (false, other_cpu), (true, alone), (true, other_cpu)]
-    {
-        let mut threads: Vec<Context> = (1..=3u64)
+    // Fewer and more than a runner has places for.
+    let ways = [(false, alone as fn() -> _), (false, other_cpu), (true, alone), (true, other_cpu)];
+    for (count, (kicked, spare)) in [3, 12].into_iter().flat_map(|count| ways.map(|way| (count, way))) {
+        let mut threads: Vec<Context> = (1..=count as u64)
             .map(|i| {
                 let mut context = start();
                 let regs = context.regs();
@@ -330,11 +331,15 @@ fn threads_that_take_turns_keep_all_their_registers() {
                 context
             })
             .collect();
-        let mut made = [0u64; 3];
+        let mut made = vec![0u64; count];
         let mut work = || {
             for turn in 0..20_000usize {
                 // Mostly one thread, so that there are sessions, and then turns of all.
-                let which = if turn % 256 < 128 { 0 } else { turn % 3 };
+                let which = if turn % 256 < 128 { 0 } else { turn % count };
+                if turn % 61 == 0 {
+                    let other = turn / 61 % count;
+                    assert_eq!(threads[other].regs().r15, other as u64 + 1);
+                }
                 match space.run(0, &mut threads[which], &spare) {
                     Exit::Syscall { nr: NR, args, ip: BEHIND } => {
                         assert_eq!((args[0], args[5]), (11, 66));
@@ -351,7 +356,7 @@ fn threads_that_take_turns_keep_all_their_registers() {
         } else {
             work()
         }
-        for (i, context) in (1..=3u64).zip(&mut threads) {
+        for (i, context) in (1..).zip(&mut threads) {
             let made = made[i as usize - 1];
             assert!(made > 100, "{made}");
             let regs = *context.regs();
@@ -367,6 +372,53 @@ fn threads_that_take_turns_keep_all_their_registers() {
             assert_eq!(regs.rbp, ((counted + u64::from(behind == 42)) * i).wrapping_neg(), "{behind}");
         }
     }
+}
+
+#[test]
+fn kept_registers_can_be_had_while_another_thread_runs() {
+    let rig = Rig::new();
+    let mut code = call(&rig.engine, NR);
+    code.extend([0x4d, 0x85, 0xff]); // test r15, r15
+    code.extend([0x74, 0x02]); // jz behind
+    jump_back(&mut code, 0xeb);
+    code.extend([0xff, 0x03, 0xeb, 0xfc]); // inc dword [rbx] ; jmp back
+    let space = Arc::new(rig.space(&code));
+    let thread = |r15| {
+        let mut context = start();
+        (context.regs().r15, context.regs().rbx) = (r15, DATA);
+        context
+    };
+    let (mut first, mut second) = (thread(5), thread(6));
+    for _ in 0..1000 {
+        for context in [&mut first, &mut second] {
+            assert!(matches!(space.run(0, context, &alone), Exit::Syscall { nr: NR, .. }));
+            context.set_syscall_result(7);
+        }
+    }
+    // Computes until it is kicked.
+    let mut last = thread(0);
+    assert!(matches!(space.run(0, &mut last, &alone), Exit::Syscall { nr: NR, .. }));
+    last.set_syscall_result(7);
+    let beside = space.clone();
+    let runs = std::thread::spawn(move || {
+        while !matches!(beside.run(0, &mut last, &alone), Exit::Interrupted) {}
+        last.regs().r15
+    });
+    let mut word = [0; 4];
+    while word == [0; 4] {
+        std::thread::yield_now();
+        rig.ram.read_exact_at(&mut word, DATA_OFFSET).unwrap();
+    }
+    for (context, r15) in [(&mut first, 5), (&mut second, 6)] {
+        let regs = *context.regs();
+        assert_eq!((regs.r15, regs.rax, regs.rip), (r15, 7, BEHIND));
+        // It goes on elsewhere.
+        assert!(matches!(space.run(1, context, &alone), Exit::Syscall { nr: NR, .. }));
+        assert_eq!(context.regs().r15, r15);
+    }
+    assert!(!runs.is_finished());
+    space.kick(0);
+    assert_eq!(runs.join().unwrap(), 0);
 }
 
 #[test]

@@ -381,7 +381,7 @@ fn who_blocks_the_kick_by_a_forged_frame_loses_the_space() {
 fn guest_code_can_read_the_mappers_orders_but_not_write_them() {
     let rig = Rig::new();
     // Both the text and the orders: a store faults.
-    let orders = 0x7fff_ff00_0000 + 0x20_0000 + 64 * 0x4000;
+    let orders = 0x7fff_ff00_0000 + 0x20_0000 + 64 * 0x1_0000;
     for at in [rig.engine.user_limit(), orders] {
         // mov rbx, [rdi] ; mov [rdi], rax
         let space = rig.space(&[0x48, 0x8b, 0x1f, 0x48, 0x89, 0x07]);

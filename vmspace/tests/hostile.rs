@@ -8,7 +8,9 @@ use vmspace::{Context, Exit};
 
 /// The runners' areas, and the size of one.
 const STATE: u64 = 0x7fff_ff20_0000;
-const AREA: u64 = 0x4000;
+const AREA: u64 = 0x1_0000;
+/// Where the alternate stack lies in it.
+const STACK: std::ops::Range<u64> = 0x1000..0x3000;
 
 /// Where the stub's page has these bytes.
 fn find(rig: &Rig, bytes: &[u8]) -> u64 {
@@ -75,7 +77,7 @@ fn who_waits_for_orders_about_another_call_does_not_hold_up_its_owner() {
 fn the_next_user_of_a_space_does_not_inherit_mask_and_stack() {
     let rig = Rig::new();
     // The alternate stack is everything; the stack pointer is where frames come to lie in the right place nevertheless.
-    for (mask, rsp) in [(0, STATE + AREA + 128), (0, DATA + 0x800), (!0, DATA + 0x800)] {
+    for (mask, rsp) in [(0, STATE + STACK.end + 128), (0, DATA + 0x800), (!0, DATA + 0x800)] {
         let mut context = forging(&rig, mask, (0x1000, STATE + AREA * 2), rsp);
         let space = rig.space(SYSCALL_LOOP);
         assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 39, .. }));
@@ -122,9 +124,9 @@ fn the_next_user_of_a_space_sees_nothing_of_the_last() {
         (regs.rdi, regs.rsi, regs.rdx) = (STATE + 0x100, STATE + 8 * AREA, SECRET);
         let exit = space.run(0, &mut context, &alone);
         let found = context.regs().rdi;
-        let own_frame = (STATE + 0x1000..STATE + AREA).contains(&found);
+        let own_frame = STACK.contains(&(found - STATE));
         assert!(matches!(exit, Exit::Syscall { nr: 1, .. }) || own_frame, "round {round}: {found:#x}");
-        context.regs().rdi = STATE + AREA;
+        context.regs().rdi = STATE + STACK.end;
         context.regs().rip = CODE;
         assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 1, .. }), "round {round}");
     }
@@ -146,7 +148,7 @@ fn reports_that_are_made_up_are_worth_nothing() {
         assert!(!matches!(exit, Exit::Syscall { .. }), "{exit:?}");
         exit
     };
-    let places = (STATE + 0x1000..STATE + AREA).step_by(16);
+    let places = (STATE + STACK.start..STATE + STACK.end).step_by(16);
     let frame =
         places.into_iter().find(|at| matches!(with(11, 0, *at), Exit::Fault { .. })).expect("a frame");
     for signo in [0, 9, 19, 64, 65, u64::MAX] {

@@ -52,7 +52,7 @@ fn attacker(areas: &[u64], seed: u64, how: u64) -> i32 {
         areas.first().map_or(0, |a| a - (1 << 21)),
     ]);
     let choose = |rng: &mut Rng| match rng.below(6) {
-        0 => gs_base() ^ 0x4000,
+        0 => gs_base() ^ 0x1_0000,
         1 => gs_base() + rng.below(64),
         _ => *rng.pick(&candidates),
     };

@@ -128,8 +128,8 @@ pub fn run(warden: &mut Warden) -> Result<(), String> {
     let end = areas.last().map_or(first, |last| last + stub::PAGE);
     let stacks =
         [(0, 0), (0x1000, end - 0x1000), (0, u64::MAX), (first, end - first), (1 << 63, 4096), (first, 2048)];
-    // Below the end of an area by what makes a frame lie where frames lie, whatever the alternate stack is.
-    let sps = [0, first + 0x4000 + 128, first + 0x8000 + 128, first + 0x800, 1 << 63];
+    // Below the end of an area's stack by what makes a frame lie where frames lie, whatever the alternate stack is.
+    let sps = [0, first + 0x3000 + 128, first + 0x1_3000 + 128, first + 0x800, 1 << 63];
     let mut scenarios = Vec::new();
     for mask in [!0, 0, 1 << 9, !(1u64 << 9)] {
         for stack in stacks {
