@@ -31,6 +31,9 @@ pub trait Ram: Send + Sync {
         offset: u64,
         to: &[(PhysAddr, usize)],
     ) -> Result<Progress, Errno>;
+    /// Says that these bytes, which nobody has touched yet, will be used soon: a machine may do now, beside what else goes on, what it has to do for them some time.
+    /// Returns at once.
+    fn expect(&self, _at: PhysAddr, _len: u64) {}
     /// Tells the host that the content is no longer needed; it reads as zeros afterwards. Costs a host
     /// call, so it is for large runs.
     fn discard(&self, at: PhysAddr, len: u64);

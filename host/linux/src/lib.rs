@@ -2,8 +2,9 @@
 //! address space is a host process that the `vmspace` crate drives, files and streams are the host's.
 //!
 //! Host threads: the caller's, which becomes the first virtual CPU, one for every other (`vcpu1`…), one for I/O, alarms
-//! and signals (`io`). Only the virtual CPUs enter the kernel.
+//! and signals (`io`), and where they are needed some for slow files (`transfer`) and one that makes RAM (`ahead`). Only the virtual CPUs enter the kernel.
 
+mod ahead;
 mod cpu;
 mod cpuid;
 mod fiber;

@@ -5,6 +5,7 @@
 //! touch (memory cgroup or tmpfs limit) it kills the process or raises SIGBUS; that is the host's decision
 //! about the whole machine and is not caught here.
 
+use crate::ahead::Ahead;
 use crate::hostfile::{LinuxFile, now};
 use crate::hostfs::last_errno;
 use abi::Errno;
@@ -13,7 +14,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Ranges that one read of a file fills; what there are more of is left out.
 const IOV: usize = 16;
@@ -23,6 +25,9 @@ pub struct LinuxRam {
     fd: OwnedFd,
     base: *mut u8,
     size: u64,
+    /// `None` at the end.
+    ahead: Option<Ahead>,
+    made: Arc<AtomicU64>,
 }
 
 // SAFETY: `base` points to a shared mapping that lives as long as the value; every access is a copy or an
@@ -54,12 +59,26 @@ impl LinuxRam {
         // Core dumps of the kernel must not hold the guests' memory.
         // SAFETY: advice on our own mapping.
         unsafe { libc::madvise(base, len, libc::MADV_DONTDUMP) };
-        Ok(LinuxRam { fd, base: base.cast(), size })
+        let ahead = Ahead::new(base.cast());
+        let made = ahead.made();
+        Ok(LinuxRam { fd, base: base.cast(), size, ahead: Some(ahead), made })
     }
 
     /// The memfd.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Where what was made ahead of need ends, in bytes.
+    pub(crate) fn made(&self) -> Arc<AtomicU64> {
+        self.made.clone()
+    }
+
+    /// How much the host has made of it, in bytes.
+    #[cfg(test)]
+    pub(crate) fn resident(&self) -> u64 {
+        let file = File::from(self.fd.try_clone().unwrap());
+        std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) * 512
     }
 
     /// The address of a range that lies inside; panics when it does not.
@@ -98,6 +117,8 @@ fn memfd() -> io::Result<OwnedFd> {
 
 impl Drop for LinuxRam {
     fn drop(&mut self) {
+        // Its thread uses the mapping.
+        self.ahead = None;
         // SAFETY: the mapping made in `new`; nothing refers to it any more.
         unsafe { libc::munmap(self.base.cast(), self.size as usize) };
     }
@@ -155,6 +176,12 @@ impl Ram for LinuxRam {
     fn compare_exchange_u32(&self, at: PhysAddr, old: u32, new: u32) -> Result<u32, u32> {
         self.word(at).compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
     }
+    fn expect(&self, at: PhysAddr, len: u64) {
+        self.at(at, len);
+        if let Some(ahead) = &self.ahead {
+            ahead.make(at.0, at.0 + len);
+        }
+    }
     fn discard(&self, at: PhysAddr, len: u64) {
         self.at(at, len);
         assert!(
@@ -163,6 +190,9 @@ impl Ram for LinuxRam {
         );
         if len == 0 {
             return;
+        }
+        if let Some(ahead) = &self.ahead {
+            ahead.forget(at.0, at.0 + len);
         }
         // SAFETY: a hole in our own file; the mapping then shows zeros.
         let done = unsafe {

@@ -8,11 +8,13 @@ use hal::{
 };
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use vmspace::{Context, Engine, Op, UpdateError, Vmspace};
 
 /// Makes address spaces.
 pub(crate) struct Spaces {
     engine: Arc<Engine>,
+    made: Arc<AtomicU64>,
 }
 
 impl Spaces {
@@ -21,7 +23,7 @@ impl Spaces {
     pub(crate) fn new(ram: &LinuxRam) -> Result<Spaces, String> {
         let fd = ram.fd().try_clone_to_owned().map_err(|e| format!("can't duplicate a descriptor: {e}"))?;
         let engine = Engine::new(&fd).map_err(|e| format!("can't run guest programs on this host: {e}"))?;
-        Ok(Spaces { engine })
+        Ok(Spaces { engine, made: ram.made() })
     }
 
     /// Most virtual CPUs that a space can run on.
@@ -34,7 +36,8 @@ impl Spaces {
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => SpaceError::NoMemory,
             _ => SpaceError::Dead(e.to_string()),
         })?;
-        Ok(Arc::new(LinuxSpace { space: Arc::new(Target(space)), cpus: cpus.clone() }))
+        let made = self.made.clone();
+        Ok(Arc::new(LinuxSpace { space: Arc::new(Target(space)), cpus: cpus.clone(), made }))
     }
 
     pub(crate) fn context(&self) -> Box<dyn UserContext> {
@@ -73,15 +76,17 @@ impl Kick for Target {
 struct LinuxSpace {
     space: Arc<Target>,
     cpus: Arc<LinuxCpus>,
+    /// Where RAM that was made ahead of need ends.
+    made: Arc<AtomicU64>,
 }
 
-fn op<'a>(op: &MapOp<'a>) -> Op<'a> {
+fn op<'a>(op: &MapOp<'a>, made: u64) -> Op<'a> {
     match *op {
         MapOp::Map { at, len, prot, ref backing, populate } => {
             let prot = prot.bits() as i32;
             match *backing {
                 Backing::Ram(phys) => {
-                    let populate = populate != Populate::OnTouch && fill(op).is_none();
+                    let populate = populate != Populate::OnTouch && fill(op, made).is_none();
                     Op::MapRam { at: at.0, len, prot, offset: phys.0, populate }
                 }
                 Backing::File { file, offset, shared } => match file.as_any().downcast_ref::<LinuxFile>() {
@@ -100,10 +105,10 @@ fn op<'a>(op: &MapOp<'a>) -> Op<'a> {
 
 /// For a mapping of RAM that the host has to make: to do that when all is mapped. The host makes pages for stores in three quarters of the time that it takes for
 /// loads, as which it takes those of a mapping that is populated.
-fn fill<'a>(op: &MapOp<'a>) -> Option<Op<'a>> {
+fn fill<'a>(op: &MapOp<'a>, made: u64) -> Option<Op<'a>> {
     match *op {
-        MapOp::Map { at, len, prot, backing: Backing::Ram(_), populate: Populate::Fresh }
-            if prot.contains(Prot::WRITE) =>
+        MapOp::Map { at, len, prot, backing: Backing::Ram(phys), populate: Populate::Fresh }
+            if prot.contains(Prot::WRITE) && phys.0 + len > made =>
         {
             Some(Op::Fill { at: at.0, len })
         }
@@ -113,10 +118,12 @@ fn fill<'a>(op: &MapOp<'a>) -> Option<Op<'a>> {
 
 impl VmSpace for LinuxSpace {
     fn update(&self, cpu: CpuId, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
+        let made = self.made.load(Ordering::Relaxed);
         let updated = match ops {
-            [one] if fill(one).is_none() => self.space.0.update(cpu.0, &[op(one)]),
+            [one] if fill(one, made).is_none() => self.space.0.update(cpu.0, &[op(one, made)]),
             all => {
-                let all: Vec<_> = all.iter().map(op).chain(all.iter().filter_map(fill)).collect();
+                let maps = all.iter().map(|change| op(change, made));
+                let all: Vec<_> = maps.chain(all.iter().filter_map(|change| fill(change, made))).collect();
                 self.space.0.update(cpu.0, &all)
             }
         };

@@ -112,7 +112,13 @@ impl Frames {
     }
 
     fn take(&self, want: u32, after: Option<Pfn>, fill: Fill) -> Option<Run> {
-        let run = self.free.lock().take(want, after.map(|p| p.0.wrapping_add(1)))?;
+        let mut free = self.free.lock();
+        let run = free.take(want, after.map(|p| p.0.wrapping_add(1)))?;
+        let expected = free.expect();
+        drop(free);
+        if let Some((start, len)) = expected {
+            self.machine.ram().expect(Pfn(start).phys(), u64::from(len) * PAGE_SIZE);
+        }
         for index in run.start..run.start + run.len {
             if let Some(count) = self.counts.get(index as usize) {
                 count.store(1, Ordering::Release);
@@ -156,12 +162,17 @@ impl Frames {
 
     /// Whether an idle CPU should call [`Frames::give_back_some`] some time.
     pub fn may_give_back(&self) -> bool {
-        self.free.lock().stale() > KEEP_IDLE
+        let free = self.free.lock();
+        free.stale() > KEEP_IDLE || free.expects()
     }
 
     /// Has the host drop the content of some freed frames, for a CPU that has nothing to do. Takes well below a millisecond.
     pub fn give_back_some(&self) {
-        let stale = self.free.lock().stale();
+        let mut free = self.free.lock();
+        let unused = free.take_unused();
+        let stale = free.stale();
+        drop(free);
+        self.discard(unused.as_slice());
         self.give_back(stale.saturating_sub(IDLE_STEP).max(KEEP_IDLE));
     }
 
@@ -169,7 +180,12 @@ impl Frames {
     /// lock is held.
     fn give_back(&self, keep: u32) {
         let runs = self.free.lock().take_stale_runs(GIVE_BACK, keep);
-        for run in &runs {
+        self.discard(&runs);
+    }
+
+    /// Has the host drop the content of runs that were taken out, and makes them free.
+    fn discard(&self, runs: &[Run]) {
+        for run in runs {
             self.machine.ram().discard(Pfn(run.start).phys(), u64::from(run.len) * PAGE_SIZE);
         }
         if !runs.is_empty() {

@@ -9,6 +9,11 @@ use alloc::vec::Vec;
 /// How many words with a free frame a search looks at before it takes the best run that it saw.
 const SEARCH_WORDS: usize = 64;
 
+/// How many frames are expected to be used next: a part of those that were, and no more than 4 MiB; and none while they would be fewer than 512 KiB.
+const EXPECT_PART: u32 = 4;
+const EXPECT_MOST: u32 = 1024;
+const EXPECT_LEAST: u32 = 128;
+
 /// A run of frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Run {
@@ -30,6 +35,10 @@ pub(super) struct FreeMap {
     /// Frames that must stay free, because something outside of RAM is used in their place.
     held: u32,
     fresh: u32,
+    /// Frames below here were said to be used soon.
+    expected: u32,
+    /// What `fresh` was when a CPU was idle last.
+    idle_fresh: u32,
     free_count: u32,
     stale_count: u32,
     /// No word before this one has a free bit.
@@ -64,6 +73,8 @@ impl FreeMap {
             total,
             held: 0,
             fresh: 0,
+            expected: 0,
+            idle_fresh: 0,
             free_count: 0,
             stale_count: 0,
             low: words,
@@ -112,6 +123,30 @@ impl FreeMap {
         let run = self.claim(start, len);
         self.least_available = self.least_available.min(self.available());
         Some(run)
+    }
+
+    /// Frames that will be used next if it goes on like this, the first and how many, when half of what was said last is used.
+    pub(super) fn expect(&mut self) -> Option<(u32, u32)> {
+        let ahead = (self.fresh / EXPECT_PART).min(EXPECT_MOST).min(self.total - self.fresh);
+        if ahead < EXPECT_LEAST || self.fresh + ahead / 2 < self.expected {
+            return None;
+        }
+        self.expected = self.fresh + ahead;
+        Some((self.fresh, ahead))
+    }
+
+    /// Whether frames were said to be used soon that are not yet.
+    pub(super) fn expects(&self) -> bool {
+        self.expected > self.fresh
+    }
+
+    /// Takes out frames that were said to be used soon, when none was used since this was called last.
+    pub(super) fn take_unused(&mut self) -> Option<Run> {
+        let goes_on = core::mem::replace(&mut self.idle_fresh, self.fresh) != self.fresh;
+        if goes_on || !self.expects() {
+            return None;
+        }
+        Some(self.claim(self.fresh, self.expected - self.fresh))
     }
 
     /// The free run that starts exactly here.
@@ -241,6 +276,45 @@ impl FreeMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_used_says_how_much_is_expected() {
+        let mut map = FreeMap::new(1 << 16);
+        let mut said = Vec::new();
+        for _ in 0..100 {
+            map.take(100, None).unwrap();
+            said.extend(map.expect());
+        }
+        assert_eq!(said.first(), Some(&(600, 150)), "a quarter, from 512 KiB on");
+        assert_eq!(said.last().map(|(_, len)| *len), Some(EXPECT_MOST));
+        assert!(said.len() < 30, "{said:?}");
+        let mut end = 0;
+        for (start, len) in said {
+            assert!(start + len > end && (end == 0 || start <= end), "{start}+{len} behind {end}");
+            end = start + len;
+        }
+        // Never more than there is.
+        let mut small = FreeMap::new(1000);
+        small.take(900, None).unwrap();
+        assert_eq!(small.expect(), None);
+    }
+
+    #[test]
+    fn what_was_expected_in_vain_is_free_as_before() {
+        let mut map = FreeMap::new(1 << 16);
+        map.take(4096, None).unwrap();
+        let available = map.available();
+        assert_eq!(map.expect(), Some((4096, 1024)));
+        assert_eq!(map.take_unused(), None, "some were used since the last time");
+        let run = map.take_unused().unwrap();
+        assert_eq!((run.start, run.len, run.stale), (4096, 1024, false));
+        assert!(!map.expects() && map.take_unused().is_none());
+        assert_eq!(map.take(1, None).unwrap().start, 5120, "nobody gets them meanwhile");
+        map.put_zeroed(run.start, run.len);
+        assert_eq!(map.available(), available - 1);
+        let run = map.take(1024, None).unwrap();
+        assert_eq!((run.start, run.len, run.stale), (4096, 1024, false));
+    }
 
     #[test]
     fn fresh_frames_come_in_order_and_zeroed() {
