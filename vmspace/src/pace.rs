@@ -7,8 +7,10 @@ use crate::runner::{Fatal, Inner, Runner};
 use crate::sys;
 use std::time::{Duration, Instant};
 
-/// How long the owner looks for a call before he goes to sleep.
+/// How long the owner looks for a call before that costs the session something.
 const LISTEN: Duration = Duration::from_micros(100);
+/// What it costs, in calls: the time itself is lost only for others, and a session that ends and begins again costs as much as what it saves with dozens of calls.
+const SILENCE: i32 = 12;
 /// Traps that come this fast on average are worth a session.
 const GAP: Duration = Duration::from_micros(20);
 /// A session ends when its calls take longer than that, with what the owner does about them.
@@ -143,6 +145,12 @@ impl Pace {
         self.credit -= TRAP;
     }
 
+    /// There has been no call for a while; whether to go on listening.
+    fn bears_silence(&mut self) -> bool {
+        self.credit -= SILENCE;
+        self.credit > 0
+    }
+
     /// Before guest code runs: the address space has been changed so many times. What others changed had to be told to the runner's CPU.
     pub(crate) fn changed(&mut self, changes: u32) {
         if self.changes != changes {
@@ -206,6 +214,7 @@ impl Runner {
                 match self.listen(inner) {
                     Silence::Heard(heard) => return Ok(heard),
                     Silence::Notification => {}
+                    Silence::Time if inner.pace.bears_silence() && spare().is_some() => continue,
                     Silence::Time => self.come_home(inner),
                 }
             }

@@ -104,6 +104,12 @@ impl Seats {
         (word >> 1).checked_sub(1).map(|host| Session { host, dense: word & 1 != 0 })
     }
 
+    /// Whether the session of another runner goes on at virtual CPU `cpu`.
+    pub(crate) fn is_joined_by(&self, cpu: usize, runner: &Arc<Runner>) -> bool {
+        let other = |seat: &Seat| seat.address.load(Ordering::Relaxed) != Arc::as_ptr(runner) as usize;
+        self.session(cpu).is_some() && self.seats.get(cpu).is_some_and(other)
+    }
+
     /// Whether the runner that ran last on virtual CPU `cpu` is in a session.
     pub(crate) fn is_taken(&self, cpu: usize) -> bool {
         let seat = self.seats.get(cpu).filter(|seat| seat.session.load(Ordering::Relaxed) != 0);

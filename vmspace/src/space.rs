@@ -445,7 +445,7 @@ impl Vmspace {
         let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
         let heard = runner.hear(inner, spare)?;
         let by_gate = matches!(heard, Heard::Call { .. });
-        runner.consider_listening(inner, by_gate, self.session(cpu).is_some(), lend);
+        runner.consider_listening(inner, by_gate, self.engine.seats.is_joined_by(cpu, runner), lend);
         match heard {
             Heard::Direct(n) => {
                 let nr = u64::from(n.nr as u32);
