@@ -215,6 +215,10 @@ pub trait UserContext: Send {
     /// All general registers, to read and change. After a system call `rip` is behind the instruction.
     /// Blocks shortly when they have to be fetched. If the address space died meanwhile, they are zeros.
     fn regs(&mut self) -> &mut Regs;
+    /// The stack pointer, where that is all that is wanted.
+    fn stack_pointer(&mut self) -> u64 {
+        self.regs().rsp
+    }
     /// Exchanges the floating-point and vector state with `image`, in the layout of a signal frame (`struct _xstate` with its software
     /// bytes and end magic). Empty means the initial state; an image that the machine does not accept becomes that.
     fn swap_fpu(&mut self, image: &mut Vec<u8>);

@@ -99,6 +99,8 @@ pub(crate) struct Full {
 pub(crate) enum Place {
     /// In the CPU, as the host saved them at a system call.
     Direct,
+    /// In the CPU, while it waits in the gate with a call.
+    Gate,
     /// In the frame of the stub's handler.
     Frame,
     /// Saved by the gate at call `nr`, in this place of its area. They stay there while the runner runs other threads.
@@ -233,6 +235,16 @@ impl Context {
             self.dirty = true;
         }
         &mut self.scratch
+    }
+
+    /// The stack pointer. Cheap after a system call through the gate.
+    pub fn stack_pointer(&mut self) -> u64 {
+        if !self.dirty
+            && let Some((runner, Place::Gate)) = &lock(&self.cell.state).parked
+        {
+            return runner.stack_pointer();
+        }
+        self.regs().rsp
     }
 
     /// The floating-point image in signal-frame layout; empty is the initial state.

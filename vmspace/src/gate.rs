@@ -25,13 +25,64 @@ pub(crate) enum Heard {
     Trap { id: Option<u64>, args: [u64; 6] },
 }
 
+/// At which calls registers have been wanted lately: a bit for each number modulo 64.
+#[derive(Default)]
+pub(crate) struct Eager {
+    /// For which the gate saves them.
+    mask: u64,
+    /// For which they have been wanted since it was looked through.
+    wanted: u64,
+    /// How many calls came since then.
+    calls: u32,
+}
+
+impl Eager {
+    /// After so many calls the mask is what was wanted meanwhile.
+    const CALLS: u32 = 64;
+
+    /// A call came; the mask if it has changed.
+    fn count(&mut self) -> Option<u64> {
+        if self.mask == 0 {
+            return None;
+        }
+        self.calls += 1;
+        if self.calls < Eager::CALLS {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.mask, std::mem::take(&mut self.wanted));
+        self.calls = 0;
+        (self.mask != before).then_some(self.mask)
+    }
+
+    /// They are wanted at call `nr`; the mask if it has changed.
+    fn want(&mut self, nr: u64) -> Option<u64> {
+        let bit = 1 << (nr % 64);
+        self.wanted |= bit;
+        let new = self.mask & bit == 0;
+        self.mask |= bit;
+        new.then_some(self.mask)
+    }
+}
+
 impl Runner {
+    /// The stack pointer of the thread that waits in the gate with a call.
+    pub(crate) fn stack_pointer(&self) -> u64 {
+        self.get(call::SP)
+    }
+
     fn call_word(&self, offset: u64) -> usize {
         self.base + (AREA_CALL + offset) as usize
     }
 
     pub(crate) fn put(&self, offset: u64, value: u64) {
         self.area.store(self.call_word(offset), value);
+    }
+
+    /// The same where the word most often is what it shall be: the runner need not fetch its line again.
+    fn put_new(&self, offset: u64, value: u64) {
+        if self.get(offset) != value {
+            self.put(offset, value);
+        }
     }
 
     pub(crate) fn get(&self, offset: u64) -> u64 {
@@ -81,16 +132,16 @@ impl Runner {
     /// Has the gate do for the thread what it offers.
     pub(crate) fn load_offers(&self, inner: &mut Inner, offers: &Offers) {
         if let Some(mask) = offers.sigmask {
-            self.put(call::SIGMASK, mask);
+            self.put_new(call::SIGMASK, mask);
         }
         if inner.offers.sigmask.is_some() != offers.sigmask.is_some() {
             let says = if offers.sigmask.is_some() { answer::SIGMASK } else { answer::NONE };
             self.put_answer(libc::SYS_rt_sigprocmask as usize, says);
         }
         if let Some(actions) = offers.actions {
-            self.put(call::DEFAULTS, actions.defaults);
-            self.put(call::PLAIN, actions.plain);
-            self.put(call::RESTORER, actions.restorer);
+            self.put_new(call::DEFAULTS, actions.defaults);
+            self.put_new(call::PLAIN, actions.plain);
+            self.put_new(call::RESTORER, actions.restorer);
         }
         if inner.offers.actions.is_some() != offers.actions.is_some() {
             let says = if offers.actions.is_some() { answer::ACTIONS } else { answer::NONE };
@@ -102,13 +153,17 @@ impl Runner {
         inner.offers = *offers;
     }
 
-    /// A call came: ends the saving of registers when nobody has wanted them for long.
+    /// A call came: ends the saving of registers at calls where nobody has wanted them for long.
     pub(crate) fn count_eager(&self, inner: &mut Inner) {
-        if inner.eager > 0 {
-            inner.eager -= 1;
-            if inner.eager == 0 {
-                self.put(call::EAGER, 0);
-            }
+        if let Some(mask) = inner.eager.count() {
+            self.put(call::EAGER, mask);
+        }
+    }
+
+    /// The registers are wanted at call `nr`.
+    pub(crate) fn want(&self, inner: &mut Inner, nr: u64) {
+        if let Some(mask) = inner.eager.want(nr) {
+            self.put(call::EAGER, mask);
         }
     }
 

@@ -136,6 +136,7 @@ at vmspace_stub_gate_acted
 60: arguments_and_site
 at vmspace_stub_gate_posting
     mov dword ptr gs:[{SAVED}], 0
+    mov gs:[{SP}], rsp
     mov ecx, gs:[{SEQUENCE}]
     add ecx, {STEP}
     mov gs:[{SEQUENCE}], ecx
@@ -144,8 +145,9 @@ at vmspace_stub_gate_posting
     or rcx, rax
     mov gs:[{CALL}], rcx
 at vmspace_stub_gate_posted
-    cmp dword ptr gs:[{EAGER}], 0
-    je 62f
+    mov r11, gs:[{EAGER}]
+    bt r11, rcx
+    jnc 62f
 
     // All registers of the thread, as they are behind the call, but for its result: to the place that the owner has given it.
 61: mov r11d, gs:[{PLACE}]

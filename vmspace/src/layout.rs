@@ -121,7 +121,7 @@ pub mod call {
     pub const RESULT: u64 = 72;
     /// Nonzero while the owner looks at [`CALL`] and [`TRAP`].
     pub const LISTENING: u64 = 80;
-    /// Nonzero when the runner shall save all registers with each call.
+    /// For which calls the runner shall save all registers without being told: a bit for each number modulo 64.
     pub const EAGER: u64 = 88;
     /// How many more times it leaves the CPU to others before it sleeps, after [`super::order::ASIDE`] and [`super::trap::ASIDE`].
     pub const YIELDS: u64 = 96;
@@ -143,14 +143,16 @@ pub mod call {
     pub const TIME: u64 = 160;
     /// The stack pointer meanwhile; where a thread goes on that is loaded.
     pub const CLOCK_SP: u64 = 176;
-    /// The thread's signal mask, for [`super::answer::SIGMASK`].
-    pub const SIGMASK: u64 = 184;
     /// Where the report of the signal handler is; the values are in [`super::trap`].
     pub const TRAP: u64 = 192;
     /// The five arguments of the report.
     pub const TRAP_ARGS: u64 = 200;
     /// Those of [`DEFAULTS`] whose actions have flags and a restorer.
     pub const PLAIN: u64 = 240;
+    /// The stack pointer at the call; in a line that only the runner writes to.
+    pub const SP: u64 = 256;
+    /// The thread's signal mask, for [`super::answer::SIGMASK`]; in a line of its own, because the owner looks at it after each call.
+    pub const SIGMASK: u64 = 320;
 }
 
 /// What a runner that waits in the gate is told to do. `SAVE` is the least: whoever has saved looks for more.

@@ -9,6 +9,7 @@
 use crate::area::Area;
 use crate::context::{Answers, Cell, Offers, Place};
 use crate::engine::{KICK, SIGNALS, lock};
+use crate::gate::Eager;
 use crate::layout::{self, nr, uc};
 use crate::pace::Pace;
 use crate::places::Places;
@@ -46,8 +47,8 @@ pub(crate) struct Inner {
     pub answers: Answers,
     /// What else it does.
     pub offers: Offers,
-    /// How many more calls it saves all registers with.
-    pub eager: u32,
+    /// With which calls it saves all registers.
+    pub eager: Eager,
     /// Where it saves registers.
     pub places: Places,
     /// Whether it has a CPU of its own.
@@ -140,7 +141,7 @@ impl Runner {
                 bases: (0, 0),
                 answers: Answers::default(),
                 offers: Offers::default(),
-                eager: 0,
+                eager: Eager::default(),
                 places: Places::default(),
                 pace: Pace::new(),
             }),

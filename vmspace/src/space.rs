@@ -3,7 +3,7 @@
 use crate::area::Area;
 use crate::context::{Answers, Context, Offers, Place};
 use crate::engine::{Engine, KICK, lock};
-use crate::gate::{Heard, SYSCALL_LEN};
+use crate::gate::{Eager, Heard, SYSCALL_LEN};
 use crate::layout::{self, call, fd};
 use crate::mapper::{Call, Mapper};
 use crate::places::Places;
@@ -82,7 +82,7 @@ impl Body {
         runners.iter().all(|runner| {
             let mut inner = lock(&runner.inner);
             runner.clear_gate(self.clock);
-            inner.places = Places::default();
+            (inner.places, inner.eager) = (Places::default(), Eager::default());
             inner.call = 0;
             (inner.answers, inner.offers) = (Answers::default(), Offers::default());
             runner.kicked.store(false, Ordering::SeqCst);
@@ -457,7 +457,7 @@ impl Vmspace {
                 runner.count_eager(inner);
                 let (nr, ip) = (u64::from(nr as u32), site.wrapping_add(SYSCALL_LEN));
                 inner.mode = Mode::Taken { id, nr, ip };
-                runner::park(runner, &context.cell, inner, Place::Direct);
+                runner::park(runner, &context.cell, inner, Place::Gate);
                 Ok(Exit::Syscall { nr, args, ip })
             }
             Heard::Trap { id, args } => {

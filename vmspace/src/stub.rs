@@ -58,6 +58,7 @@ global_asm!(
     DEFAULTS = const layout::AREA_CALL + call::DEFAULTS,
     RESTORER = const layout::AREA_CALL + call::RESTORER,
     PLAIN = const layout::AREA_CALL + call::PLAIN,
+    SP = const layout::AREA_CALL + call::SP,
     PLACE = const layout::AREA_CALL + call::PLACE,
     REGS = const layout::PLACE_REGS,
     FLAGS = const crate::frame::FLAGS,

@@ -9,8 +9,6 @@ use crate::trust;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How many calls are made with all registers saved after one for which that was wanted.
-const EAGER: u32 = 64;
 /// How often a runner is asked to save registers before it is kicked.
 const MOST_ASKED: u32 = 4;
 /// How long to look for the registers before asking the host.
@@ -41,7 +39,7 @@ impl Runner {
                     Err(e) => return Err(format!("can't answer a system call: {e}")),
                 }
             }
-            (Some(Place::Direct), Mode::Taken { id, nr, .. }) => {
+            (Some(Place::Gate), Mode::Taken { id, nr, .. }) => {
                 self.put(call::RESULT, result.unwrap_or(nr));
                 return self.give_order(inner, id, order::ANSWERED);
             }
@@ -128,9 +126,8 @@ impl Runner {
     /// Has the registers of a call through the gate saved in its place, if they are not. A runner that can't is kicked, and they go to their owner.
     fn have_saved(&self, inner: &mut Inner, id: Option<u64>, nr: u64, ip: u64) -> Result<(), Fatal> {
         let mut id = id;
-        inner.eager = EAGER;
+        self.want(inner, nr);
         if self.get(call::SAVED) == 0 {
-            self.put(call::EAGER, 1);
             let awake = id.is_none();
             self.give_order(inner, id.take(), order::SAVE)?;
             let start = Instant::now();

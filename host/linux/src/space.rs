@@ -250,6 +250,10 @@ impl UserContext for LinuxContext {
         &mut self.shadow
     }
 
+    fn stack_pointer(&mut self) -> u64 {
+        if self.dirty { self.shadow.rsp } else { self.inner.stack_pointer() }
+    }
+
     fn swap_fpu(&mut self, image: &mut Vec<u8>) {
         self.flush();
         self.inner.swap_fpu(image);

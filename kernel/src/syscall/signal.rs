@@ -161,7 +161,7 @@ pub(super) fn sigaltstack(cx: &Cx, new: UserPtr<SigAltStack>, old: UserPtr<SigAl
         Some(ptr) => Some(ptr.read(cx)?),
         None => None,
     };
-    let sp = cx.user.borrow_mut().regs().rsp;
+    let sp = cx.user.borrow_mut().stack_pointer();
     let before = cx.task.signals.lock().altstack;
     let before = SigAltStack { flags: signal::alt_stack_flags(cx.task, sp), pad: 0, ..before };
     if let Some(new) = new {

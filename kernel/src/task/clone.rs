@@ -203,7 +203,10 @@ fn make(cx: &Cx, args: &CloneArgs, tid: i32) -> Result<i32> {
         let _ = UserPtr::<i32>::new(args.parent_tid).write(cx, &tid);
     }
     let set_tid = flags.contains(CloneFlags::CHILD_SETTID).then_some(args.child_tid);
+    // Threads of a program do alike.
+    let mask_calls = if thread { cx.mask_calls.get() } else { 0 };
     let started = launch(kernel, &task, user, move |cx| {
+        cx.mask_calls.set(mask_calls);
         if let Some(addr) = set_tid {
             // As on Linux, a bad address is the child's own problem.
             let _ = UserPtr::<i32>::new(addr).write(cx, &tid);
