@@ -267,8 +267,10 @@ impl Context {
     /// A copy, for a new thread.
     pub fn fork(&mut self) -> Context {
         self.flush();
-        self.fetch();
-        let full = lock(&self.cell.state).full.clone();
+        let full = self.peek().unwrap_or_else(|| {
+            self.fetch();
+            lock(&self.cell.state).full.clone()
+        });
         Context {
             cell: Arc::new(Cell { state: Mutex::new(State { full, parked: None, result: None }) }),
             scratch: Regs::default(),
@@ -276,6 +278,19 @@ impl Context {
             answers: Answers::default(),
             offers: Offers::default(),
         }
+    }
+
+    /// A copy of registers that stay in a runner.
+    fn peek(&self) -> Option<Box<Full>> {
+        let runner = match &lock(&self.cell.state).parked {
+            Some((runner, Place::Gate)) => runner.clone(),
+            _ => return None,
+        };
+        let mut full = runner.peek(&mut lock(&runner.inner), &self.cell)?;
+        if let Some(result) = lock(&self.cell.state).result {
+            full.regs.rax = result;
+        }
+        Some(Box::new(full))
     }
 
     /// Writes back what [`Context::regs`] handed out.
@@ -307,10 +322,12 @@ impl Context {
             }
             drop(state);
             let mut inner = lock(&runner.inner);
-            // It may have been evicted while the lock was taken.
-            let still = lock(&self.cell.state).place_in(&runner).is_some();
-            let given_up = still && runner.evict(&mut inner).is_err();
-            if given_up || (still && lock(&self.cell.state).place_in(&runner).is_some()) {
+            // It may have been evicted, or its registers been put aside, while the lock was taken.
+            let place = lock(&self.cell.state).place_in(&runner);
+            if !matches!(place, Some(Place::Direct | Place::Gate | Place::Frame)) {
+                continue;
+            }
+            if runner.evict(&mut inner).is_err() || lock(&self.cell.state).place_in(&runner).is_some() {
                 // The address space is dead; zeros are as good as anything.
                 lock(&self.cell.state).settle(|full| *full = Full::default());
             }

@@ -1,6 +1,6 @@
 //! Giving a runner other registers: taking out those that it holds, and loading a context's.
 
-use crate::context::{Context, Full, Place};
+use crate::context::{Cell, Context, Full, Place};
 use crate::engine::{KICK, lock};
 use crate::layout::{call, order};
 use crate::runner::{Fatal, Inner, Mode, Runner};
@@ -95,7 +95,9 @@ impl Runner {
                 self.evicted(inner, &args, nr, ip);
             }
             Mode::Taken { id, nr, ip } => {
-                self.have_saved(inner, id, nr, ip)?;
+                if self.have_saved(inner, id, nr, ip)? {
+                    self.make_free(inner);
+                }
                 if let Some(owner) = inner.owner.take() {
                     let place = inner.places.current();
                     lock(&owner.state).settle(|full| self.read_place(place, nr, full));
@@ -114,7 +116,9 @@ impl Runner {
     /// The same, but registers that the gate can save stay in its area.
     fn make_room(self: &Arc<Runner>, inner: &mut Inner) -> Result<(), Fatal> {
         let Mode::Taken { id, nr, ip } = inner.mode else { return self.evict(inner) };
-        self.have_saved(inner, id, nr, ip)?;
+        if self.have_saved(inner, id, nr, ip)? {
+            self.make_free(inner);
+        }
         if let Some(owner) = inner.owner.take()
             && lock(&owner.state).place_in(self).is_some()
         {
@@ -123,8 +127,29 @@ impl Runner {
         Ok(())
     }
 
-    /// Has the registers of a call through the gate saved in its place, if they are not. A runner that can't is kicked, and they go to their owner.
-    fn have_saved(&self, inner: &mut Inner, id: Option<u64>, nr: u64, ip: u64) -> Result<(), Fatal> {
+    /// A copy of the registers of a thread that waits in the gate with a call, and goes on with them; `None` when it does not.
+    pub(crate) fn peek(&self, inner: &mut Inner, cell: &Arc<Cell>) -> Option<Full> {
+        let Mode::Taken { id, nr, ip } = inner.mode else { return None };
+        let is_its = inner.owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, cell));
+        // Who fails finds out again when the thread goes on.
+        if !is_its || !self.have_saved(inner, id, nr, ip).unwrap_or(false) {
+            return None;
+        }
+        let mut full = Full::default();
+        self.read_place(inner.places.current(), nr, &mut full);
+        Some(full)
+    }
+
+    /// The runner holds nobody's registers any more: they have been saved.
+    fn make_free(&self, inner: &mut Inner) {
+        if let Mode::Taken { id, .. } = inner.mode {
+            inner.mode = Mode::Free { id };
+        }
+    }
+
+    /// Has the registers of a call through the gate saved in its place, if they are not. A runner that can't is kicked, and they go to their owner: then it is
+    /// false.
+    fn have_saved(&self, inner: &mut Inner, id: Option<u64>, nr: u64, ip: u64) -> Result<bool, Fatal> {
         let mut id = id;
         self.want(inner, nr);
         if self.get(call::SAVED) == 0 {
@@ -143,14 +168,14 @@ impl Runner {
                     inner.mode = Mode::Taken { id: None, nr, ip };
                     let args = self.kick_out(inner)?;
                     self.evicted(inner, &args, nr, ip);
-                    return Ok(());
+                    return Ok(false);
                 }
                 let n = self.receive()?;
                 if !self.is_wait(&n) {
                     // A kick took it out of the gate.
                     let args = self.in_handler(inner, &n)?;
                     self.evicted(inner, &args, nr, ip);
-                    return Ok(());
+                    return Ok(false);
                 }
                 if self.get(call::SAVED) != 0 {
                     id = Some(n.id);
@@ -160,8 +185,8 @@ impl Runner {
                 }
             }
         }
-        inner.mode = Mode::Free { id };
-        Ok(())
+        inner.mode = Mode::Taken { id, nr, ip };
+        Ok(true)
     }
 
     /// Takes the runner into its handler from wherever it waits. Returns the arguments of its report.

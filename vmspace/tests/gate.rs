@@ -375,6 +375,45 @@ fn threads_that_take_turns_keep_all_their_registers() {
 }
 
 #[test]
+fn threads_that_change_their_cpu_keep_their_registers() {
+    let rig = Rig::new();
+    let mut code = call(&rig.engine, NR);
+    code.extend([0x49, 0xff, 0xc4]); // inc r12
+    jump_back(&mut code, 0xeb); // jmp
+    let space = Arc::new(rig.space(&code));
+    let thread = |i: u64| {
+        let mut context = start();
+        (context.regs().r15, context.regs().r13) = (i, i * 1000);
+        (context, i, 0)
+    };
+    let waiting = std::sync::Mutex::new((1..=4).map(thread).collect::<std::collections::VecDeque<_>>());
+    // Each takes the thread that has waited longest, which most often ran on the other CPU.
+    let turns = |cpu| {
+        for _ in 0..5000 {
+            let (mut context, i, mut made) = waiting.lock().unwrap().pop_front().unwrap();
+            match space.run(cpu, &mut context, &alone) {
+                Exit::Syscall { nr: NR, args, ip: BEHIND } => {
+                    assert_eq!((args[0], args[5]), (11, 66));
+                    context.set_syscall_result(7);
+                    made += 1;
+                }
+                exit => panic!("{exit:?} of thread {i} after {made} calls"),
+            }
+            waiting.lock().unwrap().push_back((context, i, made));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| turns(1));
+        turns(0);
+    });
+    for (mut context, i, made) in waiting.into_inner().unwrap() {
+        let regs = *context.regs();
+        assert_eq!((regs.r15, regs.r13, regs.rip, regs.rax), (i, i * 1000, BEHIND, 7));
+        assert_eq!(regs.r12 + 1, made);
+    }
+}
+
+#[test]
 fn kept_registers_can_be_had_while_another_thread_runs() {
     let rig = Rig::new();
     let mut code = call(&rig.engine, NR);
