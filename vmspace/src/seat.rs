@@ -9,14 +9,15 @@ use crate::layout::{MAX_RUNNERS, call, order, trap};
 use crate::pace::Pace;
 use crate::runner::{Inner, Mode, Runner};
 use crate::sys;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 /// How often a runner yields before it sleeps. Each time is a turn of another one, or a fraction of a microsecond when there is none.
 const YIELDS: u64 = 16;
 
-/// A session is over when runners without one have run so often on its virtual CPU. Until then who makes calls there joins it, and goes on soon.
-const MOST_OTHERS: u32 = 4;
+/// A session is over when runners without one have had its virtual CPU for so long. Until then who makes calls there joins it, and whose session it is goes on soon.
+const AWAY: Duration = Duration::from_millis(1);
 
 /// A session: guest code has a host CPU for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +36,8 @@ struct Seat {
     host: AtomicUsize,
     /// The session that goes on: its host CPU plus one, and whether it is a dense one in the lowest bit; 0 is none.
     session: AtomicUsize,
-    /// How often runners without a session have run since.
-    others: AtomicU32,
+    /// When a runner without a session first ran since, in nanoseconds from the start; 0 is never.
+    left_ns: AtomicU64,
     /// Address of the runner that has been told to go on last, and the runner: while it is there the address is nobody else's.
     address: AtomicUsize,
     runner: Mutex<Weak<Runner>>,
@@ -53,11 +54,16 @@ pub(crate) struct Seats {
     seats: Box<[Seat]>,
     /// Whoever lends a host CPU.
     lending: Mutex<()>,
+    start: Instant,
 }
 
 impl Seats {
     pub(crate) fn new() -> Seats {
-        Seats { seats: (0..MAX_RUNNERS).map(|_| Seat::default()).collect(), lending: Mutex::new(()) }
+        Seats {
+            seats: (0..MAX_RUNNERS).map(|_| Seat::default()).collect(),
+            lending: Mutex::new(()),
+            start: Instant::now(),
+        }
     }
 
     /// Asks for a host CPU for the sessions of virtual CPU `cpu`: whoever has it and sleeps gives it up.
@@ -84,7 +90,13 @@ impl Seats {
         let Some(seat) = self.seats.get(cpu) else { return };
         let before = seat.session.load(Ordering::Relaxed);
         let Some(host) = pace.host() else {
-            if before != 0 && seat.others.fetch_add(1, Ordering::Relaxed) == MOST_OTHERS {
+            if before == 0 {
+                return;
+            }
+            let (left, now) = (seat.left_ns.load(Ordering::Relaxed), self.start.elapsed().as_nanos() as u64);
+            if left == 0 {
+                seat.left_ns.store(now, Ordering::Relaxed);
+            } else if now - left > AWAY.as_nanos() as u64 {
                 seat.session.store(0, Ordering::Relaxed);
             }
             return;
@@ -93,8 +105,8 @@ impl Seats {
         if before != session {
             seat.session.store(session, Ordering::Relaxed);
         }
-        if seat.others.load(Ordering::Relaxed) != 0 {
-            seat.others.store(0, Ordering::Relaxed);
+        if seat.left_ns.load(Ordering::Relaxed) != 0 {
+            seat.left_ns.store(0, Ordering::Relaxed);
         }
     }
 
@@ -113,7 +125,7 @@ impl Seats {
     /// Whether the runner that ran last on virtual CPU `cpu` is in a session.
     pub(crate) fn is_taken(&self, cpu: usize) -> bool {
         let seat = self.seats.get(cpu).filter(|seat| seat.session.load(Ordering::Relaxed) != 0);
-        seat.is_some_and(|seat| seat.others.load(Ordering::Relaxed) == 0)
+        seat.is_some_and(|seat| seat.left_ns.load(Ordering::Relaxed) == 0)
     }
 
     /// The runner has been told to go on, and is in a session: whoever was before it stands aside. A runner whose session is on a host CPU that has been lent to
