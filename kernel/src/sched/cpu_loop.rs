@@ -148,7 +148,7 @@ impl Scheduler {
     /// To be called by the user loop when guest code has stopped.
     pub(crate) fn left_guest(&self, cpu: CpuId) {
         if let Some(me) = self.cpus.get(cpu.0) {
-            me.slice.store(NOT_IN_GUEST, Ordering::SeqCst);
+            me.slice.store(NOT_IN_GUEST, Ordering::Release);
         }
     }
 

@@ -269,7 +269,8 @@ impl Scheduler {
     /// Guest code is about to run on `cpu`, or has stopped.
     pub(crate) fn guest_switch(&self, cpu: CpuId) {
         if let Some(per_cpu) = self.cpus.get(cpu.0) {
-            per_cpu.guest.fetch_add(1, Ordering::SeqCst);
+            // Only the CPU itself counts. Guest code runs after whoever lets it do so has read this from it.
+            per_cpu.guest.store(per_cpu.guest.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
         }
     }
 

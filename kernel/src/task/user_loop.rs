@@ -38,7 +38,9 @@ pub(crate) fn user_loop(cx: &Cx) {
         };
         cx.kernel.sched.left_guest(cx.cpu());
         super::answers::take_back(cx);
-        cx.task.user_ns.fetch_add(cx.now_ns().saturating_sub(start), Ordering::Relaxed);
+        // Nobody else changes it.
+        let user_ns = cx.task.user_ns.load(Ordering::Relaxed) + cx.now_ns().saturating_sub(start);
+        cx.task.user_ns.store(user_ns, Ordering::Relaxed);
         match exit {
             Exit::Syscall { nr, args, ip } => match call(cx, nr, &args, ip) {
                 Ok(SysRet::Value(value)) => cx.user.borrow_mut().set_syscall_result(value),
