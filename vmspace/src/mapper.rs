@@ -36,7 +36,7 @@ enum Place {
 /// How long the owner looks for the end of what is done beside him.
 const LOOK: Duration = Duration::from_micros(50);
 /// How often he looks for it before he looks whether the mapper has gone to sleep.
-const LOOKS: u32 = 100;
+const LOOKS: u32 = 400;
 /// How often a mapper that stands by yields.
 const STANDBY: u64 = 2;
 
@@ -105,6 +105,11 @@ impl Mapper {
             sys::share_cpus(self.pid);
             self.place = Place::With(cpu);
         }
+    }
+
+    /// Whether it runs on this host CPU, which is not the calling thread's.
+    pub(crate) fn is_beside(&self, host: usize) -> bool {
+        self.place == Place::Beside(host)
     }
 
     /// Has it run on another host CPU than the calling thread.

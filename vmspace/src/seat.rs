@@ -8,7 +8,6 @@ use crate::engine::lock;
 use crate::layout::{MAX_RUNNERS, call, order, trap};
 use crate::pace::Pace;
 use crate::runner::{Inner, Mode, Runner};
-use crate::sys;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -158,13 +157,13 @@ impl Runner {
         }
     }
 
-    /// The host CPU where the runner waits for orders, awake.
+    /// The host CPU where the runner waits for orders, awake as far as is known without asking the host.
     pub(crate) fn waits_on(&self, inner: &Inner) -> Option<usize> {
         let awake = matches!(
             inner.mode,
             Mode::Taken { id: None, .. } | Mode::Free { id: None } | Mode::Handler { id: None }
         );
-        inner.pace.host().filter(|_| awake && !sys::is_ready(self.listener()))
+        inner.pace.host().filter(|_| awake)
     }
 
     /// Has a runner that waits for orders leave its CPU to others meanwhile.

@@ -329,7 +329,9 @@ impl Vmspace {
         let files = ops.iter().any(|op| matches!(op, Op::MapFile { .. }));
         let session = own
             .filter(|_| !files)
-            .and_then(|(runner, inner)| Some((runner, runner.waits_on(&inner)?, inner)));
+            .and_then(|(runner, inner)| Some((runner, runner.waits_on(&inner)?, inner)))
+            // One that has gone to sleep just now leaves its CPU to the mapper that is there; an idle CPU is not woken for it.
+            .filter(|(runner, host, _)| mapper.is_beside(*host) || !sys::is_ready(runner.listener()));
         match &session {
             Some((_, host, _)) => mapper.go_to(*host),
             None => mapper.follow(cpu),
