@@ -301,8 +301,11 @@ impl Drop for Engine {
     }
 }
 
+/// How many descriptors the zygote starts with besides the standard ones.
+const SOURCES: usize = 5;
+
 /// Runs in the forked child: descriptors into their places, everything else closed, out of the terminal's session.
-fn prepare_zygote(sources: &[(i32, i32)], parent: u32) -> io::Result<()> {
+fn prepare_zygote(sources: &[(i32, i32); SOURCES], parent: u32) -> io::Result<()> {
     const OUT_OF_THE_WAY: i32 = 100;
     // SAFETY: system calls without pointers, on descriptors that exist.
     unsafe {
@@ -311,22 +314,19 @@ fn prepare_zygote(sources: &[(i32, i32)], parent: u32) -> io::Result<()> {
         if libc::getppid() as u32 != parent {
             libc::_exit(1);
         }
-        for &(from, to) in sources {
-            if libc::fcntl(from, libc::F_DUPFD, OUT_OF_THE_WAY + to) != OUT_OF_THE_WAY + to {
-                // The number was taken: put it there by force.
-                if libc::dup2(from, OUT_OF_THE_WAY + to) < 0 {
-                    return Err(io::Error::last_os_error());
-                }
-            }
-        }
-        for &(_, to) in sources {
-            if libc::dup2(OUT_OF_THE_WAY + to, to) < 0 {
+        // To numbers that nobody has: the process may have opened any.
+        let mut aside = [0; SOURCES];
+        for (aside, &(from, _)) in aside.iter_mut().zip(sources) {
+            *aside = libc::fcntl(from, libc::F_DUPFD, OUT_OF_THE_WAY);
+            if *aside < 0 {
                 return Err(io::Error::last_os_error());
             }
         }
-        // The error pipe of the standard library is above these and closes on exec by itself.
-        for &(_, to) in sources {
-            libc::close(OUT_OF_THE_WAY + to);
+        // The error pipe of the standard library is above these and closes on exec by itself, as all above them do.
+        for (&aside, &(_, to)) in aside.iter().zip(sources) {
+            if libc::dup2(aside, to) < 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
         libc::syscall(
             libc::SYS_close_range,

@@ -10,6 +10,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vmspace::{Exit, Op, UpdateError};
 
 #[test]
+fn an_engine_starts_whatever_descriptors_are_open() {
+    let mut open = Vec::new();
+    // Up to where the descriptors that the helper process starts with are kept meanwhile, and beyond.
+    while open.len() < 120 {
+        open.push(File::open("/dev/null").unwrap());
+        if open.len() > 60 {
+            let rig = Rig::new();
+            let exit = rig.space(SYSCALL_LOOP).run(0, &mut start(CODE), &alone);
+            assert!(matches!(exit, Exit::Syscall { nr: 39, .. }), "{exit:?} with {} files", open.len());
+        }
+    }
+}
+
+#[test]
 fn system_calls_come_with_number_and_arguments_and_take_results() {
     let rig = Rig::new();
     // mov rbx, rax ; mov eax, 39 ; syscall ; jmp back
