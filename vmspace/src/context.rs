@@ -113,8 +113,6 @@ pub(crate) struct State {
     /// Valid unless `parked`.
     full: Box<Full>,
     parked: Option<(Arc<Runner>, Place)>,
-    /// The result of the system call that it is parked in, or was evicted from.
-    pub result: Option<u64>,
 }
 
 impl State {
@@ -122,9 +120,6 @@ impl State {
     pub(crate) fn settle(&mut self, read: impl FnOnce(&mut Full)) {
         read(&mut self.full);
         self.parked = None;
-        if let Some(result) = self.result.take() {
-            self.full.regs.rax = result;
-        }
     }
 
     pub(crate) fn park(&mut self, runner: &Arc<Runner>, place: Place) {
@@ -132,7 +127,6 @@ impl State {
             Some((there, was)) if Arc::ptr_eq(there, runner) => *was = place,
             parked => *parked = Some((runner.clone(), place)),
         }
-        self.result = None;
     }
 
     /// The place in this very runner.
@@ -150,7 +144,6 @@ impl State {
     /// The runner goes on with the registers that it kept.
     pub(crate) fn leave_place(&mut self) {
         self.parked = None;
-        self.result = None;
     }
 
     /// Has the registers here if they are kept in this place of this runner.
@@ -162,8 +155,8 @@ impl State {
         }
     }
 
-    pub(crate) fn full(&self) -> Option<&Full> {
-        self.parked.is_none().then_some(&*self.full)
+    pub(crate) fn full(&mut self) -> Option<&mut Full> {
+        self.parked.is_none().then_some(&mut *self.full)
     }
 }
 
@@ -203,6 +196,8 @@ pub(crate) struct Cell {
 #[derive(Default)]
 pub struct Context {
     pub(crate) cell: Arc<Cell>,
+    /// The result of the system call that the thread made last, until it goes on or its registers are asked for.
+    pub(crate) result: Option<u64>,
     /// What [`Context::regs`] hands out.
     scratch: Regs,
     dirty: bool,
@@ -220,11 +215,7 @@ impl Context {
     /// Sets the register that holds a system call's result. Cheap after a system call.
     pub fn set_syscall_result(&mut self, value: u64) {
         self.flush();
-        let mut state = lock(&self.cell.state);
-        match state.parked {
-            Some(_) => state.result = Some(value),
-            None => state.full.regs.rax = value,
-        }
+        self.result = Some(value);
     }
 
     /// All registers, to read and change. Fetches them from the runner if they are there, which takes some microseconds.
@@ -232,6 +223,9 @@ impl Context {
         if !self.dirty {
             self.fetch();
             self.scratch = lock(&self.cell.state).full.regs;
+            if let Some(result) = self.result.take() {
+                self.scratch.rax = result;
+            }
             self.dirty = true;
         }
         &mut self.scratch
@@ -272,7 +266,8 @@ impl Context {
             lock(&self.cell.state).full.clone()
         });
         Context {
-            cell: Arc::new(Cell { state: Mutex::new(State { full, parked: None, result: None }) }),
+            cell: Arc::new(Cell { state: Mutex::new(State { full, parked: None }) }),
+            result: self.result,
             scratch: Regs::default(),
             dirty: false,
             answers: Answers::default(),
@@ -286,11 +281,7 @@ impl Context {
             Some((runner, Place::Gate)) => runner.clone(),
             _ => return None,
         };
-        let mut full = runner.peek(&mut lock(&runner.inner), &self.cell)?;
-        if let Some(result) = lock(&self.cell.state).result {
-            full.regs.rax = result;
-        }
-        Some(Box::new(full))
+        runner.peek(&mut lock(&runner.inner), &self.cell).map(Box::new)
     }
 
     /// Writes back what [`Context::regs`] handed out.

@@ -34,11 +34,17 @@ pub(crate) enum Mode {
     Handler { id: Option<u64> },
 }
 
+/// Whose registers a runner holds, and where: what the cell says, without its lock.
+pub(crate) struct Owner {
+    pub cell: Arc<Cell>,
+    pub place: Place,
+}
+
 /// What only the thread that drives the runner touches.
 pub(crate) struct Inner {
     pub mode: Mode,
     /// Whose registers it holds.
-    pub owner: Option<Arc<Cell>>,
+    pub owner: Option<Owner>,
     /// The last call through the gate that was taken, or can't be any more.
     pub call: u32,
     /// FS and GS base at the last trap.
@@ -91,6 +97,13 @@ pub(crate) struct Runner {
 pub(crate) type Fatal = String;
 /// One of its host tasks has ended, which none does by itself.
 pub(crate) const KILLED: &str = "a host process of it was killed";
+
+impl Inner {
+    /// Where it holds the registers of the thread that this is the cell of, if it does.
+    pub(crate) fn holds(&self, cell: &Arc<Cell>) -> Option<Place> {
+        self.owner.as_ref().filter(|owner| Arc::ptr_eq(&owner.cell, cell)).map(|owner| owner.place)
+    }
+}
 
 impl Runner {
     /// Takes over a new runner: waits for its first report. What fresh frames are is found out if it is the engine's first.
@@ -319,8 +332,14 @@ pub(crate) fn from_stub(n: &Notification) -> bool {
 
 /// Remembers in a context where its registers are now.
 pub(crate) fn park(runner: &Arc<Runner>, cell: &Arc<Cell>, inner: &mut Inner, place: Place) {
-    if inner.owner.as_ref().is_none_or(|owner| !Arc::ptr_eq(owner, cell)) {
-        inner.owner = Some(cell.clone());
+    match &mut inner.owner {
+        Some(owner) if Arc::ptr_eq(&owner.cell, cell) => {
+            if owner.place == place {
+                return;
+            }
+            owner.place = place;
+        }
+        owner => *owner = Some(Owner { cell: cell.clone(), place }),
     }
     lock(&cell.state).park(runner, place);
 }

@@ -400,8 +400,13 @@ impl Vmspace {
     ) -> Result<Exit, Fatal> {
         let runner = self.runner(cpu)?;
         context.flush();
-        context.leave_other(Some(runner));
         let mut inner = lock(&runner.inner);
+        if inner.holds(&context.cell).is_none() {
+            // That may take another runner's lock.
+            drop(inner);
+            context.leave_other(Some(runner));
+            inner = lock(&runner.inner);
+        }
         if take_flag(&self.early_kicks[cpu]) {
             return Ok(Exit::Interrupted);
         }

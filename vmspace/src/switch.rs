@@ -16,11 +16,9 @@ const LOOK: Duration = Duration::from_micros(20);
 
 impl Runner {
     /// Sends the runner into guest code with the context's registers.
-    pub(crate) fn enter(self: &Arc<Runner>, inner: &mut Inner, context: &Context) -> Result<(), Fatal> {
-        let (place, result) = {
-            let state = lock(&context.cell.state);
-            (state.place_in(self), state.result)
-        };
+    pub(crate) fn enter(self: &Arc<Runner>, inner: &mut Inner, context: &mut Context) -> Result<(), Fatal> {
+        let result = context.result.take();
+        let place = inner.holds(&context.cell).or_else(|| lock(&context.cell.state).place_in(self));
         match (place, inner.mode) {
             // An answer that a kick meets may be lost: the host takes it, and makes the call again all the same.
             (Some(Place::Direct), Mode::Direct { nr, ip, .. }) if self.kick_is_under_way() => {
@@ -65,8 +63,10 @@ impl Runner {
         }
         self.use_free_place(inner);
         let mut state = lock(&context.cell.state);
-        state.result = None;
         let Some(full) = state.full() else { return Err("the registers are elsewhere".into()) };
+        if let Some(result) = result {
+            full.regs.rax = result;
+        }
         if let Mode::Free { id } = inner.mode {
             if self.can_load(full) {
                 self.write_place(inner, full);
@@ -82,9 +82,8 @@ impl Runner {
     }
 
     /// Whether [`Runner::enter`] answers a call of the context that trapped.
-    pub(crate) fn will_answer(self: &Arc<Runner>, inner: &Inner, context: &Context) -> bool {
-        matches!(inner.mode, Mode::Direct { .. })
-            && lock(&context.cell.state).place_in(self) == Some(Place::Direct)
+    pub(crate) fn will_answer(&self, inner: &Inner, context: &Context) -> bool {
+        matches!(inner.mode, Mode::Direct { .. }) && inner.holds(&context.cell) == Some(Place::Direct)
     }
 
     /// Takes whoever's registers it holds out of it.
@@ -100,12 +99,12 @@ impl Runner {
                 }
                 if let Some(owner) = inner.owner.take() {
                     let place = inner.places.current();
-                    lock(&owner.state).settle(|full| self.read_place(place, nr, full));
+                    lock(&owner.cell.state).settle(|full| self.read_place(place, nr, full));
                 }
             }
             Mode::Handler { .. } => {
                 if let Some(owner) = inner.owner.take() {
-                    lock(&owner.state).settle(|full| self.read_frame(inner, full));
+                    lock(&owner.cell.state).settle(|full| self.read_frame(inner, full));
                 }
             }
             Mode::Free { .. } => {}
@@ -120,9 +119,9 @@ impl Runner {
             self.make_free(inner);
         }
         if let Some(owner) = inner.owner.take()
-            && lock(&owner.state).place_in(self).is_some()
+            && lock(&owner.cell.state).place_in(self).is_some()
         {
-            self.keep(inner, owner, nr);
+            self.keep(inner, owner.cell, nr);
         }
         Ok(())
     }
@@ -130,9 +129,8 @@ impl Runner {
     /// A copy of the registers of a thread that waits in the gate with a call, and goes on with them; `None` when it does not.
     pub(crate) fn peek(&self, inner: &mut Inner, cell: &Arc<Cell>) -> Option<Full> {
         let Mode::Taken { id, nr, ip } = inner.mode else { return None };
-        let is_its = inner.owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, cell));
         // Who fails finds out again when the thread goes on.
-        if !is_its || !self.have_saved(inner, id, nr, ip).unwrap_or(false) {
+        if inner.holds(cell).is_none() || !self.have_saved(inner, id, nr, ip).unwrap_or(false) {
             return None;
         }
         let mut full = Full::default();
@@ -222,7 +220,7 @@ impl Runner {
         self.leave_gate(inner);
         self.drop_call(inner);
         if let Some(owner) = inner.owner.take() {
-            lock(&owner.state).settle(|full| {
+            lock(&owner.cell.state).settle(|full| {
                 self.read_frame(inner, full);
                 full.regs.rip = ip;
                 full.regs.rcx = ip;
