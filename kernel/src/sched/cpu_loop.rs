@@ -168,7 +168,7 @@ impl Scheduler {
             return false;
         }
         if over {
-            me.slice_end_ns.store(now + TICK_NS, Ordering::Relaxed);
+            me.slice_end_ns.store(now + self.slice_ns(cpu), Ordering::Relaxed);
             self.hand_over(cpu);
         }
         if me.queue.lock().len() > 0 {
