@@ -93,6 +93,21 @@ pub(crate) const GUEST_LEN: u64 = 0x10_0000;
 /// Where a guest's code is.
 const GUEST_CODE: u64 = 0x4000;
 
+/// Gives the task `len` bytes of memory at [`GUEST`].
+pub(crate) fn map_guest(cx: &Cx, len: u64) {
+    let request = crate::mm::MapRequest {
+        addr: GUEST,
+        len,
+        prot: hal::Prot::READ | hal::Prot::WRITE,
+        flags: crate::mm::MapFlags::FIXED,
+        object: None,
+        file: None,
+        offset: 0,
+        name: "",
+    };
+    cx.mm().map(cx, request).unwrap();
+}
+
 /// Runs a guest as the first program of a kernel on this machine until it ends; its status, and the kernel with everything in it gone
 /// but what it leaked.
 pub(crate) fn guest_on(
@@ -104,17 +119,7 @@ pub(crate) fn guest_on(
     let config = Config { user: (user, user, Default::default()), ..config() };
     let kernel = Kernel::new(machine.clone(), config);
     spawn_first(&kernel, |cx| {
-        let request = crate::mm::MapRequest {
-            addr: GUEST,
-            len: GUEST_LEN,
-            prot: hal::Prot::READ | hal::Prot::WRITE,
-            flags: crate::mm::MapFlags::FIXED,
-            object: None,
-            file: None,
-            offset: 0,
-            name: "",
-        };
-        cx.mm().map(cx, request).unwrap();
+        map_guest(cx, GUEST_LEN);
         {
             let mut user = cx.user.borrow_mut();
             user.regs().rip = GUEST_CODE;

@@ -1,11 +1,11 @@
 //! Host files that answer late: who reads waits, nobody else does.
 
 use super::*;
-use crate::testing::{GUEST, thread};
+use crate::testing::{GUEST, map_guest, thread};
 use crate::user::{UserBuf, UserPtr};
 use abi::fs::Iovec;
 use hal::mock::HostOp;
-use hal::{HostFile, PAGE_SIZE, Prot};
+use hal::{HostFile, PAGE_SIZE};
 use std::sync::Mutex;
 
 fn tree(host: &Arc<MockFs>) {
@@ -56,21 +56,6 @@ fn copying_up_waits_the_same_way_and_tells_errors() {
     });
 }
 
-/// Two pages of the guest's, with nothing behind.
-fn guest_pages(cx: &Cx) {
-    let request = crate::mm::MapRequest {
-        addr: GUEST,
-        len: 2 * PAGE_SIZE,
-        prot: Prot::READ | Prot::WRITE,
-        flags: crate::mm::MapFlags::FIXED,
-        object: None,
-        file: None,
-        offset: 0,
-        name: "",
-    };
-    cx.mm().map(cx, request).unwrap();
-}
-
 fn user_read(cx: &Cx, of: &Arc<OpenFile>, at: u64, pos: u64, len: usize) -> Result<usize> {
     crate::fs::read(cx, of, Some(pos), &mut UserBuf::single(cx, UserPtr::new(at), len)?)
 }
@@ -81,7 +66,8 @@ fn user_memory_is_filled_by_the_host() {
         host.add_file("/file", 0o644, &(0..9000u32).map(|i| (i % 251) as u8).collect::<Vec<_>>());
     };
     on_overlay(fill, |cx, host| {
-        guest_pages(cx);
+        // With nothing behind.
+        map_guest(cx, 2 * PAGE_SIZE);
         let of = open(cx, "/file", OpenFlags::empty()).unwrap();
         let byte = |at: u64| UserPtr::<u8>::new(GUEST + at).read(cx).unwrap();
         // The size is known, so nobody looks behind it.
@@ -106,7 +92,7 @@ fn user_memory_is_filled_by_the_host() {
 #[test]
 fn a_file_that_grew_is_read_to_its_end() {
     on_overlay(tree, |cx, host| {
-        guest_pages(cx);
+        map_guest(cx, 2 * PAGE_SIZE);
         let of = open(cx, "/file", OpenFlags::empty()).unwrap();
         host.file("/file").write_at(19, b" and more").unwrap();
         assert_eq!(user_read(cx, &of, GUEST, 0, 100).unwrap(), 28);
