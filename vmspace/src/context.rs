@@ -134,10 +134,14 @@ impl State {
         self.parked.as_ref().filter(|(r, _)| Arc::ptr_eq(r, runner)).map(|(_, place)| *place)
     }
 
-    /// The registers have been saved in a place of the runner that they are in.
-    pub(crate) fn keep(&mut self, place: usize, nr: u64) {
-        if let Some((_, was)) = &mut self.parked {
-            *was = Place::Kept { place, nr };
+    /// The registers have been saved in a place of this runner. Whether they are in it: the thread may have gone.
+    pub(crate) fn keep(&mut self, runner: &Runner, place: usize, nr: u64) -> bool {
+        match &mut self.parked {
+            Some((there, was)) if std::ptr::eq(&**there, runner) => {
+                *was = Place::Kept { place, nr };
+                true
+            }
+            _ => false,
         }
     }
 

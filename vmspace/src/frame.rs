@@ -137,13 +137,15 @@ impl Runner {
 
     /// The registers that the gate saved in a place, at call `nr`.
     pub(crate) fn read_place(&self, place: usize, nr: u64, full: &mut Full) {
-        let mut words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(place, i)));
-        words[RAX] = nr;
-        full.regs = Regs::from_words(&words, (self.area.load(self.reg(place, WORDS)), 0));
-        self.read_place_fpu(place, &mut full.fpu);
+        self.read_loaded(place, full);
+        full.regs.rax = nr;
     }
 
-    fn read_place_fpu(&self, place: usize, fpu: &mut Vec<u8>) {
+    /// The registers that the gate loads from a place.
+    fn read_loaded(&self, place: usize, full: &mut Full) {
+        let words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(place, i)));
+        full.regs = Regs::from_words(&words, (self.area.load(self.reg(place, WORDS)), 0));
+        let fpu = &mut full.fpu;
         let at = self.base + place_offset(place) as usize;
         let in_use = self.area.load(at + XSTATE_BV);
         let before =
@@ -253,13 +255,10 @@ impl Runner {
 
     /// Has the frame show the registers that the gate was to load.
     fn show_loaded(&self, inner: &mut Inner) -> bool {
-        let place = inner.places.current();
-        let words: [u64; WORDS] = std::array::from_fn(|i| self.area.load(self.reg(place, i)));
-        let regs = Regs::from_words(&words, (self.area.load(self.reg(place, WORDS)), 0));
-        let mut fpu = Vec::new();
-        self.read_place_fpu(place, &mut fpu);
-        let fpu = self.acceptable_fpu(&fpu).unwrap_or_default();
-        self.write_frame(inner, &Full { regs, fpu });
+        let mut full = Full::default();
+        self.read_loaded(inner.places.current(), &mut full);
+        full.fpu = self.acceptable_fpu(&full.fpu).unwrap_or_default();
+        self.write_frame(inner, &full);
         self.drop_call(inner);
         true
     }

@@ -30,5 +30,4 @@ mod trust;
 
 pub use context::{Context, DefaultActions, Offers, Regs};
 pub use engine::Engine;
-pub use seat::Session;
 pub use space::{Exit, Op, UpdateError, Vmspace};

@@ -30,8 +30,8 @@ impl Runner {
     /// The registers of the thread that it runs are saved in its place, at call `nr`, and stay there: `owner` knows where from now on.
     pub(crate) fn keep(&self, inner: &mut Inner, owner: Arc<Cell>, nr: u64) {
         let place = inner.places.current;
-        lock(&owner.state).keep(place, nr);
-        inner.places.kept[place] = Some(owner);
+        let keeps = lock(&owner.state).keep(self, place, nr);
+        inner.places.kept[place] = keeps.then_some(owner);
     }
 
     /// Goes on with the registers in a place.

@@ -18,15 +18,6 @@ const YIELDS: u64 = 16;
 /// A session is over when runners without one have had its virtual CPU for so long. Until then who makes calls there joins it, and whose session it is goes on soon.
 const AWAY: Duration = Duration::from_millis(1);
 
-/// A session: guest code has a host CPU for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// The host CPU.
-    pub host: usize,
-    /// Calls come so fast that both host CPUs have enough to do: more gets done than if each served another virtual CPU.
-    pub dense: bool,
-}
-
 /// The seat of a virtual CPU. Only its own thread takes it; others may take the host CPU from it.
 #[derive(Default)]
 #[repr(align(64))]
@@ -109,22 +100,27 @@ impl Seats {
         }
     }
 
-    /// The session of virtual CPU `cpu` that goes on.
-    pub(crate) fn session(&self, cpu: usize) -> Option<Session> {
-        let word = self.seats.get(cpu)?.session.load(Ordering::Relaxed);
-        (word >> 1).checked_sub(1).map(|host| Session { host, dense: word & 1 != 0 })
+    /// The session of virtual CPU `cpu` that goes on, as the seat has it; 0 is none.
+    fn session(&self, cpu: usize) -> usize {
+        self.seats.get(cpu).map_or(0, |seat| seat.session.load(Ordering::Relaxed))
+    }
+
+    /// The host CPU that such a session makes good use of: it is a dense one.
+    pub(crate) fn borrowed(&self, cpu: usize) -> Option<usize> {
+        let session = self.session(cpu);
+        (session & 1 != 0).then(|| (session >> 1) - 1)
     }
 
     /// Whether the session of another runner goes on at virtual CPU `cpu`.
     pub(crate) fn is_joined_by(&self, cpu: usize, runner: &Arc<Runner>) -> bool {
         let other = |seat: &Seat| seat.address.load(Ordering::Relaxed) != Arc::as_ptr(runner) as usize;
-        self.session(cpu).is_some() && self.seats.get(cpu).is_some_and(other)
+        self.session(cpu) != 0 && self.seats.get(cpu).is_some_and(other)
     }
 
     /// Whether the runner that ran last on virtual CPU `cpu` is in a session.
     pub(crate) fn is_taken(&self, cpu: usize) -> bool {
-        let seat = self.seats.get(cpu).filter(|seat| seat.session.load(Ordering::Relaxed) != 0);
-        seat.is_some_and(|seat| seat.left_ns.load(Ordering::Relaxed) == 0)
+        let none_left = |seat: &Seat| seat.left_ns.load(Ordering::Relaxed) == 0;
+        self.session(cpu) != 0 && self.seats.get(cpu).is_some_and(none_left)
     }
 
     /// The runner has been told to go on, and is in a session: whoever was before it stands aside. A runner whose session is on a host CPU that has been lent to

@@ -8,7 +8,6 @@ use crate::layout::{self, call, fd};
 use crate::mapper::{Call, Mapper};
 use crate::places::Places;
 use crate::runner::{self, Fatal, Mode, Runner};
-use crate::seat::Session;
 use crate::sys;
 use crate::trust::{self, Fresh};
 use std::io;
@@ -375,9 +374,10 @@ impl Vmspace {
         self.engine.seats.is_taken(cpu)
     }
 
-    /// The session of virtual CPU `cpu` that goes on, of whatever guest code.
-    pub fn session(&self, cpu: usize) -> Option<Session> {
-        self.engine.seats.session(cpu)
+    /// The host CPU that guest code of virtual CPU `cpu`, of whatever address space, makes good use of besides the owner's: its calls come so fast that more gets
+    /// done than if it served another virtual CPU.
+    pub fn borrowed(&self, cpu: usize) -> Option<usize> {
+        self.engine.seats.borrowed(cpu)
     }
 
     /// Runs guest code on the calling thread's virtual CPU `cpu` until it stops. Blocks. `spare` names a host CPU, other than the caller's,

@@ -94,9 +94,7 @@ impl Runner {
                 self.evicted(inner, &args, nr, ip);
             }
             Mode::Taken { id, nr, ip } => {
-                if self.have_saved(inner, id, nr, ip)? {
-                    self.make_free(inner);
-                }
+                self.make_free(inner, id, nr, ip)?;
                 if let Some(owner) = inner.owner.take() {
                     let place = inner.places.current();
                     lock(&owner.cell.state).settle(|full| self.read_place(place, nr, full));
@@ -115,12 +113,8 @@ impl Runner {
     /// The same, but registers that the gate can save stay in its area.
     fn make_room(self: &Arc<Runner>, inner: &mut Inner) -> Result<(), Fatal> {
         let Mode::Taken { id, nr, ip } = inner.mode else { return self.evict(inner) };
-        if self.have_saved(inner, id, nr, ip)? {
-            self.make_free(inner);
-        }
-        if let Some(owner) = inner.owner.take()
-            && lock(&owner.cell.state).place_in(self).is_some()
-        {
+        self.make_free(inner, id, nr, ip)?;
+        if let Some(owner) = inner.owner.take() {
             self.keep(inner, owner.cell, nr);
         }
         Ok(())
@@ -138,11 +132,14 @@ impl Runner {
         Some(full)
     }
 
-    /// The runner holds nobody's registers any more: they have been saved.
-    fn make_free(&self, inner: &mut Inner) {
-        if let Mode::Taken { id, .. } = inner.mode {
+    /// [`Runner::have_saved`], after which it holds nobody's registers any more.
+    fn make_free(&self, inner: &mut Inner, id: Option<u64>, nr: u64, ip: u64) -> Result<(), Fatal> {
+        if self.have_saved(inner, id, nr, ip)?
+            && let Mode::Taken { id, .. } = inner.mode
+        {
             inner.mode = Mode::Free { id };
         }
+        Ok(())
     }
 
     /// Has the registers of a call through the gate saved in its place, if they are not. A runner that can't is kicked, and they go to their owner: then it is

@@ -164,7 +164,7 @@ impl VmSpace for LinuxSpace {
             return Exit::Interrupted;
         }
         let exit = self.space.0.run(cpu.0, &mut context.inner, &|| self.cpus.spare(cpu));
-        self.cpus.borrows(cpu, self.space.0.session(cpu.0).filter(|s| s.dense).map(|s| s.host));
+        self.cpus.borrows(cpu, self.space.0.borrowed(cpu.0));
         self.cpus.leave_guest(cpu, exit == vmspace::Exit::Interrupted);
         match exit {
             vmspace::Exit::Syscall { nr, args, ip } => Exit::Syscall { nr, args, ip },
