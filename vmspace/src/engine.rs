@@ -304,12 +304,13 @@ impl Drop for Engine {
 /// How many descriptors the zygote starts with besides the standard ones.
 const SOURCES: usize = 5;
 
-/// Runs in the forked child: descriptors into their places, everything else closed, out of the terminal's session.
+/// Runs in the forked child: descriptors into their places, everything else closed, in a process group that the terminal's signals do
+/// not reach. Not in a session: where those are scheduled as groups (`autogroup`, `sched(7)`), owner and runners could not leave the CPU to each other.
 fn prepare_zygote(sources: &[(i32, i32); SOURCES], parent: u32) -> io::Result<()> {
     const OUT_OF_THE_WAY: i32 = 100;
     // SAFETY: system calls without pointers, on descriptors that exist.
     unsafe {
-        libc::setsid();
+        libc::setpgid(0, 0);
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         if libc::getppid() as u32 != parent {
             libc::_exit(1);

@@ -3,7 +3,7 @@
 //! A mapper never runs guest code: its filter lets everything pass but the call that it waits with. Runners:
 //! every system call of guest code ends in the owner's hands: in a notification, or, where he wants all registers anyway, in the signal handler. Four calls pass without it, each from one instruction of the text page, or two, and,
 //! where it has arguments that matter, with constant ones: `rt_sigreturn`, which changes only the caller's own registers and signal mask;
-//! `sched_yield`, by which a runner leaves its CPU to another one of the same virtual CPU; and the two by which a new runner gives its listener away and closes its
+//! `sched_yield`, by which a runner leaves its CPU to its owner or to another one of the same virtual CPU; and the two by which a new runner gives its listener away and closes its
 //! descriptors, which have no effect when repeated.
 
 use crate::layout::{TEXT, fd, nr};

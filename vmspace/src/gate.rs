@@ -247,6 +247,7 @@ impl Runner {
             if inner.pace.in_session() {
                 inner.pace.disturbed();
             }
+            inner.turns.has_slept();
             return self.wake(Some(n.id)).map(|()| None);
         }
         if inner.pace.in_session() {

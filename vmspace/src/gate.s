@@ -136,6 +136,7 @@ at vmspace_stub_gate_acted
 60: arguments_and_site
 at vmspace_stub_gate_posting
     mov dword ptr gs:[{SAVED}], 0
+    mov dword ptr gs:[{TURNS}], 0
     mov gs:[{SP}], rsp
     mov ecx, gs:[{SEQUENCE}]
     add ecx, {STEP}
@@ -178,7 +179,8 @@ at vmspace_stub_gate_posted
     mov rdx, gs:[{ARGS} + 16]
     mov dword ptr gs:[{SAVED}], 1
 
-    // Look for an order for this call while the owner listens, and then sleep. What has been saved is not saved again.
+    // Look for an order for this call while the owner listens, or give him the CPU where he takes turns, and then sleep. What has been saved is not saved
+    // again.
 62: mov r11d, {PATIENCE}
     mov ecx, gs:[{SEQUENCE}]
     add ecx, gs:[{SAVED}]
@@ -187,8 +189,8 @@ at vmspace_stub_gate_posted
     dec eax
     cmp eax, {ASIDE}
     jb 64f
-    cmp dword ptr gs:[{LISTENING}], 0
-    je 65f
+    cmp dword ptr gs:[{LISTENING}], {OTHER_CPU}
+    jne 66f
     pause
     dec r11d
     jnz 63b
@@ -206,8 +208,19 @@ at vmspace_stub_gate_waited
     cmp dword ptr gs:[{LISTENING}], 0
     je 65b
     dec dword ptr gs:[{YIELDS}]
-    js 65b
-    mov eax, {NR_YIELD}
+    jns 68f
+    jmp 65b
+66: jb 65b
+    mov eax, gs:[{TURNS}]
+    inc dword ptr gs:[{TURNS}]
+    cmp eax, gs:[{MOST_TURNS}]
+    jae 65b
+    test eax, eax
+    jnz 68f
+    rdtsc
+    mov gs:[{LEFT}], eax
+    mov rdx, gs:[{ARGS} + 16]
+68: mov eax, {NR_YIELD}
     syscall
 at vmspace_stub_gate_yielded
     jmp 62b

@@ -119,8 +119,10 @@ pub mod call {
     pub const ORDER: u64 = 64;
     /// What the call returns.
     pub const RESULT: u64 = 72;
-    /// Nonzero while the owner looks at [`CALL`] and [`TRAP`].
+    /// How the owner learns of calls: one of [`super::listening`].
     pub const LISTENING: u64 = 80;
+    /// The upper half of that: how many turns the runner gives the owner for one call before it sleeps.
+    pub const MOST_TURNS: u64 = 84;
     /// For which calls the runner shall save all registers without being told: a bit for each number modulo 64.
     pub const EAGER: u64 = 88;
     /// How many more times it leaves the CPU to others before it sleeps, after [`super::order::ASIDE`] and [`super::trap::ASIDE`].
@@ -143,6 +145,8 @@ pub mod call {
     pub const TIME: u64 = 160;
     /// The stack pointer meanwhile; where a thread goes on that is loaded.
     pub const CLOCK_SP: u64 = 176;
+    /// How often the runner has left the CPU to its owner for this call: [`super::listening::IN_TURN`].
+    pub const TURNS: u64 = 184;
     /// Where the report of the signal handler is; the values are in [`super::trap`].
     pub const TRAP: u64 = 192;
     /// The five arguments of the report.
@@ -151,8 +155,20 @@ pub mod call {
     pub const PLAIN: u64 = 240;
     /// The stack pointer at the call; in a line that only the runner writes to.
     pub const SP: u64 = 256;
+    /// When it did so first: the lower half of the time-stamp counter.
+    pub const LEFT: u64 = 264;
     /// The thread's signal mask, for [`super::answer::SIGMASK`]; in a line of its own, because the owner looks at it after each call.
     pub const SIGMASK: u64 = 320;
+}
+
+/// Values of [`call::LISTENING`]: how the owner learns of a call. They are compared as numbers.
+pub mod listening {
+    /// By a notification.
+    pub const NOT: u64 = 0;
+    /// He looks at [`super::call::CALL`] and [`super::call::TRAP`] on another host CPU.
+    pub const ON_ANOTHER_CPU: u64 = 1;
+    /// He looks at [`super::call::CALL`] when the runner leaves him their host CPU, as he does for it.
+    pub const IN_TURN: u64 = 2;
 }
 
 /// What a runner that waits in the gate is told to do. `SAVE` is the least: whoever has saved looks for more.

@@ -27,6 +27,7 @@ mod stub;
 mod switch;
 mod sys;
 mod trust;
+mod turns;
 
 pub use context::{Context, DefaultActions, Offers, Regs};
 pub use engine::Engine;

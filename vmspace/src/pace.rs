@@ -2,9 +2,10 @@
 //! calls that come fast, because moving there and whatever needs both CPUs is dear.
 
 use crate::gate::Heard;
-use crate::layout::call;
+use crate::layout::{call, listening};
 use crate::runner::{Fatal, Inner, Runner};
 use crate::sys;
+use crate::turns::Turns;
 use std::time::{Duration, Instant};
 
 /// How long the owner looks for a call before that costs the session something.
@@ -167,10 +168,9 @@ impl Pace {
     }
 
     /// The guest trapped outside of a session, `by_gate` if it was a call of a patched site; whether one should begin, if there is a CPU for it, or be `joined`.
-    /// Other calls trap in a session, too, which is dearer there: as long as they come, as they do when a program starts, there should be none.
-    fn trapped(&mut self, by_gate: bool, joined: bool) -> bool {
-        let now = Instant::now();
-        let gap = now.duration_since(std::mem::replace(&mut self.last, now));
+    /// Other calls trap in a session, too, which is dearer there: as long as they come, as they do when a program starts, there should be none. `gap` is
+    /// the time since the last one.
+    fn trapped(&mut self, gap: Duration, by_gate: bool, joined: bool) -> bool {
         if gap > PAUSE {
             self.credit = 0;
             return by_gate && joined;
@@ -218,6 +218,11 @@ impl Runner {
                     Silence::Time => self.come_home(inner),
                 }
             }
+            if inner.turns.are_on()
+                && let Some(heard) = self.take_turn(inner)
+            {
+                return Ok(heard);
+            }
             // Who is not listened to says it by a notification, and sleeps in it.
             let n = self.receive()?;
             if let Some(heard) = self.classify(inner, &n)? {
@@ -256,15 +261,25 @@ impl Runner {
         joined: bool,
         lend: impl Fn() -> Option<usize>,
     ) {
-        if !inner.pace.in_session() && inner.pace.trapped(by_gate, joined) {
+        if inner.pace.in_session() {
+            return;
+        }
+        let now = Instant::now();
+        let gap = now.duration_since(std::mem::replace(&mut inner.pace.last, now));
+        if inner.pace.trapped(gap, by_gate, joined) {
             match lend() {
                 Some(host) => {
                     sys::bind(self.pid, host);
                     inner.pace.begin(sys::current_cpu(), host);
-                    self.put(call::LISTENING, 1);
+                    inner.turns = Turns::new();
+                    self.put(call::LISTENING, listening::ON_ANOTHER_CPU);
+                    return;
                 }
                 None => inner.pace.credit = 0,
             }
+        }
+        if by_gate {
+            self.consider_turns(inner, gap);
         }
     }
 
@@ -286,10 +301,11 @@ impl Runner {
         !inner.pace.in_session()
     }
 
-    /// The end of a session: the runner shares its owner's CPU again.
+    /// The end of a session: the runner shares its owner's CPU again. Also of turns.
     pub(crate) fn come_home(&self, inner: &mut Inner) {
+        self.end_turns(inner);
         if let Some(Moved { home, .. }) = inner.pace.session.take() {
-            self.swap(call::LISTENING, 0);
+            self.swap(call::LISTENING, listening::NOT);
             sys::bind(self.pid, home);
             inner.pace.end();
         }

@@ -16,6 +16,7 @@ use crate::places::Places;
 use crate::stub::{self, Addresses};
 use crate::sys::{self, Notification};
 use crate::trust::{Fresh, KICK_PATIENCE_NS, UNKICKABLE};
+use crate::turns::Turns;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     pub places: Places,
     /// Whether it has a CPU of its own.
     pub pace: Pace,
+    /// Whether it shares its owner's with him by turns.
+    pub turns: Turns,
 }
 
 /// A host task that runs guest code.
@@ -157,6 +160,7 @@ impl Runner {
                 eager: Eager::default(),
                 places: Places::default(),
                 pace: Pace::new(),
+                turns: Turns::new(),
             }),
             in_guest: AtomicBool::new(false),
             kicked: AtomicBool::new(false),

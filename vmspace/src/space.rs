@@ -4,7 +4,7 @@ use crate::area::Area;
 use crate::context::{Answers, Context, Offers, Place};
 use crate::engine::{Engine, KICK, lock};
 use crate::gate::{Eager, Heard, SYSCALL_LEN};
-use crate::layout::{self, call, fd};
+use crate::layout::{self, call, fd, listening};
 use crate::mapper::{Call, Mapper};
 use crate::places::Places;
 use crate::runner::{self, Fatal, Mode, Runner};
@@ -102,7 +102,7 @@ impl Body {
     /// Has all its processes end.
     pub(crate) fn begin_to_end(&self) {
         // Whoever gets the areas next begins without.
-        lock(&self.runners).iter().for_each(|r| r.put(call::LISTENING, 0));
+        lock(&self.runners).iter().for_each(|r| r.put(call::LISTENING, listening::NOT));
         self.pids().into_iter().for_each(|pid| sys::kill(pid, libc::SIGKILL));
     }
 

@@ -3,7 +3,7 @@
 //! Nothing here uses a stack or memory that guest code could change to gain something: see the notes at each part.
 
 use crate::filter;
-use crate::layout::{self, answer, call, fd, nr, order, orders, trap};
+use crate::layout::{self, answer, call, fd, listening, nr, order, orders, trap};
 use std::arch::global_asm;
 
 /// `SA_RESTORER` (`asm/signal.h`).
@@ -39,6 +39,10 @@ global_asm!(
     LAST_ANSWER = const layout::ANSWERS - 1,
     AREA_ANSWERS = const layout::AREA_ANSWERS,
     LISTENING = const layout::AREA_CALL + call::LISTENING,
+    OTHER_CPU = const listening::ON_ANOTHER_CPU,
+    TURNS = const layout::AREA_CALL + call::TURNS,
+    MOST_TURNS = const layout::AREA_CALL + call::MOST_TURNS,
+    LEFT = const layout::AREA_CALL + call::LEFT,
     CALL = const layout::AREA_CALL + call::CALL,
     ARGS = const layout::AREA_CALL + call::ARGS,
     SITE = const layout::AREA_CALL + call::SITE,

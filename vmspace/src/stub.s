@@ -263,8 +263,8 @@ at vmspace_stub_handler
     jz 26f
     mov r9, rsp
     and r9, -{AREA_LEN}
-    cmp dword ptr [r9 + {LISTENING}], 0
-    je 26f
+    cmp dword ptr [r9 + {LISTENING}], {OTHER_CPU}
+    jne 26f
     mov [r9 + {TRAP_ARGS}], rdi
     mov [r9 + {TRAP_ARGS} + 8], rsi
     mov [r9 + {TRAP_ARGS} + 16], rdx
@@ -277,8 +277,8 @@ at vmspace_stub_handler
     je 25f
     cmp dword ptr [r9 + {TRAP}], {TRAP_ASIDE}
     je 23f
-    cmp dword ptr [r9 + {LISTENING}], 0
-    je 22f
+    cmp dword ptr [r9 + {LISTENING}], {OTHER_CPU}
+    jne 22f
     pause
     dec ecx
     jnz 21b

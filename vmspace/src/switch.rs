@@ -154,7 +154,10 @@ impl Runner {
             let mut asked = 1;
             while self.get(call::SAVED) == 0 {
                 if awake && start.elapsed() < LOOK {
-                    std::hint::spin_loop();
+                    match inner.turns.are_on() {
+                        true => sys::yield_cpu(),
+                        false => std::hint::spin_loop(),
+                    }
                     continue;
                 }
                 // It says by a notification that it has nothing more to do. Another thread may have told it something else meanwhile; or it looks for

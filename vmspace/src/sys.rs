@@ -184,6 +184,18 @@ pub fn current_cpu() -> usize {
     usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0)
 }
 
+/// The lower half of the time-stamp counter.
+pub fn cycles() -> u32 {
+    // SAFETY: there is one on every x86-64; the host lets everybody read it, as its vDSO does.
+    unsafe { std::arch::x86_64::_rdtsc() as u32 }
+}
+
+/// Leaves the CPU to another task.
+pub fn yield_cpu() {
+    // SAFETY: no arguments.
+    unsafe { libc::sched_yield() };
+}
+
 /// Binds a task to one CPU.
 pub fn bind(pid: i32, cpu: usize) {
     // SAFETY: the set is plain data, and read whole; CPU_SET checks the index.

@@ -18,6 +18,23 @@ fn other_cpu() -> Option<usize> {
     (count > 1).then(|| (here + 1) % count)
 }
 
+/// Binds the calling thread to these CPUs.
+fn bind(cpus: impl IntoIterator<Item = usize>) {
+    // SAFETY: the set is plain data, and read whole; CPU_SET checks the index.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        cpus.into_iter().for_each(|cpu| libc::CPU_SET(cpu, &mut set));
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &raw const set), 0);
+    }
+}
+
+/// Binds the calling thread to the CPU that it is on, and says that there is no other: owner and runner take turns.
+fn bound() -> fn() -> Option<usize> {
+    // SAFETY: no arguments.
+    bind([unsafe { libc::sched_getcpu() } as usize]);
+    alone
+}
+
 /// A call through the gate, as a patched site makes it.
 fn call(engine: &Engine, nr: u64) -> Vec<u8> {
     let mut code = vec![0xb8]; // mov eax, nr
@@ -68,6 +85,7 @@ fn while_kicked<T>(space: &Arc<Vmspace>, work: impl FnOnce() -> T) -> T {
     let kicker = std::thread::spawn({
         let (space, done) = (space.clone(), done.clone());
         move || {
+            bind(0..1024);
             for i in 0u64.. {
                 if done.load(Ordering::SeqCst) {
                     return;
@@ -177,7 +195,23 @@ fn an_owner_who_listens_gets_every_call_once() {
 }
 
 #[test]
-fn kicks_lose_no_call_and_repeat_none() {
+fn an_owner_who_takes_turns_gets_every_call_once() {
+    let rig = Rig::new();
+    let space = looping(&rig);
+    make_calls(&space, &mut start(), 100_000, &bound());
+}
+
+#[test]
+fn kicks_in_a_session_lose_no_call_and_repeat_none() {
+    kicks_lose_no_call(other_cpu);
+}
+
+#[test]
+fn kicks_between_turns_lose_no_call_and_repeat_none() {
+    kicks_lose_no_call(bound());
+}
+
+fn kicks_lose_no_call(spare: fn() -> Option<usize>) {
     let rig = Rig::new();
     let space = Arc::new(looping(&rig));
     let mut context = start();
@@ -188,7 +222,7 @@ fn kicks_lose_no_call_and_repeat_none() {
             // Two threads by turns, so that registers have to be fetched from wherever the other one stands.
             let which = usize::from(turn % 7 == 0);
             let context = if which == 0 { &mut context } else { &mut other };
-            match space.run(0, context, &other_cpu) {
+            match space.run(0, context, &spare) {
                 Exit::Syscall { nr: NR, ip: BEHIND, .. } => {
                     context.set_syscall_result(made[which]);
                     made[which] += 1;
@@ -250,7 +284,16 @@ fn an_answer_that_a_kick_meets_is_not_lost() {
 }
 
 #[test]
+fn address_spaces_that_share_a_seat_lose_no_call() {
+    address_spaces_lose_no_call(other_cpu);
+}
+
+#[test]
 fn address_spaces_that_take_turns_lose_no_call() {
+    address_spaces_lose_no_call(bound());
+}
+
+fn address_spaces_lose_no_call(spare: fn() -> Option<usize>) {
     let rig = Rig::new();
     let spaces: Vec<Arc<Vmspace>> = (0..3).map(|_| Arc::new(looping(&rig))).collect();
     for kicked in [false, true] {
@@ -264,7 +307,7 @@ fn address_spaces_that_take_turns_lose_no_call() {
                     at @ ..3072 => at % 2,
                     at => at % 3,
                 };
-                match spaces[which].run(0, &mut contexts[which], &other_cpu) {
+                match spaces[which].run(0, &mut contexts[which], &spare) {
                     Exit::Syscall { nr: NR, args, ip: BEHIND } => {
                         assert_eq!((args[0], args[5]), (11, 66));
                         contexts[which].set_syscall_result(made[which]);
