@@ -1,18 +1,22 @@
-//! The engine: the zygote that address spaces come from, and those kept in reserve.
+//! The engine: makes address spaces, and keeps some in reserve.
+//!
+//! A new one takes some 200 µs of three host tasks that come one out of the other. Where there is a second host CPU it is made there ahead of need: whoever takes
+//! the last one has the next begun. The reserve comes first: what has just been used is in the host's caches.
+//!
+//! Lock order: the nursery, the reserve, the slots.
 
 use crate::area::Area;
-use crate::layout::{self, fd};
+use crate::layout::{self, says};
 use crate::limit::Tasks;
 use crate::seat::Seats;
 use crate::space::{Body, Vmspace};
-use crate::stub::{self, Addresses, data};
+use crate::stub::Addresses;
 use crate::sys;
 use crate::trust::Fresh;
+use crate::zygote::Zygote;
 use std::fs;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -24,7 +28,7 @@ const RESERVE: usize = 8;
 /// [`Engine::new`] must be called from a thread that lives as long as the process: the host kills the zygote and all address spaces when
 /// that thread ends, which is how nothing stays behind when the process is killed.
 pub struct Engine {
-    zygote: Mutex<Zygote>,
+    nursery: Mutex<Nursery>,
     reserve: Mutex<Vec<Body>>,
     control: OwnedFd,
     /// What mappers say there.
@@ -39,13 +43,19 @@ pub struct Engine {
     gate: OnceLock<u64>,
     /// Where sessions take place.
     pub(crate) seats: Seats,
+    /// Host CPUs that this process may use.
+    cpus: Vec<usize>,
     closed: AtomicBool,
 }
 
-struct Zygote {
-    child: Child,
-    page: Area,
-    orders: OwnedFd,
+/// Where address spaces are made, one at a time.
+struct Nursery {
+    /// `None` at the end.
+    zygote: Option<Zygote>,
+    /// The slot of one that has been begun.
+    under_way: Option<u64>,
+    /// One that has been made and not used yet.
+    made: Option<Body>,
 }
 
 #[derive(Default)]
@@ -93,60 +103,37 @@ fn check_host() -> io::Result<()> {
 impl Engine {
     /// Starts a zygote. `ram` is the memory file that [`crate::Op::MapRam`] shows. The error is fit to be shown to a user.
     pub fn new(ram: &OwnedFd) -> io::Result<Arc<Engine>> {
+        Engine::begin(ram)?.finish()
+    }
+
+    /// The same, so that the caller can do something else while the first address space is made.
+    pub fn begin(ram: &OwnedFd) -> io::Result<Beginning> {
         check_host()?;
         let control = sys::memory_file(c"vmspace-control")?;
         fs::File::from(control.try_clone()?).set_len(1 << 40)?;
-        let program = sys::memory_file(c"vmspace-stub")?;
-        fs::File::from(program.try_clone()?).write_all(&stub::program_file())?;
-        let (orders, zygote_orders) = sys::socket_pair()?;
-        let (hand_over, zygote_hand_over) = sys::socket_pair()?;
-
-        let sources = [
-            (ram.as_raw_fd(), fd::RAM),
-            (control.as_raw_fd(), fd::CONTROL),
-            (zygote_orders.as_raw_fd(), fd::ORDERS),
-            (zygote_hand_over.as_raw_fd(), fd::HAND_OVER),
-            (program.as_raw_fd(), fd::LISTENER),
-        ];
-        let mut command = Command::new(format!("/proc/self/fd/{}", fd::LISTENER));
-        command.arg0("vmspace").env_clear().current_dir("/");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let parent = std::process::id();
-        // SAFETY: between fork and exec only system calls are made.
-        unsafe {
-            command.pre_exec(move || prepare_zygote(&sources, parent));
-        }
-        let child = command.spawn().map_err(|e| {
-            io::Error::new(e.kind(), format!("can't start the address-space helper: {e} (is /proc mounted?)"))
-        })?;
-        drop((zygote_orders, zygote_hand_over));
-        let page = Area::map(control.as_fd(), 0, 4096)?;
+        let (hand_over, its_hand_over) = sys::socket_pair()?;
+        let zygote = Zygote::start(ram, &control, &its_hand_over)?;
+        let tasks = Tasks::of_host();
         let status = Arc::new(Area::map(control.as_fd(), layout::STATUS, layout::STATUS_LEN as usize)?);
-        let mut zygote = Zygote { child, page, orders };
         let vdso = zygote.settle()?;
         let engine = Engine {
-            zygote: Mutex::new(zygote),
+            nursery: Mutex::new(Nursery { zygote: Some(zygote), under_way: None, made: None }),
             reserve: Mutex::new(Vec::new()),
             control,
             status,
             hand_over,
             free_slots: Mutex::new(Slots::default()),
-            tasks: Tasks::of_host(),
+            tasks,
             vdso,
             clock: vdso.and_then(|vdso| Some(vdso + sys::vdso_clock()?)),
             fresh: OnceLock::new(),
             gate: OnceLock::new(),
             seats: Seats::new(),
+            cpus: sys::own_cpus(),
             closed: AtomicBool::new(false),
         };
-        // The first address space shows that it works, and waits in reserve.
-        let body = engine.make_body()?;
-        if body.has_gate() {
-            engine.gate.get_or_init(|| Addresses::get().gate.start);
-        }
-        body.empty();
-        lock(&engine.reserve).push(body);
-        Ok(Arc::new(engine))
+        engine.begin_body(&mut lock(&engine.nursery), true)?;
+        Ok(Beginning { engine })
     }
 
     /// Size in bytes of the floating-point images of contexts.
@@ -156,13 +143,26 @@ impl Engine {
 
     /// An empty address space. Blocks for the time of the host calls. `EAGAIN` when there are as many as the host may be asked for.
     pub fn create(self: &Arc<Engine>) -> io::Result<Vmspace> {
+        let body = self.take_body()?;
+        self.make_ahead();
+        Ok(Vmspace::new(self.clone(), body))
+    }
+
+    fn take_body(&self) -> io::Result<Body> {
         while let Some(body) = self.spare() {
             if body.cleanse(&self.control, slot_offset(body.slot)) {
-                return Ok(Vmspace::new(self.clone(), body));
+                return Ok(body);
             }
             self.discard(body);
         }
-        Ok(Vmspace::new(self.clone(), self.make_body()?))
+        let mut nursery = lock(&self.nursery);
+        // If the host had no room for it, it may have some now.
+        let _ = self.settle(&mut nursery);
+        if let Some(body) = nursery.made.take() {
+            return Ok(body);
+        }
+        self.begin_body(&mut nursery, false)?;
+        self.finish_body(&mut nursery)
     }
 
     /// One of the reserve: the last that is empty, or else the first.
@@ -172,16 +172,25 @@ impl Engine {
         (at < reserve.len()).then(|| reserve.remove(at))
     }
 
-    fn make_body(&self) -> io::Result<Body> {
-        self.tasks.take(BODY_TASKS)?;
-        let body = self.start_body();
-        if body.is_err() {
-            self.tasks.give(BODY_TASKS);
+    /// Has the next address space begun, if there is none for whoever comes next, and a host CPU to make it on.
+    fn make_ahead(&self) {
+        let mut nursery = lock(&self.nursery);
+        let wanted = nursery.under_way.is_none() && nursery.made.is_none() && lock(&self.reserve).is_empty();
+        if wanted && self.cpus.len() > 1 {
+            // Whoever needs it hears why it can't be made.
+            let _ = self.begin_body(&mut nursery, true);
         }
-        body
     }
 
-    fn start_body(&self) -> io::Result<Body> {
+    /// Has the zygote begin to make an address space: on other host CPUs than the caller's if it is wanted later, or else on that, which the caller leaves to it.
+    fn begin_body(&self, nursery: &mut Nursery, later: bool) -> io::Result<()> {
+        let zygote = nursery.zygote.as_ref().ok_or_else(|| io::Error::other("the engine is shut down"))?;
+        self.tasks.take(BODY_TASKS)?;
+        let own = sys::current_cpu();
+        match later && self.cpus.len() > 1 {
+            true => sys::use_cpus(zygote.pid, self.cpus.iter().copied().filter(|&cpu| cpu != own)),
+            false => sys::bind(zygote.pid, own),
+        }
         let slot = {
             let mut slots = lock(&self.free_slots);
             slots.free.pop().unwrap_or_else(|| {
@@ -189,47 +198,86 @@ impl Engine {
                 slots.next - 1
             })
         };
-        let offset = slot_offset(slot);
-        let mut zygote = lock(&self.zygote);
-        let pid = zygote.call(&[[(-2i64) as u64, offset, u64::from(std::process::id()), 0, 0, 0, 0]])?[0];
-        if pid < 0 {
-            lock(&self.free_slots).free.push(slot);
-            return Err(io::Error::from_raw_os_error(-pid as i32));
+        let begun = zygote.begin_space(slot_offset(slot));
+        match begun {
+            Ok(()) => nursery.under_way = Some(slot),
+            Err(_) => self.give_up(slot),
         }
-        let mother = pid as i32;
-        // She makes the mapper without being asked for.
-        let made = sys::receive_fd(self.hand_over.as_fd(), mother).and_then(|listener| {
-            let area = Area::map(self.control.as_fd(), offset, layout::SLOT_LEN as usize)?;
-            Body::new(mother, slot, area, listener, self.status.clone(), self.clock)
-        });
-        let body = match made {
-            Ok(body) => body,
-            Err(e) => {
-                sys::kill(mother, libc::SIGKILL);
-                sys::reap(mother);
-                self.free_slot(slot);
-                return Err(e);
-            }
+        begun
+    }
+
+    /// Waits for what was begun, if anything was.
+    fn settle(&self, nursery: &mut Nursery) -> io::Result<()> {
+        if nursery.under_way.is_some() {
+            nursery.made = Some(self.finish_body(nursery)?);
+        }
+        Ok(())
+    }
+
+    fn finish_body(&self, nursery: &mut Nursery) -> io::Result<Body> {
+        let (Some(slot), Some(zygote)) = (nursery.under_way.take(), &nursery.zygote) else {
+            return Err(io::Error::other("no address space has been begun"));
         };
-        drop(zygote);
-        match self.make_runner(&body) {
-            Ok(()) => Ok(body),
-            Err(e) => {
-                self.end(body);
-                Err(e)
+        let made = zygote.mother().and_then(|mother| {
+            // She makes the mapper and a runner without being asked for.
+            let (mapper, runner) = self.listeners(mother)?;
+            let area = Area::map(self.control.as_fd(), slot_offset(slot), layout::SLOT_LEN as usize);
+            let body =
+                area.and_then(|area| Body::new(mother, slot, area, mapper, self.status.clone(), self.clock));
+            Ok((body.inspect_err(|_| end_task(mother))?, runner))
+        });
+        let (body, runner) = made.inspect_err(|_| self.give_up(slot))?;
+        if let Err(e) = body.add_runner(runner, &self.fresh) {
+            self.discard(body);
+            return Err(e);
+        }
+        if body.has_gate() {
+            self.gate.get_or_init(|| Addresses::get().gate.start);
+        }
+        Ok(body)
+    }
+
+    /// The listeners of a new mother's mapper and of her first runner.
+    fn listeners(&self, mother: i32) -> io::Result<(OwnedFd, OwnedFd)> {
+        let mut come = Vec::with_capacity(2);
+        let mut receive = || -> io::Result<()> {
+            come.push(sys::receive_fd(self.hand_over.as_fd(), mother)?);
+            Ok(())
+        };
+        let both = receive().and_then(|()| receive());
+        // Nobody knows who of them is faster.
+        let of = |who| come.iter().position(|(says, _)| *says == who);
+        if let (Ok(()), Some(mapper), Some(_)) = (&both, of(says::MAPPER), of(says::RUNNER)) {
+            let mapper = come.swap_remove(mapper).1;
+            return Ok((mapper, come.swap_remove(0).1));
+        }
+        end_task(mother);
+        for (_, listener) in come {
+            // What it reports says who it is.
+            if let Ok(first) = sys::receive(listener.as_fd()) {
+                end_task(first.pid as i32);
             }
         }
+        both.and(Err(io::Error::other("a new task misbehaved")))
+    }
+
+    /// A slot that nobody has come to use.
+    fn give_up(&self, slot: u64) {
+        self.free_slot(slot);
+        self.tasks.give(BODY_TASKS);
     }
 
     /// Has the mother of an address space make another runner.
     pub(crate) fn make_runner(&self, body: &Body) -> io::Result<()> {
         // One at a time: the socket does not say whose listener it carries.
-        let _zygote = lock(&self.zygote);
+        let mut nursery = lock(&self.nursery);
+        let _ = self.settle(&mut nursery);
         if !sys::wait_stopped(body.mother) {
             return Err(io::Error::other("the address space is gone"));
         }
+        sys::share_cpus(body.mother);
         sys::kill(body.mother, libc::SIGCONT);
-        let listener = sys::receive_fd(self.hand_over.as_fd(), body.mother)?;
+        let (_, listener) = sys::receive_fd(self.hand_over.as_fd(), body.mother)?;
         body.add_runner(listener, &self.fresh)
     }
 
@@ -285,13 +333,15 @@ impl Engine {
         if self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
-        let bodies = std::mem::take(&mut *lock(&self.reserve));
-        let mut zygote = lock(&self.zygote);
-        // They end side by side. Killing and waiting fails only for who has ended already.
+        let mut nursery = lock(&self.nursery);
+        let _ = self.settle(&mut nursery);
+        let mut bodies = std::mem::take(&mut *lock(&self.reserve));
+        bodies.extend(nursery.made.take());
+        // They end side by side.
         bodies.iter().for_each(Body::begin_to_end);
-        let _ = zygote.child.kill();
+        nursery.zygote.iter().for_each(Zygote::begin_to_end);
         bodies.into_iter().for_each(Body::kill);
-        let _ = zygote.child.wait();
+        nursery.zygote = None;
     }
 }
 
@@ -301,123 +351,22 @@ impl Drop for Engine {
     }
 }
 
-/// How many descriptors the zygote starts with besides the standard ones.
-const SOURCES: usize = 5;
-
-/// Runs in the forked child: descriptors into their places, everything else closed, in a process group that the terminal's signals do
-/// not reach. Not in a session: where those are scheduled as groups (`autogroup`, `sched(7)`), owner and runners could not leave the CPU to each other.
-fn prepare_zygote(sources: &[(i32, i32); SOURCES], parent: u32) -> io::Result<()> {
-    const OUT_OF_THE_WAY: i32 = 100;
-    // SAFETY: system calls without pointers, on descriptors that exist.
-    unsafe {
-        libc::setpgid(0, 0);
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        if libc::getppid() as u32 != parent {
-            libc::_exit(1);
-        }
-        // To numbers that nobody has: the process may have opened any.
-        let mut aside = [0; SOURCES];
-        for (aside, &(from, _)) in aside.iter_mut().zip(sources) {
-            *aside = libc::fcntl(from, libc::F_DUPFD, OUT_OF_THE_WAY);
-            if *aside < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        // The error pipe of the standard library is above these and closes on exec by itself, as all above them do.
-        for (&aside, &(_, to)) in aside.iter().zip(sources) {
-            if libc::dup2(aside, to) < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        libc::syscall(
-            libc::SYS_close_range,
-            fd::LISTENER + 1,
-            libc::c_int::MAX,
-            4, /* CLOSE_RANGE_CLOEXEC */
-        );
-        for signo in 1..=64 {
-            libc::signal(signo, libc::SIG_DFL);
-        }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-    }
-    Ok(())
+fn end_task(pid: i32) {
+    sys::kill(pid, libc::SIGKILL);
+    sys::reap(pid);
 }
 
-impl Zygote {
-    /// Has the zygote make these calls and returns their results.
-    fn call(&mut self, calls: &[[u64; 7]]) -> io::Result<Vec<i64>> {
-        let mut results = Vec::new();
-        for chunk in calls.chunks(32) {
-            self.page.store(16, chunk.len() as u64);
-            for (i, call) in chunk.iter().enumerate() {
-                for (j, word) in call.iter().enumerate() {
-                    self.page.store(64 + i * 64 + j * 8, *word);
-                }
-            }
-            sys::order(self.orders.as_fd())?;
-            results.extend((0..chunk.len()).map(|i| self.page.load(64 + i * 64 + 56) as i64));
-        }
-        Ok(results)
-    }
+/// An engine whose first address space is being made.
+pub struct Beginning {
+    engine: Engine,
+}
 
-    /// After its start: moves the vDSO, empties everything below the stub region, sets what all address spaces inherit. Returns the
-    /// vDSO's address.
-    fn settle(&mut self) -> io::Result<Option<u64>> {
-        // The first order is empty: when it is answered, the zygote runs from its text page.
-        self.call(&[[libc::SYS_getpid as u64, 0, 0, 0, 0, 0, 0]])?;
-        let maps = fs::read_to_string(format!("/proc/{}/maps", self.child.id()))?;
-        let mut regions = Vec::new();
-        for line in maps.lines().filter(|l| l.contains("[vvar") || l.ends_with("[vdso]")) {
-            let range = line.split(' ').next().and_then(|r| r.split_once('-'));
-            let parse = |s: &str| u64::from_str_radix(s, 16).map_err(io::Error::other);
-            if let Some((start, end)) = range {
-                regions.push((parse(start)?, parse(end)?, line.ends_with("[vdso]")));
-            }
-        }
-        let low = regions.iter().map(|r| r.0).min().unwrap_or(0);
-        let mut calls: Vec<[u64; 7]> = Vec::new();
-        for &(start, end, _) in &regions {
-            const MAYMOVE_FIXED: u64 = 3;
-            let len = end - start;
-            calls.push([
-                libc::SYS_mremap as u64,
-                start,
-                len,
-                len,
-                MAYMOVE_FIXED,
-                layout::VDSO + (start - low),
-                0,
-            ]);
-        }
-        let moves = calls.len();
-        calls.push([libc::SYS_munmap as u64, 0, layout::REGION, 0, 0, 0, 0]);
-        calls.push([libc::SYS_prctl as u64, libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0]);
-        calls.push([
-            libc::SYS_setrlimit as u64,
-            u64::from(libc::RLIMIT_CORE),
-            layout::TEXT + data::RLIMIT,
-            0,
-            0,
-            0,
-            0,
-        ]);
-        for signo in SIGNALS {
-            let action = layout::TEXT + data::SIGACTION;
-            calls.push([libc::SYS_rt_sigaction as u64, signo as u64, action, 0, 8, 0, 0]);
-        }
-        // Standard input and output stay (as /dev/null): the number of the program file is the lowest free one from now on.
-        calls.push([libc::SYS_close as u64, fd::LISTENER as u64, 0, 0, 0, 0, 0]);
-        let results = self.call(&calls)?;
-        let moved = results.iter().take(moves).all(|&r| r >= 0);
-        if let Some(failed) = results.iter().skip(moves).position(|&r| r < 0) {
-            let errno = io::Error::from_raw_os_error(-results[moves + failed] as i32);
-            return Err(io::Error::other(format!(
-                "can't set up the address-space helper (step {failed}): {errno}"
-            )));
-        }
-        Ok(regions.iter().find(|r| r.2 && moved).map(|r| layout::VDSO + (r.0 - low)))
+impl Beginning {
+    /// Waits for that, which shows that it works; the next [`Engine::create`] takes it.
+    pub fn finish(self) -> io::Result<Arc<Engine>> {
+        let engine = self.engine;
+        engine.settle(&mut lock(&engine.nursery))?;
+        Ok(Arc::new(engine))
     }
 }
 

@@ -92,6 +92,14 @@ pub mod fd {
     pub const FILES: i32 = 16;
 }
 
+/// What tasks say with the listener that they hand over.
+pub mod says {
+    /// A runner.
+    pub const RUNNER: u8 = b'R';
+    /// A mapper.
+    pub const MAPPER: u8 = b'M';
+}
+
 /// Offsets in the header of the mapper's orders.
 pub mod orders {
     /// Counts batches. Written last.

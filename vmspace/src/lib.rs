@@ -28,7 +28,8 @@ mod switch;
 mod sys;
 mod trust;
 mod turns;
+mod zygote;
 
 pub use context::{Context, DefaultActions, Offers, Regs};
-pub use engine::Engine;
+pub use engine::{Beginning, Engine};
 pub use space::{Exit, Op, UpdateError, Vmspace};

@@ -85,6 +85,7 @@ global_asm!(
     RUNNER_FPROG = const layout::TEXT + data::RUNNER_FPROG,
     MAPPER_FPROG = const layout::TEXT + data::MAPPER_FPROG,
     MSGHDR = const layout::TEXT + data::MSGHDR,
+    MAPPER_MSGHDR = const layout::TEXT + data::MAPPER_MSGHDR,
     FD_PROGRAM = const fd::LISTENER,
     FD_CONTROL = const fd::CONTROL,
     FD_ORDERS = const fd::ORDERS,
@@ -97,11 +98,11 @@ pub mod data {
     use crate::layout::TEXT_DATA;
     /// `struct sock_fprog` of the runners' filter.
     pub const RUNNER_FPROG: u64 = TEXT_DATA;
-    /// `struct msghdr` with the listener.
+    /// `struct msghdr` with a runner's listener.
     pub const MSGHDR: u64 = TEXT_DATA + 0x10;
     /// Its `struct iovec`.
     pub const IOVEC: u64 = TEXT_DATA + 0x50;
-    /// Its control message.
+    /// Its control message, and that of mappers.
     pub const CMSG: u64 = TEXT_DATA + 0x60;
     /// `struct sigaction` of every signal.
     pub const SIGACTION: u64 = TEXT_DATA + 0x80;
@@ -113,6 +114,14 @@ pub mod data {
     pub const MAPPER_FILTER: u64 = TEXT_DATA + 0xc0;
     /// The runners' filter.
     pub const RUNNER_FILTER: u64 = TEXT_DATA + 0x100;
+    /// `struct msghdr` with a mapper's listener.
+    pub const MAPPER_MSGHDR: u64 = TEXT_DATA + 0x500;
+    /// Its `struct iovec`.
+    pub const MAPPER_IOVEC: u64 = TEXT_DATA + 0x540;
+    /// What runners say with their listeners.
+    pub const RUNNER_SAYS: u64 = TEXT_DATA + 0x550;
+    /// What mappers say.
+    pub const MAPPER_SAYS: u64 = TEXT_DATA + 0x551;
 }
 
 unsafe extern "C" {
@@ -259,9 +268,13 @@ pub fn text_page() -> Vec<u8> {
     put(data::MAPPER_FILTER, &mapper);
     put(data::RUNNER_FPROG, &[runner.len() as u64, layout::TEXT + data::RUNNER_FILTER]);
     put(data::RUNNER_FILTER, &runner);
+    assert!(data::RUNNER_FILTER + 8 * runner.len() as u64 <= data::MAPPER_MSGHDR, "the filter is too long");
     // msghdr: no name, one iovec, one control message.
     put(data::MSGHDR, &[0, 0, layout::TEXT + data::IOVEC, 1, layout::TEXT + data::CMSG, 24, 0]);
-    put(data::IOVEC, &[layout::TEXT, 1]);
+    put(data::IOVEC, &[layout::TEXT + data::RUNNER_SAYS, 1]);
+    put(data::MAPPER_MSGHDR, &[0, 0, layout::TEXT + data::MAPPER_IOVEC, 1, layout::TEXT + data::CMSG, 24, 0]);
+    put(data::MAPPER_IOVEC, &[layout::TEXT + data::MAPPER_SAYS, 1]);
+    put(data::RUNNER_SAYS, &[u64::from(layout::says::RUNNER) | u64::from(layout::says::MAPPER) << 8]);
     // cmsghdr: length, SOL_SOCKET and SCM_RIGHTS; the descriptor.
     put(data::CMSG, &[20, 1 | 1 << 32, fd::LISTENER as u64]);
     const FLAGS: u64 = (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART) as u64 | 0x0400_0000;

@@ -85,7 +85,7 @@ at vmspace_stub_boot
     jnz 4b
 
 // ---- The mother of an address space. She is never filtered and never runs guest code; once guest code runs beside her in the
-// same memory she relies on registers and on this page only. She makes the mapper, and each time she is continued the next runner.
+// same memory she relies on registers and on this page only. She makes the mapper and the first runner, and each time she is continued the next.
     movabs rdi, {STATE}
     mov esi, {STATE_LEN}
     mov edx, 3
@@ -101,10 +101,6 @@ at vmspace_stub_boot
     mov r8d, {FD_CONTROL}
     lea r9, [r14 + {STATE_LEN}]
     mov eax, 9
-    syscall
-    movabs rdi, {ZYGOTE_PAGE}
-    mov esi, 4096
-    mov eax, 11                     // munmap
     syscall
     mov edi, 1                      // PR_SET_PDEATHSIG
     mov esi, 9
@@ -126,6 +122,8 @@ at vmspace_stub_boot
     jz 8f
     js 9f                           // no room: her end tells the owner
     inc ebx
+    cmp ebx, 1
+    je 7b
     mov eax, 39                     // getpid
     syscall
     mov edi, eax
@@ -196,7 +194,7 @@ at vmspace_stub_closed
     cmp eax, {FD_LISTENER}
     jne 9b
     mov edi, {FD_HAND_OVER}
-    movabs rsi, {MSGHDR}
+    movabs rsi, {MAPPER_MSGHDR}
     xor edx, edx
     mov eax, 46
     syscall

@@ -178,6 +178,26 @@ pub fn share_cpus(pid: i32) {
     }
 }
 
+/// The CPUs that the calling thread may use.
+pub fn own_cpus() -> Vec<usize> {
+    // SAFETY: the set is plain data, written whole; CPU_ISSET checks the index.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, size_of_val(&set), &raw mut set);
+        (0..libc::CPU_SETSIZE as usize).filter(|&cpu| libc::CPU_ISSET(cpu, &set)).collect()
+    }
+}
+
+/// Gives a task these CPUs.
+pub fn use_cpus(pid: i32, cpus: impl Iterator<Item = usize>) {
+    // SAFETY: as above.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        cpus.for_each(|cpu| libc::CPU_SET(cpu, &mut set));
+        libc::sched_setaffinity(pid, size_of_val(&set), &raw const set);
+    }
+}
+
 /// The CPU that the calling thread is on.
 pub fn current_cpu() -> usize {
     // SAFETY: no arguments.
@@ -198,12 +218,7 @@ pub fn yield_cpu() {
 
 /// Binds a task to one CPU.
 pub fn bind(pid: i32, cpu: usize) {
-    // SAFETY: the set is plain data, and read whole; CPU_SET checks the index.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(pid, size_of_val(&set), &raw const set);
-    }
+    use_cpus(pid, std::iter::once(cpu));
 }
 
 /// Whether a notification can be received without blocking, or never will be.
@@ -283,14 +298,19 @@ pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
-/// Sends an order and waits for the answer: eight bytes each way.
+/// Sends an order: eight bytes.
 pub fn order(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let mut word = [0u8; 8];
+    let word = [0u8; 8];
     // SAFETY: the buffer has eight bytes; a gone peer is an error, not a signal.
     let sent = unsafe { libc::send(socket.as_raw_fd(), word.as_ptr().cast(), 8, libc::MSG_NOSIGNAL) };
-    check(sent as libc::c_long)?;
+    check(sent as libc::c_long).map(drop)
+}
+
+/// Waits until an order has been carried out, which as many bytes say.
+pub fn carried_out(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut word = [0u8; 8];
     loop {
-        // SAFETY: as above.
+        // SAFETY: the buffer has eight bytes.
         let got = unsafe { libc::recv(socket.as_raw_fd(), word.as_mut_ptr().cast(), 8, 0) };
         match check(got as libc::c_long) {
             Ok(8) => return Ok(()),
@@ -301,8 +321,8 @@ pub fn order(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Takes a descriptor that process `from`, or one that it makes, sends. Fails with `EAGAIN` when it ends instead: the host had no room.
-pub fn receive_fd(socket: BorrowedFd<'_>, from: i32) -> io::Result<OwnedFd> {
+/// Takes a descriptor that process `from`, or one that it makes, sends, and the byte with it. Fails with `EAGAIN` when it ends instead: the host had no room.
+pub fn receive_fd(socket: BorrowedFd<'_>, from: i32) -> io::Result<(u8, OwnedFd)> {
     const LOOK_MS: libc::c_int = 50;
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     loop {
@@ -338,7 +358,7 @@ pub fn receive_fd(socket: BorrowedFd<'_>, from: i32) -> io::Result<OwnedFd> {
             return Err(io::Error::other("a message without a descriptor"));
         }
         let fd = libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned();
-        Ok(OwnedFd::from_raw_fd(fd))
+        Ok((byte[0], OwnedFd::from_raw_fd(fd)))
     }
 }
 

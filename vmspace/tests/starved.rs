@@ -2,23 +2,13 @@
 
 mod rig;
 
-use rig::{CODE, Rig, alone, start};
+use rig::{CODE, Rig, alone, children, start};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use vmspace::Exit;
-
-/// Ids of all children of this process.
-fn children() -> Vec<i32> {
-    let tasks = fs::read_dir("/proc/self/task").unwrap();
-    let lists =
-        tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default());
-    lists
-        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<i32>>())
-        .collect()
-}
 
 fn stopped(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -94,7 +94,7 @@ impl LinuxMachine {
         });
         let poller = failed.note(Poller::new(), |e| format!("cannot wait for input: {e}")).map(Arc::new);
         let spaces = match &ram {
-            Some(ram) => failed.note(Spaces::new(ram), |e| e),
+            Some(ram) => failed.note(Spaces::begin(ram), |e| e),
             None => None,
         };
         let (Some(ram), Some(cpus), Some(fs), Some(poller), Some(spaces)) = (ram, cpus, fs, poller, spaces)
@@ -115,10 +115,11 @@ impl LinuxMachine {
             resumed: Box::new(move || resumed.iter().for_each(|s| s.resumed())),
         });
         let io = failed.note(io, |e| format!("cannot start the I/O thread: {e}"));
-        if io.is_none() || !failed.lines.is_empty() {
+        let spaces = failed.note(spaces.finish(), |e| e);
+        let (Some(io), Some(spaces)) = (io, spaces) else {
             terminal::restore();
             return Err(failed);
-        }
+        };
         Ok(Arc::new(LinuxMachine {
             ram,
             cpus,
@@ -130,7 +131,7 @@ impl LinuxMachine {
             log_level: config.log_level,
             vdso_image: OnceLock::new(),
             cpuid: OnceLock::new(),
-            io: Mutex::new(io),
+            io: Mutex::new(Some(io)),
         }))
     }
 

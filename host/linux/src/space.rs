@@ -17,13 +17,29 @@ pub(crate) struct Spaces {
     made: Arc<AtomicU64>,
 }
 
+/// What becomes of it while the caller does something else.
+pub(crate) struct Beginning {
+    engine: vmspace::Beginning,
+    made: Arc<AtomicU64>,
+}
+
+impl Beginning {
+    /// Waits for the first address space.
+    pub(crate) fn finish(self) -> Result<Spaces, String> {
+        Ok(Spaces { engine: self.engine.finish().map_err(explain)?, made: self.made })
+    }
+}
+
+fn explain(error: std::io::Error) -> String {
+    format!("can't run guest programs on this host: {error}")
+}
+
 impl Spaces {
     /// Starts the helper process that address spaces come from. The calling thread must live as long as the process. The error is
     /// a line for the user.
-    pub(crate) fn new(ram: &LinuxRam) -> Result<Spaces, String> {
+    pub(crate) fn begin(ram: &LinuxRam) -> Result<Beginning, String> {
         let fd = ram.fd().try_clone_to_owned().map_err(|e| format!("can't duplicate a descriptor: {e}"))?;
-        let engine = Engine::new(&fd).map_err(|e| format!("can't run guest programs on this host: {e}"))?;
-        Ok(Spaces { engine, made: ram.made() })
+        Ok(Beginning { engine: Engine::begin(&fd).map_err(explain)?, made: ram.made() })
     }
 
     /// Most virtual CPUs that a space can run on.

@@ -3,7 +3,7 @@
 // Each test program uses some of it.
 #![allow(dead_code)]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -29,6 +29,16 @@ pub fn memory_file() -> File {
 /// There is no other host CPU.
 pub fn alone() -> Option<usize> {
     None
+}
+
+/// Ids of all children of this process.
+pub fn children() -> Vec<i32> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let lists =
+        tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default());
+    lists
+        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<i32>>())
+        .collect()
 }
 
 /// Registers of a thread that starts here.
