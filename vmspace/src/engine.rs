@@ -112,7 +112,8 @@ impl Engine {
         let control = sys::memory_file(c"vmspace-control")?;
         fs::File::from(control.try_clone()?).set_len(1 << 40)?;
         let (hand_over, its_hand_over) = sys::socket_pair()?;
-        let zygote = Zygote::start(ram, &control, &its_hand_over)?;
+        let cpus = sys::own_cpus();
+        let zygote = Zygote::start(ram, &control, &its_hand_over, &cpus)?;
         let tasks = Tasks::of_host();
         let status = Arc::new(Area::map(control.as_fd(), layout::STATUS, layout::STATUS_LEN as usize)?);
         let vdso = zygote.settle()?;
@@ -129,10 +130,10 @@ impl Engine {
             fresh: OnceLock::new(),
             gate: OnceLock::new(),
             seats: Seats::new(),
-            cpus: sys::own_cpus(),
+            cpus,
             closed: AtomicBool::new(false),
         };
-        engine.begin_body(&mut lock(&engine.nursery), true)?;
+        engine.begin_body(&mut lock(&engine.nursery), false)?;
         Ok(Beginning { engine })
     }
 

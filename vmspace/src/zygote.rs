@@ -35,8 +35,14 @@ struct Start {
 }
 
 impl Zygote {
-    /// Starts one. It is to be settled before anything else.
-    pub(crate) fn start(ram: &OwnedFd, control: &OwnedFd, hand_over: &OwnedFd) -> io::Result<Zygote> {
+    /// Starts one, on the caller's host CPU: the two wait for each other, and to wake another CPU each time takes longer than all else. It is to be
+    /// settled before anything else. `cpus` are the caller's.
+    pub(crate) fn start(
+        ram: &OwnedFd,
+        control: &OwnedFd,
+        hand_over: &OwnedFd,
+        cpus: &[usize],
+    ) -> io::Result<Zygote> {
         let program = sys::memory_file(c"vmspace-stub")?;
         fs::File::from(program.try_clone()?).write_all(&stub::program_file())?;
         let (orders, its_orders) = sys::socket_pair()?;
@@ -49,7 +55,11 @@ impl Zygote {
         ];
         let path = CString::new(format!("/proc/self/fd/{}", fd::LISTENER))?;
         let mut start = Start { sources, parent: std::process::id(), path, errno: 0 };
-        let pid = spawn(&mut start).map_err(|e| {
+        const SELF: i32 = 0;
+        sys::bind(SELF, sys::current_cpu());
+        let pid = spawn(&mut start);
+        sys::use_cpus(SELF, cpus.iter().copied());
+        let pid = pid.map_err(|e| {
             io::Error::new(e.kind(), format!("can't start the address-space helper: {e} (is /proc mounted?)"))
         })?;
         Ok(Zygote { pid, page: Area::map(control.as_fd(), 0, 4096)?, orders })
