@@ -38,6 +38,7 @@ pub const ROWS: &[Row] = &[
     ("context_switch", ipc::context_switch),
     ("pipe_bandwidth", ipc::pipe_bandwidth),
     ("thread_create_join", process::thread_create_join),
+    ("std_thread", process::std_thread),
     ("fork_exit_wait", process::fork_exit_wait),
     ("vfork_exec", process::vfork_exec),
     ("spawn_true", process::spawn_true),

@@ -104,7 +104,8 @@ pub const ROWS: &[Row] = &[
         unit: Unit::BytesPerSecond,
         ..row("pipe_bandwidth", "pipe bandwidth, processes", TALK, Times(1.0))
     },
-    row("thread_create_join", "thread: create and join", TASKS, Times(1.0)),
+    row("thread_create_join", "thread: pthread_create and pthread_join", TASKS, Times(1.0)),
+    row("std_thread", "thread of Rust's standard library", TASKS, Nothing),
     Row { floor: Some(3.0), ..row("fork_exit_wait", "fork, exit, wait", TASKS, Times(2.5)) },
     row("vfork_exec", "vfork and exec of a static program", TASKS, Times(1.0)),
     row("spawn_true", "spawn /bin/true", TASKS, Nothing),
