@@ -76,6 +76,11 @@ impl Batch {
         }
     }
 
+    /// Takes a range out before anything else is changed.
+    pub(super) fn unmap_first(&mut self, at: u64, len: u64) {
+        self.changes.insert(0, Change::Unmap { at, len });
+    }
+
     /// Changes rights; joined with the one before when it continues that.
     pub(super) fn protect(&mut self, at: u64, len: u64, prot: Prot) {
         match self.changes.last_mut() {
@@ -132,6 +137,7 @@ impl Mm {
         inner: &mut Inner,
         batch: &mut Batch,
     ) -> Result<Commit, SpaceError> {
+        inner.stash.leave(batch);
         let result = self.apply(cpu, inner, batch);
         batch.changes.clear();
         batch.fresh.clear();
@@ -162,6 +168,7 @@ impl Mm {
             Err(dead) => return Err(dead),
         }
         self.space.update(cpu, &[MapOp::Unmap { at: VirtAddr(0), len: self.user_limit }])?;
+        inner.stash.forget(&self.frames);
         inner.table.update(0..self.user_limit / PAGE_SIZE, |_, pte| pte.hidden());
         for vma in inner.areas.iter_mut() {
             vma.shown = false;

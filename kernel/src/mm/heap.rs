@@ -87,7 +87,7 @@ impl Mm {
         }
         let there = inner.table.range(new / PAGE_SIZE..old / PAGE_SIZE).map(|(page, _)| page);
         inner.heap.shrunk(there);
-        inner.remove(new, old, batch);
+        inner.put_away(new, old, &self.frames, batch);
         self.commit(cx.cpu(), inner, batch).is_ok()
     }
 
@@ -99,20 +99,33 @@ impl Mm {
         {
             return false;
         }
-        inner.add(vma);
+        let mut batch = Batch::default();
+        self.add_with_pages(inner, vma, &mut batch);
         let again = inner.heap.grown(new / PAGE_SIZE);
         // Whatever can't be made now is made when it is touched.
-        if inner.default_flags.contains(VmaFlags::LOCKED) {
-            if !inner.lock_on_fault {
-                let _ = self.populate_locked(cx, inner, old, new, true);
-            }
-        } else if !again.is_empty() && self.frames.available() > 4 * AGAIN {
-            let _ = self.populate_locked(cx, inner, again.start * PAGE_SIZE, again.end * PAGE_SIZE, true);
-        } else {
-            let mut batch = Batch::default();
+        let locked = inner.default_flags.contains(VmaFlags::LOCKED);
+        if locked {
+            // Below.
+        } else if again.is_empty() {
             self.go_on(inner, old / PAGE_SIZE..new / PAGE_SIZE, &mut batch);
-            let _ = self.commit(cx.cpu(), inner, &mut batch);
+        } else if self.frames.available() > 4 * AGAIN {
+            self.make_again(inner, again, &mut batch);
+        }
+        let _ = self.commit(cx.cpu(), inner, &mut batch);
+        if locked && !inner.lock_on_fault {
+            let _ = self.populate_locked(cx, inner, old, new, true);
         }
         true
+    }
+
+    /// Makes and shows those of these pages that do not exist.
+    fn make_again(&self, inner: &mut Inner, pages: Range<u64>, batch: &mut Batch) {
+        let mut page = pages.start;
+        while let Some(missing) = (page..pages.end).find(|&page| inner.table.get(page).is_none()) {
+            let Ok(made) = self.make(inner, missing, true, Some(missing..pages.end), batch) else { break };
+            page = made.pages.end.max(missing + 1);
+            self.show(inner, made.pages, false, batch);
+        }
+        inner.note_resident();
     }
 }

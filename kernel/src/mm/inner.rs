@@ -5,6 +5,7 @@ use super::constants::Constants;
 use super::frames::Frames;
 use super::gate::Slots;
 use super::heap::Heap;
+use super::stash::Stash;
 use super::table::{Pte, Table};
 use super::vma::{Areas, Object, Vma, VmaFlags};
 use alloc::sync::Arc;
@@ -40,6 +41,7 @@ pub(super) struct Inner {
     /// Areas with slots of patched code.
     pub(super) slots: Vec<Slots>,
     pub(super) constants: Constants,
+    pub(super) stash: Stash,
 }
 
 impl Inner {
@@ -56,6 +58,7 @@ impl Inner {
             spurious: u64::MAX,
             slots: Vec::new(),
             constants: Constants::default(),
+            stash: Stash::default(),
         }
     }
 
@@ -74,12 +77,14 @@ impl Inner {
     /// Adds an area in free space.
     pub(super) fn add(&mut self, vma: Vma) {
         self.account(&vma, 1);
+        self.stash.displace(vma.start, vma.end);
         self.areas.insert(vma);
     }
 
     /// Takes areas out; their pages stay.
     pub(super) fn take(&mut self, start: u64, end: u64) -> Vec<Vma> {
         let taken = self.lift(start, end);
+        self.stash.displace(start, end);
         self.areas.freed(end);
         taken
     }
@@ -154,5 +159,6 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let all = 0..u64::MAX / PAGE_SIZE;
         self.frames.put_all(self.table.range(all).filter_map(|(_, pte)| pte.pfn()));
+        self.stash.forget(&self.frames);
     }
 }

@@ -98,7 +98,7 @@ impl Mm {
             || vma.flags.contains(VmaFlags::LOCKED) && !inner.lock_on_fault;
         let writable = vma.can_write();
         let at_once = writable && vma.is_small_heap() && !flags.contains(MapFlags::LATER);
-        inner.add(vma);
+        self.add_with_pages(inner, vma, &mut batch);
         if at_once {
             self.make_small(inner, at, at + len, &mut batch);
         }
@@ -194,7 +194,7 @@ impl Mm {
         if inner.sealed(start, end) {
             return err(Errno::EPERM);
         }
-        inner.remove(start, end, &mut batch);
+        inner.put_away(start, end, &self.frames, &mut batch);
         // What can't be taken out because the host is dead harms nobody.
         self.commit(cx.cpu(), inner, &mut batch)?;
         Ok(())

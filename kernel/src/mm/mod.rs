@@ -28,6 +28,9 @@ mod prepare;
 mod remap;
 mod site;
 mod space;
+mod stash;
+#[cfg(test)]
+mod stash_tests;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -38,7 +41,7 @@ pub use cache::{PageCache, Quota};
 pub(crate) use cpuid::CpuidSites;
 pub use frames::{Frame, Frames, Hold};
 pub use lock::LockAll;
-pub use oom::{oom_score, oom_victim};
+pub use oom::{oom_score, oom_victim, reclaim};
 pub use remap::RemapFlags;
 pub use space::{FaultOutcome, FutexKey, MIN_ADDR, MapFlags, MapRequest, Mm, MmStats, VmaInfo};
 pub use vma::VmaFlags;

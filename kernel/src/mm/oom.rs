@@ -1,7 +1,7 @@
 //! Who is to go when RAM is full.
 
 use crate::Kernel;
-use crate::task::{Process, ProcessState};
+use crate::task::{Cx, Process, ProcessState};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
@@ -29,6 +29,13 @@ fn points(kernel: &Kernel, process: &Process, adjust: i32) -> i64 {
     let mm = threads.iter().find_map(|task| task.mm.lock().clone());
     let resident = mm.map_or(0, |mm| mm.resident_pages()) as i64;
     (resident + i64::from(adjust) * (kernel.frames.total() as i64) / 1000).max(0)
+}
+
+/// Gives up memory that processes keep only because it may be wanted again; how many frames.
+pub fn reclaim(cx: &Cx) -> u64 {
+    let tasks =
+        cx.kernel.pids.processes().into_iter().filter_map(|p| p.family.lock().threads.first().cloned());
+    tasks.filter_map(|task| task.mm.lock().clone()).map(|mm| mm.empty_stash(cx)).sum()
 }
 
 /// The process to kill when RAM is full: one that is ending already, or else the one with the most resident memory and adjustment

@@ -176,6 +176,7 @@ fn the_machine_is_told_what_it_has_to_make() {
         let (first, how) = touched();
         assert_eq!(how, Populate::Fresh);
         mm.unmap(cx, first, 64 * PAGE).unwrap();
+        assert!(mm.empty_stash(cx) > 0);
         assert_eq!(touched().1, Populate::Now, "these frames were in use before");
     });
 }

@@ -332,3 +332,29 @@ fn a_copy_that_finds_ram_full_kills_the_largest_and_goes_on() {
         "{log:?}"
     );
 }
+
+#[test]
+fn memory_that_is_only_kept_goes_before_anybody_is_killed() {
+    const PAGE: u64 = 4096;
+    const KEPT: u64 = 60;
+    let machine = MockMachine::builder().memory(4 << 20).build();
+    let status = guest_on(machine.clone(), 0, |g| {
+        let map = |g: &mut Guest, pages: u64| {
+            let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+            let at = g.syscall(nr(__NR_mmap), &[0, pages * PAGE, 3, u64::from(flags), u64::MAX, 0]);
+            assert!(at > 0, "{at}");
+            at as u64
+        };
+        let fill = |g: &mut Guest, at, pages| (0..pages).for_each(|page| g.store(at + page * PAGE, b"x"));
+        let large = map(g, 1000);
+        let kept = map(g, KEPT);
+        fill(g, kept, KEPT);
+        assert_eq!(g.syscall(nr(__NR_munmap), &[kept, KEPT * PAGE]), 0);
+        assert_eq!(g.syscall(nr(__NR_sysinfo), &[GUEST]), 0);
+        let free = g.load_u64(GUEST + 40) / PAGE;
+        fill(g, large, free + KEPT / 2);
+        exit(g, 0);
+    });
+    assert_eq!(status, ExitStatus::Exited(0));
+    assert!(machine.take_log().iter().all(|(_, line)| !line.contains("out of memory")));
+}

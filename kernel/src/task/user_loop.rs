@@ -156,6 +156,9 @@ pub(crate) fn with_memory<T>(cx: &Cx, mut access: impl FnMut() -> Result<T>) -> 
 /// RAM is full: somebody has to go, or this task can't go on.
 fn out_of_memory(cx: &Cx) {
     cx.ram_full.set(false);
+    if crate::mm::reclaim(cx) > 0 {
+        return;
+    }
     let victim = crate::mm::oom_victim(cx.kernel).unwrap_or_else(|| cx.process().clone());
     let name = victim
         .leader

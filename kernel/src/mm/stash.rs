@@ -1,0 +1,162 @@
+//! Memory that was unmapped and may be wanted again at once.
+//!
+//! What the host takes for unmapping and mapping memory it mostly takes for the pages: more than half a microsecond each to take one out, and almost as much to put one in.
+//! Programs that free large buffers, and C libraries that give the end of the heap back, do so again and again at the same addresses. So the last
+//! private pages that were unmapped stay in the machine's address space, without any rights, and with their frames: taking rights away and giving them back is one
+//! change whatever the number of pages. When memory is mapped there again they are zeroed and it has them from the start. Nobody else gets a frame before the
+//! machine has stopped showing it.
+
+use super::batch::Batch;
+use super::frames::{Frames, Pfn};
+use super::inner::Inner;
+use super::space::Mm;
+use super::vma::{Object, Vma, VmaFlags};
+use crate::task::Cx;
+use alloc::vec::Vec;
+use core::mem::take;
+use hal::{PAGE_SIZE, Prot};
+
+/// The most pages of an address space that are kept, and in how many runs.
+const MOST_PAGES: u32 = 64;
+/// See [`MOST_PAGES`].
+const MOST_RUNS: usize = 8;
+/// None are kept when less than this part of RAM is free.
+const SPARE_PART: u64 = 8;
+/// The rights of memory whose pages are kept.
+const RIGHTS: Prot = Prot::READ.union(Prot::WRITE);
+
+/// Pages and their frames, both in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    page: u64,
+    pfn: Pfn,
+    len: u32,
+}
+
+impl Run {
+    fn end(&self) -> u64 {
+        self.page + u64::from(self.len)
+    }
+
+    fn frames(self) -> impl Iterator<Item = Pfn> {
+        (0..self.len).map(move |i| self.pfn.plus(i))
+    }
+}
+
+/// What an address space keeps.
+#[derive(Default)]
+pub(super) struct Stash {
+    /// The oldest first.
+    runs: Vec<Run>,
+    /// What is to be taken out of the machine's address space before that shows anything else.
+    displaced: Vec<Run>,
+}
+
+impl Stash {
+    /// What lies in a range, in bytes, is kept no longer.
+    pub(super) fn displace(&mut self, start: u64, end: u64) {
+        let (first, last) = (start / PAGE_SIZE, end.div_ceil(PAGE_SIZE));
+        self.displaced.extend(self.runs.extract_if(.., |run| run.page < last && first < run.end()));
+    }
+
+    /// Makes room for so many pages and runs.
+    fn make_room(&mut self, pages: u32, runs: usize) {
+        while self.runs.len() + runs > MOST_RUNS
+            || self.runs.iter().map(|run| run.len).sum::<u32>() + pages > MOST_PAGES
+        {
+            self.displaced.push(self.runs.remove(0));
+        }
+    }
+
+    /// To be called before a batch is applied: what was displaced goes with it.
+    pub(super) fn leave(&mut self, batch: &mut Batch) {
+        for run in self.displaced.drain(..) {
+            batch.unmap_first(run.page * PAGE_SIZE, u64::from(run.len) * PAGE_SIZE);
+            run.frames().for_each(|pfn| batch.put(pfn));
+        }
+    }
+
+    /// The machine shows nothing any more: gives all frames up.
+    pub(super) fn forget(&mut self, frames: &Frames) {
+        let all = take(&mut self.runs).into_iter().chain(take(&mut self.displaced));
+        frames.put_all(all.flat_map(Run::frames));
+    }
+}
+
+impl Inner {
+    /// Removes everything in a range, as [`Inner::remove`] does, but keeps its pages if they are worth it.
+    pub(super) fn put_away(&mut self, start: u64, end: u64, frames: &Frames, batch: &mut Batch) {
+        let Some((runs, pages)) = self.worth_keeping(start, end, frames) else {
+            return self.remove(start, end, batch);
+        };
+        batch.removed = self.take(start, end);
+        self.table.update(start / PAGE_SIZE..end / PAGE_SIZE, |_, _| super::table::Pte::NONE);
+        self.stash.make_room(pages, runs.len());
+        for run in &runs {
+            batch.protect(run.page * PAGE_SIZE, u64::from(run.len) * PAGE_SIZE, Prot::empty());
+        }
+        self.stash.runs.extend(runs);
+    }
+
+    /// The pages of a part of one area that nobody else has, if there are such and not too many.
+    fn worth_keeping(&self, start: u64, end: u64, frames: &Frames) -> Option<(Vec<Run>, u32)> {
+        self.areas.find(start).filter(|vma| vma.end >= end && keeps(vma))?;
+        let mut runs: Vec<Run> = Vec::new();
+        let mut pages = 0;
+        for (page, pte) in self.table.range(start / PAGE_SIZE..end / PAGE_SIZE) {
+            let pfn = pte.pfn().filter(|&pfn| pte.writable() && frames.count(pfn) == 1)?;
+            pages += 1;
+            match runs.last_mut().filter(|run| run.end() == page && run.pfn.plus(run.len) == pfn) {
+                Some(run) => run.len += 1,
+                None => runs.push(Run { page, pfn, len: 1 }),
+            }
+            if pages > MOST_PAGES || runs.len() > MOST_RUNS {
+                return None;
+            }
+        }
+        (pages > 0 && frames.available() > frames.total() / SPARE_PART).then_some((runs, pages))
+    }
+}
+
+/// Whether pages of such an area are kept, and an area like it gets them back.
+fn keeps(vma: &Vma) -> bool {
+    const NOT: VmaFlags = VmaFlags::GROWSDOWN.union(VmaFlags::LOCKED).union(VmaFlags::SHARED);
+    matches!(vma.object, Object::Anon)
+        && vma.file.is_none()
+        && vma.prot == RIGHTS
+        && vma.max_prot.contains(RIGHTS)
+        && !vma.flags.intersects(NOT)
+}
+
+impl Mm {
+    /// Adds an area in free space. It gets the pages that were kept there.
+    pub(super) fn add_with_pages(&self, inner: &mut Inner, vma: Vma, batch: &mut Batch) {
+        let pages = vma.pages();
+        let kept: Vec<Run> = if keeps(&vma) {
+            let inside = |run: &mut Run| pages.start <= run.page && run.end() <= pages.end;
+            inner.stash.runs.extract_if(.., inside).collect()
+        } else {
+            Vec::new()
+        };
+        inner.add(vma);
+        for run in kept {
+            let bytes = u64::from(run.len) * PAGE_SIZE;
+            self.machine.ram().zero(run.pfn.phys(), bytes);
+            inner.table.put_run(run.page, run.pfn, run.len);
+            inner.table.update(run.page..run.end(), |_, pte| pte.shown(true));
+            batch.protect(run.page * PAGE_SIZE, bytes, RIGHTS);
+        }
+    }
+
+    /// Gives up what it keeps; the number of frames. For when RAM is full.
+    pub(super) fn empty_stash(&self, cx: &Cx) -> u64 {
+        let mut batch = Batch::default();
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        inner.stash.displace(0, u64::MAX);
+        let frames = inner.stash.displaced.iter().map(|run| u64::from(run.len)).sum();
+        // What can't be taken out because the host is dead harms nobody.
+        let _ = self.commit(cx.cpu(), inner, &mut batch);
+        frames
+    }
+}
