@@ -17,9 +17,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hal::{Machine, PAGE_SIZE, PhysAddr};
 use zerocopy::FromZeros;
 
-/// Freed frames, in number, whose content the host keeps before any are given back: 64 MiB. Zeroing one takes a quarter of the time that the host
+/// Freed frames, in number, whose content the host keeps before half of them are given back: 128 MiB. Zeroing one takes a quarter of the time that the host
 /// takes to make one.
-const KEEP_STALE: u32 = 16384;
+const KEEP_STALE: u32 = 32768;
 /// The same while there is nothing to do: 2 MiB.
 const KEEP_IDLE: u32 = 512;
 /// About how many frames an idle CPU gives back at once: work may come meanwhile.
