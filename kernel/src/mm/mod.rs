@@ -43,5 +43,6 @@ pub use frames::{Frame, Frames, Hold};
 pub use lock::LockAll;
 pub use oom::{oom_score, oom_victim, reclaim};
 pub use remap::RemapFlags;
+pub(crate) use site::prepare_decoder;
 pub use space::{FaultOutcome, FutexKey, MIN_ADDR, MapFlags, MapRequest, Mm, MmStats, VmaInfo};
 pub use vma::VmaFlags;

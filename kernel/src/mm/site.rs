@@ -15,6 +15,12 @@ use core::ops::Range;
 use hal::HostFile;
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
+/// Has the decoder of instructions make its tables, which takes a third of a millisecond that the first call of [`Site::find`] would take longer otherwise.
+pub(crate) fn prepare_decoder() {
+    const NOP: [u8; 1] = [0x90];
+    let _tables_are_made = Decoder::new(64, &NOP, DecoderOptions::NONE).decode();
+}
+
 /// `syscall`.
 pub(super) const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// Longest instruction.

@@ -16,6 +16,10 @@ const CLEAN_UP_NS: u64 = 100_000_000;
 pub(crate) fn run_cpu(kernel: &Arc<Kernel>, cpu: CpuId) {
     let sched = &kernel.sched;
     let Some(me) = sched.cpus.get(cpu.0) else { return };
+    // The first CPU has the first program.
+    if cpu.0 == 1 && kernel.patches() {
+        crate::mm::prepare_decoder();
+    }
     let mut now = sched.now_ns();
     while !sched.stopping.load(Ordering::SeqCst) {
         kernel.poll_machine(now);
