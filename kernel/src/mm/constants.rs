@@ -14,10 +14,12 @@ use crate::error::Result;
 use crate::task::Cx;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use hal::{HostFile, Prot, VirtAddr};
+use hal::{HostFile, PhysAddr, Prot, Ram, VirtAddr};
 
 /// How many pieces of strings are kept.
 const KEPT: usize = 8;
+/// Length of a cache line.
+const LINE: u64 = 64;
 
 struct Piece {
     file: Weak<dyn HostFile>,
@@ -53,7 +55,7 @@ impl Constants {
 }
 
 impl Mm {
-    /// Copies in a piece of a string that is within one page; `EFAULT`.
+    /// Copies in a piece of a string that is within one page, at least up to its end; `EFAULT`.
     pub fn read_string(&self, cx: &Cx, at: VirtAddr, buf: &mut [u8]) -> Result<()> {
         let end = at.0.saturating_add(buf.len() as u64);
         if end > self.user_limit {
@@ -63,7 +65,7 @@ impl Mm {
         let inner: &mut Inner = &mut guard;
         let (file, offset) = match self.span(cx, inner, at.0, end, Access::Read)? {
             (Span::Ram(phys), to) if to == end => {
-                self.machine.ram().read(phys, buf);
+                read_to_end(self.machine.ram(), phys, buf);
                 return Ok(());
             }
             (Span::File(file, offset), to) if to == end && is_constant(&inner.areas, at.0) => (file, offset),
@@ -82,6 +84,21 @@ impl Mm {
             inner.constants.keep(Piece { file: Arc::downgrade(&file), offset, bytes: buf.to_vec() });
         }
         Ok(())
+    }
+}
+
+/// Reads as many cache lines as the string has: the guest's CPU may have them, and want those behind it.
+fn read_to_end(ram: &dyn Ram, at: PhysAddr, buf: &mut [u8]) {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let here = PhysAddr(at.0 + done as u64);
+        let len = rest.len().min((LINE - here.0 % LINE) as usize);
+        let line = rest.split_at_mut(len).0;
+        ram.read(here, line);
+        if line.contains(&0) {
+            return;
+        }
+        done += len;
     }
 }
 
