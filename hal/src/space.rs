@@ -100,7 +100,13 @@ pub trait VmSpace: Send + Sync {
 
     /// Runs guest code with the registers in `ctx` on `cpu` until it traps. Blocks the virtual CPU for that
     /// time. A pending or arriving [`crate::Cpu::interrupt`] makes it return [`Exit::Interrupted`].
-    fn run(&self, cpu: CpuId, ctx: &mut dyn UserContext) -> Exit;
+    fn run(&self, cpu: CpuId, ctx: &mut dyn UserContext) -> Exit {
+        self.run_beside(cpu, ctx, &mut || ())
+    }
+
+    /// As [`VmSpace::run`]. Where guest code runs on a host CPU of its own, `meanwhile` is called while it does, once at most: for a few microseconds
+    /// of work that need not be done at all. It must not suspend.
+    fn run_beside(&self, cpu: CpuId, ctx: &mut dyn UserContext, meanwhile: &mut dyn FnMut()) -> Exit;
 
     /// Whether a trap on `cpu` costs many times what a call through the gate does just now, so that its site should go through the gate at once.
     fn traps_are_dear(&self, _cpu: CpuId) -> bool {

@@ -383,10 +383,21 @@ impl Vmspace {
     /// Runs guest code on the calling thread's virtual CPU `cpu` until it stops. Blocks. `spare` names a host CPU, other than the caller's,
     /// that has nothing to do: with it, calls that come fast are served without a switch of tasks.
     pub fn run(&self, cpu: usize, context: &mut Context, spare: &dyn Fn() -> Option<usize>) -> Exit {
+        self.run_beside(cpu, context, spare, &mut || ())
+    }
+
+    /// As [`Vmspace::run`]. While guest code runs on such a host CPU, the caller does `meanwhile`, once.
+    pub fn run_beside(
+        &self,
+        cpu: usize,
+        context: &mut Context,
+        spare: &dyn Fn() -> Option<usize>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Exit {
         if let Some(why) = self.dead.get() {
             return Exit::Dead(why.clone());
         }
-        match self.try_run(cpu, context, spare) {
+        match self.try_run(cpu, context, spare, meanwhile) {
             Ok(exit) => exit,
             Err(why) => Exit::Dead(self.die(why)),
         }
@@ -397,6 +408,7 @@ impl Vmspace {
         cpu: usize,
         context: &mut Context,
         spare: &dyn Fn() -> Option<usize>,
+        meanwhile: &mut dyn FnMut(),
     ) -> Result<Exit, Fatal> {
         let runner = self.runner(cpu)?;
         context.flush();
@@ -427,6 +439,9 @@ impl Vmspace {
                 runner.entered_guest();
             }
             self.engine.seats.take(cpu, runner, &mut inner);
+            if inner.pace.in_session() {
+                meanwhile();
+            }
             self.leave(cpu, runner, &mut inner, context, spare)
         });
         self.engine.seats.note(cpu, &inner.pace);

@@ -349,10 +349,11 @@ impl VmSpace for MockSpace {
         }
     }
 
-    fn run(&self, cpu: CpuId, ctx: &mut dyn UserContext) -> Exit {
+    fn run_beside(&self, cpu: CpuId, ctx: &mut dyn UserContext, meanwhile: &mut dyn FnMut()) -> Exit {
         if self.shared.cpu.take_interrupt(cpu) {
             return Exit::Interrupted;
         }
+        meanwhile();
         let ctx: &mut MockContext = ctx.as_any_mut().downcast_mut().expect("a context of another machine");
         let exit = ctx
             .script

@@ -171,7 +171,7 @@ impl VmSpace for LinuxSpace {
         self.space.0.in_session(cpu.0)
     }
 
-    fn run(&self, cpu: CpuId, ctx: &mut dyn UserContext) -> Exit {
+    fn run_beside(&self, cpu: CpuId, ctx: &mut dyn UserContext, meanwhile: &mut dyn FnMut()) -> Exit {
         let Some(context) = ctx.as_any_mut().downcast_mut::<LinuxContext>() else {
             return Exit::Dead("registers of another machine".into());
         };
@@ -179,7 +179,7 @@ impl VmSpace for LinuxSpace {
         if !self.cpus.enter_guest(cpu, &self.space) {
             return Exit::Interrupted;
         }
-        let exit = self.space.0.run(cpu.0, &mut context.inner, &|| self.cpus.spare(cpu));
+        let exit = self.space.0.run_beside(cpu.0, &mut context.inner, &|| self.cpus.spare(cpu), meanwhile);
         self.cpus.borrows(cpu, self.space.0.borrowed(cpu.0));
         self.cpus.leave_guest(cpu, exit == vmspace::Exit::Interrupted);
         match exit {

@@ -189,7 +189,12 @@ impl Dentry {
             }
             children.changes
         };
-        match self.unless_lost(with_room(cx, || self.inode.lookup(cx, name))) {
+        let found = cx.ahead.borrow_mut().look(self, name, changes, || cx.now_ns());
+        let found = match found {
+            Some(inode) => Ok(inode),
+            None => self.unless_lost(with_room(cx, || self.inode.lookup(cx, name))),
+        };
+        match found {
             Ok(inode) => Ok(self.attach(cx, name, inode, Some(changes))),
             Err(e) => {
                 if cacheable && e.errno() == Errno::ENOENT {
@@ -198,6 +203,12 @@ impl Dentry {
                 Err(e)
             }
         }
+    }
+
+    /// The state of the names in the directory if nothing is known of this one.
+    pub(super) fn changes_unless_known(&self, name: &[u8]) -> Option<u64> {
+        let children = self.children.lock();
+        (!children.map.contains_key(name)).then_some(children.changes)
     }
 
     /// The dentry for a name whose inode is now known: an existing one for the same inode, else a new one. It is remembered unless the

@@ -165,6 +165,11 @@ pub trait Inode: Send + Sync {
         true
     }
 
+    /// Whether a look at a name takes so long that it is worth doing it before somebody asks (`fs/ahead.rs`).
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
     /// Whether another object stands for the same file. For inodes that are made anew by each lookup; all others are compared by
     /// their place in memory.
     fn is_same(&self, _other: &dyn Inode) -> bool {

@@ -9,6 +9,7 @@
 //! All methods are called from a task's fiber and may suspend it unless they say otherwise, so no spin lock may be held across
 //! them.
 
+pub(crate) mod ahead;
 mod anon;
 mod async_io;
 pub mod busy;

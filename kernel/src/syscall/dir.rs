@@ -85,7 +85,11 @@ fn list(cx: &Cx, fd: Fd, buf: UserPtr<u8>, count: u32, wide: bool) -> Result<usi
         of.set_pos(before);
         return Err(e);
     }
-    Ok(out.len())
+    let len = out.len();
+    if let (true, Some(at)) = (wide, &of.path) {
+        cx.ahead.borrow_mut().listed(&at.dentry, before > 0, out);
+    }
+    Ok(len)
 }
 
 pub(super) fn getcwd(cx: &Cx, buf: UserPtr<u8>, size: usize) -> Result<usize> {

@@ -3,7 +3,7 @@
 use super::{FsContext, Process, Task};
 use crate::Kernel;
 use crate::error::{Error, Restart, Result};
-use crate::fs::{Fd, FdTable, OpenFile};
+use crate::fs::{Fd, FdTable, OpenFile, ahead};
 use crate::ipc::futex;
 use crate::mm::Mm;
 use crate::sched::RunState;
@@ -64,6 +64,8 @@ pub struct Cx<'a> {
     pub(crate) fpu_image: Cell<Vec<u8>>,
     /// Room for the record of the task's next wait for a futex.
     pub(crate) futex_waiter: Cell<Option<Arc<futex::Waiter>>>,
+    /// What the task will look at next.
+    pub(crate) ahead: RefCell<ahead::Ahead>,
     /// What `restart_syscall(2)` goes on with.
     pub(crate) restart: Cell<Option<RestartState>>,
 }
@@ -149,6 +151,7 @@ impl<'a> Cx<'a> {
             actions_lent: Cell::new(None),
             fpu_image: Cell::new(Vec::new()),
             futex_waiter: Cell::new(None),
+            ahead: RefCell::default(),
             restart: Cell::new(None),
         }
     }

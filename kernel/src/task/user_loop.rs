@@ -2,6 +2,7 @@
 
 use super::{Cx, ExitStatus, exit};
 use crate::error::{Error, Restart, Result};
+use crate::fs::ahead;
 use crate::mm::FaultOutcome;
 use crate::signal::{self, Delivery, SigInfo, sig};
 use crate::syscall::{SysRet, dispatch};
@@ -32,7 +33,7 @@ pub(crate) fn user_loop(cx: &Cx) {
             let Some(mm) = mm.as_ref() else { return };
             let cpu = cx.cpu();
             cx.kernel.sched.guest_switch(cpu);
-            let exit = mm.space().run(cpu, &mut **cx.user.borrow_mut());
+            let exit = mm.space().run_beside(cpu, &mut **cx.user.borrow_mut(), &mut || ahead::look_ahead(cx));
             cx.kernel.sched.guest_switch(cpu);
             exit
         };

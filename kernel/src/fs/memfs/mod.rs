@@ -9,7 +9,7 @@
 //!   only as long as someone uses it.
 //! * Content is copied up at the first write, not at open.
 //!
-//! The lower layer is taken to be unchanging: attributes are read when a node is first looked up, and again when it is opened. A node that
+//! The lower layer is taken to be unchanging: attributes are read when a node is first looked up, or shortly before ([`super::ahead`]), and again when it is opened. A node that
 //! was only looked at may be lost when the host puts another file in its place (`ESTALE`, see [`hal::HostNode::find`]); the walk then looks
 //! again. What is open or changed stays.
 //!

@@ -339,6 +339,10 @@ impl Inode for Node {
         super::file::open(me, flags)
     }
 
+    fn looks_ahead(&self) -> bool {
+        self.lower.is_some()
+    }
+
     fn get_xattr(&self, _cx: &Cx, name: &[u8]) -> Result<Vec<u8>> {
         self.xattr(name)
     }

@@ -1,5 +1,6 @@
 //! Tests of the VFS and its file systems on the mock machine.
 
+mod ahead;
 mod overlay;
 mod tmpfs;
 mod transfer;
