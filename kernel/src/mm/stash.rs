@@ -132,12 +132,13 @@ impl Mm {
     /// Adds an area in free space. It gets the pages that were kept there.
     pub(super) fn add_with_pages(&self, inner: &mut Inner, vma: Vma, batch: &mut Batch) {
         let pages = vma.pages();
-        let kept: Vec<Run> = if keeps(&vma) {
-            let inside = |run: &mut Run| pages.start <= run.page && run.end() <= pages.end;
-            inner.stash.runs.extract_if(.., inside).collect()
-        } else {
-            Vec::new()
+        let inside = |run: &mut Run| pages.start <= run.page && run.end() <= pages.end;
+        let mut kept: Vec<Run> = match keeps(&vma) {
+            true => inner.stash.runs.extract_if(.., inside).collect(),
+            false => Vec::new(),
         };
+        // In order, so that changes of what meets are one.
+        kept.sort_unstable_by_key(|run| run.page);
         inner.add(vma);
         for run in kept {
             let bytes = u64::from(run.len) * PAGE_SIZE;
