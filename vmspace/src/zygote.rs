@@ -56,9 +56,15 @@ impl Zygote {
         let path = CString::new(format!("/proc/self/fd/{}", fd::LISTENER))?;
         let mut start = Start { sources, parent: std::process::id(), path, errno: 0 };
         const SELF: i32 = 0;
-        sys::bind(SELF, sys::current_cpu());
+        // Nothing to choose from, or nobody knows what.
+        let several = cpus.len() > 1;
+        if several {
+            sys::bind(SELF, sys::current_cpu());
+        }
         let pid = spawn(&mut start);
-        sys::use_cpus(SELF, cpus.iter().copied());
+        if several {
+            sys::use_cpus(SELF, cpus.iter().copied());
+        }
         let pid = pid.map_err(|e| {
             io::Error::new(e.kind(), format!("can't start the address-space helper: {e} (is /proc mounted?)"))
         })?;
