@@ -5,15 +5,15 @@ use crate::gate::Heard;
 use crate::layout::{call, listening};
 use crate::runner::{Fatal, Inner, Runner};
 use crate::sys;
-use crate::turns::Turns;
+use crate::turns::{Rivals, Turns};
 use std::time::{Duration, Instant};
 
 /// How long the owner looks for a call before that costs the session something.
 const LISTEN: Duration = Duration::from_micros(100);
 /// What it costs, in calls: the time itself is lost only for others, and a session that ends and begins again costs as much as what it saves with dozens of calls.
 const SILENCE: i32 = 12;
-/// Traps that come this fast on average are worth a session.
-const GAP: Duration = Duration::from_micros(20);
+/// Traps that come this fast on average are worth a session. Others are as well served by turns, with the guest's data still in the caches of its CPU.
+const GAP: Duration = Duration::from_micros(12);
 /// A session ends when its calls take longer than that, with what the owner does about them.
 const SLOW: Duration = Duration::from_micros(50);
 /// A session whose calls come this fast does more than its two host CPUs would do for a task and another one that waits most of the time, with a switch
@@ -23,6 +23,8 @@ const DENSE: Duration = Duration::from_micros(12);
 const PAUSE: Duration = Duration::from_millis(1);
 /// So many calls of patched sites are looked at first.
 const BURST: i32 = 48;
+/// How much longer a burst has to be after a session in which somebody else had one of the CPUs: it can be as long as a slice of the host's before who spins gets it back.
+const STARVED: i32 = 8;
 /// How far the demand on a burst grows when sessions are not worth it.
 const MOST_BURST: i32 = 1 << 12;
 /// What a disturbance takes away, in calls that a session saves the switches of. Whatever needs both host CPUs costs as much as some dozens of them: waking the
@@ -47,6 +49,8 @@ enum Silence {
     Notification,
     /// Nothing happened for long.
     Time,
+    /// The same, because somebody else has had a CPU of the session.
+    Starved,
 }
 
 /// When to listen: the history of a runner's calls.
@@ -58,6 +62,8 @@ pub(crate) struct Pace {
     credit: i32,
     /// How much of it the next session takes.
     wanted: i32,
+    /// Whether somebody else had a CPU of the session.
+    starved: bool,
     /// Calls of the session since its last sample, and samples before.
     calls: u32,
     samples: u32,
@@ -84,6 +90,7 @@ impl Pace {
             session: None,
             credit: 0,
             wanted: BURST,
+            starved: false,
             calls: 0,
             samples: 0,
             dense: false,
@@ -192,6 +199,7 @@ impl Pace {
 
     fn end(&mut self) {
         self.wanted = match self.samples {
+            _ if std::mem::take(&mut self.starved) => (self.wanted * STARVED).min(MOST_BURST),
             0 => (self.wanted * 2).min(MOST_BURST),
             WORTH.. => (self.wanted / 2).max(BURST),
             _ => self.wanted,
@@ -201,9 +209,19 @@ impl Pace {
     }
 }
 
+/// Whether both sides have had their CPUs in a silence: the owner, who looks often, and the runner, which ran for so long.
+fn both_ran(silent: Duration, ran: Duration) -> bool {
+    silent < LISTEN * 4 && ran > silent / 2
+}
+
 impl Runner {
     /// Waits until the runner does something.
-    pub(crate) fn hear(&self, inner: &mut Inner, spare: &dyn Fn() -> Option<usize>) -> Result<Heard, Fatal> {
+    pub(crate) fn hear(
+        &self,
+        inner: &mut Inner,
+        spare: &dyn Fn() -> Option<usize>,
+        rivals: &Rivals,
+    ) -> Result<Heard, Fatal> {
         // Somebody else has work for the CPU that it was moved to.
         if inner.pace.in_session() && spare().is_none() {
             self.come_home(inner);
@@ -216,10 +234,14 @@ impl Runner {
                     Silence::Notification => {}
                     Silence::Time if inner.pace.bears_silence() && spare().is_some() => continue,
                     Silence::Time => self.come_home(inner),
+                    Silence::Starved => {
+                        inner.pace.starved = true;
+                        self.come_home(inner);
+                    }
                 }
             }
             if inner.turns.are_on()
-                && let Some(heard) = self.take_turn(inner)
+                && let Some(heard) = self.take_turn(inner, rivals)
             {
                 return Ok(heard);
             }
@@ -246,8 +268,11 @@ impl Runner {
             if sys::is_ready(self.listener()) {
                 return Silence::Notification;
             }
-            if start.get_or_insert_with(Instant::now).elapsed() > LISTEN {
-                return Silence::Time;
+            let (since, used) = *start.get_or_insert_with(|| (Instant::now(), sys::cpu_time_ns(self.pid)));
+            let silent = since.elapsed();
+            if silent > LISTEN {
+                let ran = Duration::from_nanos(sys::cpu_time_ns(self.pid).saturating_sub(used));
+                return if both_ran(silent, ran) { Silence::Time } else { Silence::Starved };
             }
         }
     }
@@ -260,6 +285,7 @@ impl Runner {
         by_gate: bool,
         joined: bool,
         lend: impl Fn() -> Option<usize>,
+        rivals: &Rivals,
     ) {
         if inner.pace.in_session() {
             return;
@@ -279,7 +305,7 @@ impl Runner {
             }
         }
         if by_gate {
-            self.consider_turns(inner, gap);
+            self.consider_turns(inner, gap, rivals);
         }
     }
 
@@ -309,5 +335,39 @@ impl Runner {
             sys::bind(self.pid, home);
             inner.pace.end();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long a burst has to be after a session of so many samples, in which somebody may have had one of its CPUs.
+    fn after(pace: &mut Pace, samples: u32, starved: bool) -> i32 {
+        (pace.samples, pace.starved) = (samples, starved);
+        pace.end();
+        pace.wanted
+    }
+
+    #[test]
+    fn sessions_that_are_disturbed_become_rare_and_good_ones_frequent() {
+        let mut pace = Pace::new();
+        assert_eq!(after(&mut pace, 0, false), BURST * 2);
+        assert_eq!(after(&mut pace, WORTH, false), BURST);
+        assert_eq!(after(&mut pace, WORTH, true), BURST * STARVED);
+        assert_eq!(after(&mut pace, WORTH, false), BURST * STARVED / 2);
+        for _ in 0..9 {
+            after(&mut pace, WORTH, true);
+        }
+        assert_eq!(pace.wanted, MOST_BURST);
+    }
+
+    #[test]
+    fn who_else_has_a_cpu_is_found_out() {
+        let us = Duration::from_micros;
+        assert!(both_ran(us(110), us(105)));
+        assert!(!both_ran(us(110), us(20)));
+        // The owner could not look.
+        assert!(!both_ran(us(3000), us(3000)));
     }
 }

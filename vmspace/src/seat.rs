@@ -8,6 +8,7 @@ use crate::engine::lock;
 use crate::layout::{MAX_RUNNERS, call, order, trap};
 use crate::pace::Pace;
 use crate::runner::{Inner, Mode, Runner};
+use crate::turns::Rivals;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ struct Seat {
     /// Address of the runner that has been told to go on last, and the runner: while it is there the address is nobody else's.
     address: AtomicUsize,
     runner: Mutex<Weak<Runner>>,
+    rivals: Rivals,
 }
 
 impl Seat {
@@ -54,6 +56,11 @@ impl Seats {
             lending: Mutex::new(()),
             start: Instant::now(),
         }
+    }
+
+    /// Who competes with the runners of virtual CPU `cpu`, which there is.
+    pub(crate) fn rivals(&self, cpu: usize) -> &Rivals {
+        &self.seats[cpu].rivals
     }
 
     /// Asks for a host CPU for the sessions of virtual CPU `cpu`: whoever has it and sleeps gives it up.

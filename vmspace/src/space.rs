@@ -465,9 +465,11 @@ impl Vmspace {
         spare: &dyn Fn() -> Option<usize>,
     ) -> Result<Exit, Fatal> {
         let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
-        let heard = runner.hear(inner, spare)?;
+        let rivals = self.engine.seats.rivals(cpu);
+        let heard = runner.hear(inner, spare, rivals)?;
         let by_gate = matches!(heard, Heard::Call { .. });
-        runner.consider_listening(inner, by_gate, self.engine.seats.is_joined_by(cpu, runner), lend);
+        let joined = self.engine.seats.is_joined_by(cpu, runner);
+        runner.consider_listening(inner, by_gate, joined, lend, rivals);
         match heard {
             Heard::Direct(n) => {
                 let nr = u64::from(n.nr as u32);

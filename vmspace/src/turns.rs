@@ -6,14 +6,18 @@ use crate::gate::Heard;
 use crate::layout::{call, listening};
 use crate::runner::{Inner, Runner};
 use crate::sys;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// After such a pause counting starts anew.
 const PAUSE: Duration = Duration::from_millis(1);
 /// An owner who comes so many cycles later, some 100 µs, does because another task of the host has had the CPU.
 const LATE: u32 = 1 << 18;
-/// So many calls in a row have to come without a pause before turns are taken; and at most, when another task had the CPU between turns.
+/// So many calls in a row have to come without a pause before turns are taken; how many times as many when another task had the CPU between turns, each time, because that
+/// takes a slice of the host's; and at most.
 const FEWEST: u32 = 4;
+/// See [`FEWEST`].
+const LONGER: u32 = 16;
 /// See [`FEWEST`].
 const MOST: u32 = 1 << 14;
 /// After so many turns in a row that were not late fewer calls will do.
@@ -28,21 +32,49 @@ const ONE: u64 = 1;
 /// How many calls get only one turn after a runner has slept.
 const BRIEF: u32 = 256;
 
+/// Who else has wanted the host CPU of a virtual CPU, as far as its runners have noticed.
+#[derive(Debug)]
+pub(crate) struct Rivals {
+    /// How many calls in a row there have to be.
+    wanted: AtomicU32,
+}
+
+impl Default for Rivals {
+    fn default() -> Rivals {
+        Rivals { wanted: AtomicU32::new(FEWEST) }
+    }
+}
+
+impl Rivals {
+    fn wanted(&self) -> u32 {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// One of them has had the CPU for long.
+    pub(crate) fn noticed(&self) {
+        self.wanted.store((self.wanted() * LONGER).min(MOST), Ordering::Relaxed);
+    }
+
+    /// None has for a while.
+    fn forgotten(&self) {
+        self.wanted.store((self.wanted() / 2).max(FEWEST), Ordering::Relaxed);
+    }
+}
+
 /// When to take turns: the history of a runner's calls outside of sessions.
 #[derive(Debug)]
 pub(crate) struct Turns {
     /// Whether the runner has been told that they are taken.
     on: bool,
-    /// Calls since the last pause or late turn, and how many there have to be.
+    /// Calls since the last pause or late turn.
     calls: u32,
-    wanted: u32,
     /// How many more calls get one turn.
     brief: u32,
 }
 
 impl Turns {
     pub(crate) fn new() -> Turns {
-        Turns { on: false, calls: 0, wanted: FEWEST, brief: 0 }
+        Turns { on: false, calls: 0, brief: 0 }
     }
 
     /// Whether turns are taken.
@@ -51,12 +83,12 @@ impl Turns {
     }
 
     /// A call of a patched site came so long after the last trap; whether turns are worth it, or go on being so.
-    fn count(&mut self, gap: Duration) -> bool {
+    fn count(&mut self, gap: Duration, rivals: &Rivals) -> bool {
         self.calls = if gap > PAUSE { 1 } else { self.calls.saturating_add(1) };
         if self.on && self.calls.is_multiple_of(GOOD) {
-            self.wanted = (self.wanted / 2).max(FEWEST);
+            rivals.forgotten();
         }
-        self.calls >= if self.on { FEWEST } else { self.wanted }
+        self.calls >= if self.on { FEWEST } else { rivals.wanted() }
     }
 
     /// What the runner is told.
@@ -71,17 +103,17 @@ impl Turns {
     }
 
     /// The owner got the CPU late.
-    fn late(&mut self) {
+    fn late(&mut self, rivals: &Rivals) {
         self.calls = 0;
-        self.wanted = (self.wanted * 2).min(MOST);
+        rivals.noticed();
     }
 }
 
 impl Runner {
     /// A call of a patched site came so long after the last trap, outside of a session: takes turns or not from now on.
-    pub(crate) fn consider_turns(&self, inner: &mut Inner, gap: Duration) {
+    pub(crate) fn consider_turns(&self, inner: &mut Inner, gap: Duration, rivals: &Rivals) {
         let before = inner.turns.word();
-        inner.turns.on = inner.turns.count(gap);
+        inner.turns.on = inner.turns.count(gap, rivals);
         inner.turns.brief = inner.turns.brief.saturating_sub(1);
         if inner.turns.word() != before {
             self.put(call::LISTENING, inner.turns.word());
@@ -96,12 +128,12 @@ impl Runner {
     }
 
     /// Leaves the runner the CPU until it makes a call. When none has come, turns have ended, and it says by a notification what it does.
-    pub(crate) fn take_turn(&self, inner: &mut Inner) -> Option<Heard> {
+    pub(crate) fn take_turn(&self, inner: &mut Inner, rivals: &Rivals) -> Option<Heard> {
         for _ in 0..YIELDS {
             sys::yield_cpu();
             if let Some(heard) = self.take(&mut inner.call, None) {
                 if sys::cycles().wrapping_sub(self.get(call::LEFT) as u32) > LATE {
-                    inner.turns.late();
+                    inner.turns.late(rivals);
                     self.end_turns(inner);
                 }
                 return Some(heard);
@@ -119,40 +151,36 @@ mod tests {
     const SOON: Duration = Duration::from_micros(3);
 
     /// How many calls it takes from here until turns are taken.
-    fn calls_until_on(turns: &mut Turns) -> u32 {
-        let calls = (1..=2 * MOST).find(|_| turns.count(SOON));
+    fn calls_until_on(turns: &mut Turns, rivals: &Rivals) -> u32 {
+        let calls = (1..=2 * MOST).find(|_| turns.count(SOON, rivals));
         turns.on = true;
         calls.unwrap()
     }
 
-    fn come_late(turns: &mut Turns) {
-        turns.late();
-        turns.on = false;
-    }
-
     #[test]
     fn calls_that_come_fast_are_worth_turns_until_a_pause() {
-        let mut turns = Turns::new();
-        assert_eq!(calls_until_on(&mut turns), FEWEST);
-        assert!(turns.count(SOON));
-        assert!(!turns.count(2 * PAUSE));
+        let (mut turns, rivals) = (Turns::new(), Rivals::default());
+        assert_eq!(calls_until_on(&mut turns, &rivals), FEWEST);
+        assert!(turns.count(SOON, &rivals));
+        assert!(!turns.count(2 * PAUSE, &rivals));
     }
 
     #[test]
-    fn who_competes_for_the_cpu_is_avoided_for_longer_each_time_and_forgotten() {
-        let mut turns = Turns::new();
-        let mut last = calls_until_on(&mut turns);
+    fn who_competes_for_the_cpu_is_avoided_by_all_runners_and_forgotten() {
+        let rivals = Rivals::default();
+        let mut last = FEWEST;
         while last < MOST {
-            come_late(&mut turns);
-            let wanted = calls_until_on(&mut turns);
-            assert_eq!(wanted, last * 2);
-            last = wanted;
+            let mut turns = Turns::new();
+            assert_eq!(calls_until_on(&mut turns, &rivals), last);
+            turns.late(&rivals);
+            last = (last * LONGER).min(MOST);
         }
+        let mut turns = Turns::new();
+        assert_eq!(calls_until_on(&mut turns, &rivals), MOST);
         for _ in 0..16 * GOOD {
-            assert!(turns.count(SOON));
+            assert!(turns.count(SOON, &rivals));
         }
-        come_late(&mut turns);
-        assert!(calls_until_on(&mut turns) < 16);
+        assert_eq!(calls_until_on(&mut Turns::new(), &rivals), FEWEST);
     }
 
     #[test]

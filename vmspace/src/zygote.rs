@@ -234,6 +234,7 @@ fn prepare(sources: &[(i32, i32); SOURCES], parent: u32) -> io::Result<()> {
     // SAFETY: system calls on descriptors that exist; the pointers are to C strings and to structures of this function.
     unsafe {
         libc::setpgid(0, 0);
+        sys::use_short_slices();
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         if libc::getppid() as u32 != parent {
             libc::_exit(1);

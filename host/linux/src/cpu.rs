@@ -415,6 +415,7 @@ pub(crate) fn use_cpus(hosts: &[usize]) {
 /// Binds the calling thread to one host CPU. Where the host refuses, it runs unbound, only slower.
 fn pin(host: usize) {
     use_cpus(&[host]);
+    vmspace::use_short_slices();
     // Wake up when asked, not up to 50 µs later.
     // SAFETY: plain call.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
