@@ -65,8 +65,9 @@ fn an_interactive_python() {
     session.send("6 * 7\r");
     session.expect("\n42\r\n");
     session.expect(">>> ");
-    // Not before the program runs: readline swallows an interrupt that comes while it hands the line over, on any Linux.
-    session.send("import time; print('sle' + 'eping'); time.sleep(1000)\r");
+    // Not before the program runs: readline swallows an interrupt that comes while it hands the line over, on any Linux. In short steps: one that comes just before a
+    // sleep is only noted, and does not end it.
+    session.send("import time; print('sle' + 'eping'); [time.sleep(0.01) for _ in range(100000)]\r");
     session.expect("sleeping\r\n");
     session.send("\x03");
     session.expect("KeyboardInterrupt");
