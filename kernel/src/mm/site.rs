@@ -15,7 +15,7 @@ use core::ops::Range;
 use hal::HostFile;
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-/// Has the decoder of instructions make its tables, which takes a third of a millisecond that the first call of [`Site::find`] would take longer otherwise.
+/// Has the decoder of instructions make its tables, which takes a third of a millisecond by which the first site would take longer otherwise.
 pub(crate) fn prepare_decoder() {
     const NOP: [u8; 1] = [0x90];
     let _tables_are_made = Decoder::new(64, &NOP, DecoderOptions::NONE).decode();
