@@ -116,7 +116,7 @@ impl LinuxMachine {
         });
         let io = failed.note(io, |e| format!("cannot start the I/O thread: {e}"));
         let spaces = failed.note(spaces.finish(), |e| e);
-        let (Some(io), Some(spaces)) = (io, spaces) else {
+        let (Some(io), Some(spaces), true) = (io, spaces, failed.lines.is_empty()) else {
             terminal::restore();
             return Err(failed);
         };
