@@ -33,4 +33,4 @@ mod zygote;
 pub use context::{Context, DefaultActions, Offers, Regs};
 pub use engine::{Beginning, Engine};
 pub use space::{Exit, Op, UpdateError, Vmspace};
-pub use sys::use_short_slices;
+pub use sys::{own_cpus, use_cpus, use_short_slices};

@@ -178,7 +178,7 @@ pub fn share_cpus(pid: i32) {
     }
 }
 
-/// The CPUs that the calling thread may use.
+/// The host CPUs that the calling thread may use; none when the host does not say.
 pub fn own_cpus() -> Vec<usize> {
     // SAFETY: the set is plain data, written whole; CPU_ISSET checks the index.
     unsafe {
@@ -188,7 +188,7 @@ pub fn own_cpus() -> Vec<usize> {
     }
 }
 
-/// Gives a task these CPUs.
+/// Has a task, or the calling thread if `pid` is 0, run on these host CPUs only. Where the host refuses, it stays as it is.
 pub fn use_cpus(pid: i32, cpus: impl Iterator<Item = usize>) {
     // SAFETY: as above.
     unsafe {
@@ -196,6 +196,11 @@ pub fn use_cpus(pid: i32, cpus: impl Iterator<Item = usize>) {
         cpus.for_each(|cpu| libc::CPU_SET(cpu, &mut set));
         libc::sched_setaffinity(pid, size_of_val(&set), &raw const set);
     }
+}
+
+/// Binds a task to one CPU.
+pub fn bind(pid: i32, cpu: usize) {
+    use_cpus(pid, std::iter::once(cpu));
 }
 
 /// The CPU that the calling thread is on.
@@ -231,11 +236,6 @@ pub fn cycles() -> u32 {
 pub fn yield_cpu() {
     // SAFETY: no arguments.
     unsafe { libc::sched_yield() };
-}
-
-/// Binds a task to one CPU.
-pub fn bind(pid: i32, cpu: usize) {
-    use_cpus(pid, std::iter::once(cpu));
 }
 
 /// Whether a notification can be received without blocking, or never will be.

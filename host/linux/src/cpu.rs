@@ -387,29 +387,13 @@ impl Cpu for LinuxCpus {
 
 /// The host CPUs that this process may use; never empty.
 pub fn host_cpus() -> Vec<usize> {
-    // SAFETY: an all-zero set is valid.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set has the size that is given.
-    let result = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) };
-    let all = 0..libc::CPU_SETSIZE as usize;
-    // SAFETY: the index is within the set.
-    let mut cpus: Vec<usize> = all.filter(|c| unsafe { libc::CPU_ISSET(*c, &set) }).collect();
-    if result != 0 || cpus.is_empty() {
-        cpus = vec![0];
-    }
-    cpus
+    let cpus = vmspace::own_cpus();
+    if cpus.is_empty() { vec![0] } else { cpus }
 }
 
 /// Lets the calling thread run on these host CPUs only. Where the host refuses, it stays as it is.
 pub(crate) fn use_cpus(hosts: &[usize]) {
-    // SAFETY: an all-zero set is valid, the indices came out of such a set, and the size is right.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        for host in hosts {
-            libc::CPU_SET(*host, &mut set);
-        }
-        libc::sched_setaffinity(0, size_of_val(&set), &set);
-    }
+    vmspace::use_cpus(0, hosts.iter().copied());
 }
 
 /// Binds the calling thread to one host CPU. Where the host refuses, it runs unbound, only slower.

@@ -1,5 +1,6 @@
 //! Who is to go when RAM is full.
 
+use super::Mm;
 use crate::Kernel;
 use crate::task::{Cx, Process, ProcessState};
 use alloc::sync::Arc;
@@ -23,19 +24,21 @@ fn may_go(process: &Process) -> bool {
     process.pid != 1 && process.oom_score_adj.load(Ordering::Relaxed) > NEVER
 }
 
+/// The address space of a process: that of a thread that has not left it.
+fn memory(process: &Process) -> Option<Arc<Mm>> {
+    let threads = process.family.lock().threads.clone();
+    threads.iter().find_map(|task| task.mm.lock().clone())
+}
+
 /// Resident memory in pages, with the adjustment in thousandths of RAM.
 fn points(kernel: &Kernel, process: &Process, adjust: i32) -> i64 {
-    let threads = process.family.lock().threads.clone();
-    let mm = threads.iter().find_map(|task| task.mm.lock().clone());
-    let resident = mm.map_or(0, |mm| mm.resident_pages()) as i64;
+    let resident = memory(process).map_or(0, |mm| mm.resident_pages()) as i64;
     (resident + i64::from(adjust) * (kernel.frames.total() as i64) / 1000).max(0)
 }
 
 /// Gives up memory that processes keep only because it may be wanted again; how many frames.
 pub fn reclaim(cx: &Cx) -> u64 {
-    let tasks =
-        cx.kernel.pids.processes().into_iter().filter_map(|p| p.family.lock().threads.first().cloned());
-    tasks.filter_map(|task| task.mm.lock().clone()).map(|mm| mm.empty_stash(cx)).sum()
+    cx.kernel.pids.processes().iter().filter_map(|p| memory(p)).map(|mm| mm.empty_stash(cx)).sum()
 }
 
 /// The process to kill when RAM is full: one that is ending already, or else the one with the most resident memory and adjustment
