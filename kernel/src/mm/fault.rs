@@ -212,8 +212,8 @@ impl Mm {
             return Err(FaultError::Bus);
         }
         let private_write = write && !vma.is_shared();
-        if let Some(pfn) = table.get(page).pfn() {
-            if !private_write || self.frames.count(pfn) == 1 {
+        if table.get(page).pfn().is_some() {
+            if !private_write {
                 return Ok(Made { pages: page..page + 1, stale: false });
             }
             let window = window(vma, table, Pte::writable, page, COPY_WINDOW, want);
@@ -299,7 +299,7 @@ impl Mm {
         Ok(Made { pages: window.start..at, stale: false })
     }
 
-    /// Replaces shared frames by copies: that of `page`, and those of the window around it as long as there are such.
+    /// Makes pages that exist one's own: that of `page`, and those of the window around it as long as there are such. Shared frames are replaced by copies.
     pub(super) fn copy_frames(
         &self,
         inner: &mut Inner,
@@ -309,8 +309,9 @@ impl Mm {
     ) -> Result<Made, FaultError> {
         // The others may give one up at any time: then it is ours as it is.
         let shared = |pfn: Pfn| self.frames.count(pfn) > 1;
+        let foreign = |pte: Pte| !pte.writable() && pte.pfn().is_some();
         let mut first = page;
-        while first > window.start && inner.table.get(first - 1).pfn().is_some_and(shared) {
+        while first > window.start && foreign(inner.table.get(first - 1)) {
             first -= 1;
         }
         let mut stale = false;
@@ -326,7 +327,7 @@ impl Mm {
                 batch.put(old);
                 stale |= pte.mapped();
                 after = Some(new);
-            } else if at > page {
+            } else if at > page && pte.writable() {
                 break;
             }
             at += 1;
@@ -452,7 +453,8 @@ impl Mm {
         Ok(Made { pages: low..high, stale: false })
     }
 
-    /// Has the machine show these pages, and existing ones near them if `around`. They are all in one area.
+    /// Has the machine show these pages, and existing ones near them that it does not show if `around`. They are all in one area. (A right to write is not given
+    /// to those near: what is writable counts as written when the next `fork` asks what to copy.)
     pub(super) fn show(&self, inner: &mut Inner, pages: Range<u64>, around: bool, batch: &mut Batch) {
         let Some(vma) = inner.areas.find(pages.start * PAGE_SIZE) else { return };
         if vma.prot.is_empty() {
@@ -468,7 +470,8 @@ impl Mm {
         let mut low = pages.start;
         if around {
             let limit = bounds.start.max(low.saturating_sub(SHOW_AROUND.0));
-            while low > limit && self.wants_showing(vma, table.get(low - 1)).is_some() {
+            let hidden = |pte: Pte| !pte.mapped() && self.wants_showing(vma, pte).is_some();
+            while low > limit && hidden(table.get(low - 1)) {
                 low -= 1;
             }
         }
@@ -489,7 +492,9 @@ impl Mm {
         for at in pages.end..limit {
             let pte = table.get(at);
             match self.wants_showing(vma, pte) {
-                Some(how) if batch.len() < SHOW_CHANGES => table.set(at, show(batch, at, pte, how)),
+                Some(how) if batch.len() < SHOW_CHANGES && !pte.mapped() => {
+                    table.set(at, show(batch, at, pte, how))
+                }
                 _ => break,
             };
         }

@@ -18,9 +18,9 @@ use alloc::vec::Vec;
 use hal::{PAGE_SIZE, Prot};
 
 /// Most pages of one area that are copied at once: an area where more are written to is copied on write.
-const COPY_AREA: usize = 48;
+const COPY_AREA: usize = 128;
 /// Most pages of all areas that are copied at once.
-const COPY_ALL: usize = 128;
+const COPY_ALL: usize = 256;
 /// No more areas are shown to the child once there are so many changes.
 const SHOW_CHANGES: usize = 48;
 

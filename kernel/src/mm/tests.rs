@@ -222,17 +222,17 @@ fn a_dropped_space_gives_its_frames_back() {
 fn fork_copies_on_write_and_gives_write_access_back() {
     testing::run(|cx| {
         let mm = new_mm(cx);
-        let at = mm.map(cx, anon(64 * PAGE)).unwrap().0;
-        for page in 0..64 {
+        let at = mm.map(cx, anon(192 * PAGE)).unwrap().0;
+        for page in 0..192 {
             store(cx, &mm, at + page * PAGE, &[page as u8]);
         }
         let space = MockSpace::of(&**mm.space());
         space.take_ops();
         let child = mm.fork(cx).unwrap();
-        assert_eq!(space.take_ops(), [MockOp::Protect(VirtAddr(at), 64 * PAGE, Prot::READ)]);
+        assert_eq!(space.take_ops(), [MockOp::Protect(VirtAddr(at), 192 * PAGE, Prot::READ)]);
         let shown = MockSpace::of(&**child.space()).mappings();
         assert!(
-            matches!(shown[..], [MockMapping { len, prot: Prot::READ, .. }] if len == 64 * PAGE),
+            matches!(shown[..], [MockMapping { len, prot: Prot::READ, .. }] if len == 192 * PAGE),
             "{shown:?}"
         );
 
@@ -247,8 +247,34 @@ fn fork_copies_on_write_and_gives_write_access_back() {
         space.take_ops();
         store(cx, &mm, at + 20 * PAGE, b"q");
         let ops = space.take_ops();
-        assert!(matches!(ops[..], [MockOp::Protect(_, len, RW)] if len > 16 * PAGE), "{ops:?}");
-        assert_eq!(mm.resident_pages(), 64);
+        assert!(matches!(ops[..], [MockOp::Protect(_, len, RW)] if len == 8 * PAGE), "{ops:?}");
+        assert_eq!(mm.resident_pages(), 192);
+    });
+}
+
+/// A shell has a big heap and writes a little of it between two forks.
+#[test]
+fn what_was_not_written_since_the_last_fork_is_not_copied() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(256 * PAGE)).unwrap().0;
+        for page in 0..256 {
+            store(cx, &mm, at + page * PAGE, &[page as u8]);
+        }
+        drop(mm.fork(cx).unwrap());
+        for page in [3, 100, 200] {
+            store(cx, &mm, at + page * PAGE, b"written");
+        }
+        let space = MockSpace::of(&**mm.space());
+        space.take_ops();
+        let child = mm.fork(cx).unwrap();
+        assert!(space.take_ops().is_empty(), "nothing is taken from the parent");
+        let faults = mm.stats().faults;
+        for page in [3, 100, 200] {
+            store(cx, &mm, at + page * PAGE, b"again");
+            assert_eq!(load(cx, &child, at + page * PAGE, 7).unwrap(), b"written");
+        }
+        assert_eq!(mm.stats().faults, faults, "the parent writes without a fault");
     });
 }
 
@@ -279,12 +305,12 @@ fn fork_copies_a_few_written_pages_at_once() {
 fn fork_takes_write_access_on_both_sides_of_a_hole() {
     testing::run(|cx| {
         let mm = new_mm(cx);
-        let at = mm.map(cx, anon(256 * PAGE)).unwrap().0;
+        let at = mm.map(cx, anon(512 * PAGE)).unwrap().0;
         // Too many pages to copy at once.
-        for page in 0..64 {
+        for page in 0..192 {
             store(cx, &mm, at + page * PAGE, b"low");
         }
-        store(cx, &mm, at + 200 * PAGE, b"high");
+        store(cx, &mm, at + 400 * PAGE, b"high");
         let space = MockSpace::of(&**mm.space());
         space.take_ops();
         let _child = mm.fork(cx).unwrap();
@@ -293,7 +319,7 @@ fn fork_takes_write_access_on_both_sides_of_a_hole() {
         let [MockOp::Protect(low, len, Prot::READ), MockOp::Protect(high, _, Prot::READ)] = ops[..] else {
             panic!("{ops:?}")
         };
-        assert!(low.0 == at && low.0 + len < high.0 && high.0 <= at + 200 * PAGE, "{ops:?}");
+        assert!(low.0 == at && low.0 + len < high.0 && high.0 <= at + 400 * PAGE, "{ops:?}");
     });
 }
 
