@@ -23,14 +23,12 @@ const DENSE: Duration = Duration::from_micros(12);
 const PAUSE: Duration = Duration::from_millis(1);
 /// So many calls of patched sites are looked at first.
 const BURST: i32 = 48;
-/// How much longer a burst has to be after a session in which somebody else had one of the CPUs: it can be as long as a slice of the host's before who spins gets it back.
-const STARVED: i32 = 8;
 /// How far the demand on a burst grows when sessions are not worth it.
 const MOST_BURST: i32 = 1 << 12;
 /// What a disturbance takes away, in calls that a session saves the switches of. Whatever needs both host CPUs costs as much as some dozens of them: waking the
 /// runner, and changing what its address space shows while it runs elsewhere.
 const DISTURBANCE: i32 = 24;
-/// The same for a call that traps, most of which do so once.
+/// The same for a call that traps: at most so much, but little for the first ones in a session, whose sites are patched now.
 const TRAP: i32 = 8;
 /// How many calls a session can have to its credit.
 const MOST_CREDIT: i32 = 96;
@@ -62,11 +60,13 @@ pub(crate) struct Pace {
     credit: i32,
     /// How much of it the next session takes.
     wanted: i32,
-    /// Whether somebody else had a CPU of the session.
+    /// Whether somebody else had a CPU of the session, which says nothing about the runner.
     starved: bool,
     /// Calls of the session since its last sample, and samples before.
     calls: u32,
     samples: u32,
+    /// How many calls have trapped in it, up to [`TRAP`].
+    traps: i32,
     /// Whether calls came at the rate of [`DENSE`] when that was looked at last, and whether another runner has had the seat since.
     dense: bool,
     shared: bool,
@@ -93,6 +93,7 @@ impl Pace {
             starved: false,
             calls: 0,
             samples: 0,
+            traps: 0,
             dense: false,
             shared: false,
             last: Instant::now(),
@@ -150,7 +151,8 @@ impl Pace {
 
     /// A call trapped in the session. Its site is going to be patched, if it can be.
     pub(crate) fn trapped_in_session(&mut self) {
-        self.credit -= TRAP;
+        self.traps = (self.traps + 1).min(TRAP);
+        self.credit -= self.traps;
     }
 
     /// There has been no call for a while; whether to go on listening.
@@ -167,6 +169,11 @@ impl Pace {
         }
     }
 
+    /// The owner has changed the address space while guest code ran, and nobody waited for that.
+    pub(crate) fn has_seen(&mut self, changes: u32) {
+        self.changes = changes;
+    }
+
     /// The owner changes the address space because of what the runner did, for the `changes`th time: in a session that is done on its CPU.
     pub(crate) fn has_changed(&mut self, changes: u32) {
         if self.changes == changes.wrapping_sub(1) {
@@ -176,30 +183,31 @@ impl Pace {
 
     /// The guest trapped outside of a session, `by_gate` if it was a call of a patched site; whether one should begin, if there is a CPU for it, or be `joined`.
     /// Other calls trap in a session, too, which is dearer there: as long as they come, as they do when a program starts, there should be none. `gap` is
-    /// the time since the last one.
-    fn trapped(&mut self, gap: Duration, by_gate: bool, joined: bool) -> bool {
+    /// the time since the last one, `factor` how many times as many traps as usual it takes.
+    fn trapped(&mut self, gap: Duration, by_gate: bool, joined: bool, factor: impl Fn() -> u32) -> bool {
         if gap > PAUSE {
             self.credit = 0;
-            return by_gate && joined;
+            return by_gate && joined && factor() == 1;
         }
         self.gap = (self.gap * 15 + gap) / 16;
         if !by_gate {
             return false;
         }
         self.credit += 1;
-        joined || self.credit >= self.wanted && self.gap < GAP
+        joined && factor() == 1
+            || self.gap < GAP && self.credit >= self.wanted.saturating_mul(factor() as i32)
     }
 
     fn begin(&mut self, home: usize, host: usize) {
         self.session = Some(Moved { home, host });
         self.credit = START;
-        (self.last, self.calls, self.samples) = (Instant::now(), 0, 0);
+        (self.last, self.calls, self.samples, self.traps) = (Instant::now(), 0, 0, 0);
         (self.dense, self.shared) = (true, false);
     }
 
     fn end(&mut self) {
         self.wanted = match self.samples {
-            _ if std::mem::take(&mut self.starved) => (self.wanted * STARVED).min(MOST_BURST),
+            _ if std::mem::take(&mut self.starved) => self.wanted,
             0 => (self.wanted * 2).min(MOST_BURST),
             WORTH.. => (self.wanted / 2).max(BURST),
             _ => self.wanted,
@@ -236,6 +244,7 @@ impl Runner {
                     Silence::Time => self.come_home(inner),
                     Silence::Starved => {
                         inner.pace.starved = true;
+                        rivals.starved(Instant::now());
                         self.come_home(inner);
                     }
                 }
@@ -292,7 +301,7 @@ impl Runner {
         }
         let now = Instant::now();
         let gap = now.duration_since(std::mem::replace(&mut inner.pace.last, now));
-        if inner.pace.trapped(gap, by_gate, joined) {
+        if inner.pace.trapped(gap, by_gate, joined, || rivals.session_factor(now)) {
             match lend() {
                 Some(host) => {
                     sys::bind(self.pid, host);
@@ -354,12 +363,12 @@ mod tests {
         let mut pace = Pace::new();
         assert_eq!(after(&mut pace, 0, false), BURST * 2);
         assert_eq!(after(&mut pace, WORTH, false), BURST);
-        assert_eq!(after(&mut pace, WORTH, true), BURST * STARVED);
-        assert_eq!(after(&mut pace, WORTH, false), BURST * STARVED / 2);
         for _ in 0..9 {
-            after(&mut pace, WORTH, true);
+            after(&mut pace, 0, false);
         }
         assert_eq!(pace.wanted, MOST_BURST);
+        assert_eq!(after(&mut pace, WORTH, false), MOST_BURST / 2);
+        assert_eq!(after(&mut pace, 0, true), MOST_BURST / 2);
     }
 
     #[test]

@@ -6,10 +6,12 @@ use crate::engine::{Engine, KICK, lock};
 use crate::gate::{Eager, Heard, SYSCALL_LEN};
 use crate::layout::{self, call, fd, listening};
 use crate::mapper::{Call, Mapper};
+use crate::pace::Pace;
 use crate::places::Places;
 use crate::runner::{self, Fatal, Mode, Runner};
 use crate::sys;
 use crate::trust::{self, Fresh};
+use crate::turns::Turns;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -85,7 +87,10 @@ impl Body {
             inner.call = 0;
             (inner.answers, inner.offers) = (Answers::default(), Offers::default());
             runner.kicked.store(false, Ordering::SeqCst);
-            runner.cleanse(&mut inner).is_ok()
+            let cleansed = runner.cleanse(&mut inner).is_ok();
+            // The next guest's calls come as they come.
+            (inner.pace, inner.turns) = (Pace::new(), Turns::new());
+            cleansed
         })
     }
 
@@ -441,6 +446,7 @@ impl Vmspace {
             self.engine.seats.take(cpu, runner, &mut inner);
             if inner.pace.in_session() {
                 meanwhile();
+                inner.pace.has_seen(self.changes.load(Ordering::Relaxed));
             }
             self.leave(cpu, runner, &mut inner, context, spare)
         });

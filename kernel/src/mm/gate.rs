@@ -101,15 +101,27 @@ struct Page {
 }
 
 impl Mm {
-    /// A system call trapped; `ip` is behind its instruction. Patches the site when it has done so often enough. Blocks for the time of the host's calls.
+    /// A system call trapped; `ip` is behind its instruction. Patches the site when it has done so often enough: at once, or, where guest code has a host CPU of its
+    /// own, while that wakes up ([`Mm::patch_busy_site`]). Blocks for the time of the host's calls.
     pub(crate) fn note_call(&self, cx: &Cx, ip: u64) {
         let site = ip.wrapping_sub(2);
-        if let Some(gate) = self.gate
-            && self.traps.count(site, || self.space.traps_are_dear(cx.cpu()))
-        {
+        let dear = || self.space.traps_are_dear(cx.cpu());
+        if self.gate.is_some() && self.traps.count(site, dear) {
+            cx.busy_site.set(Some(site));
+            if !dear() {
+                self.patch_busy_site(cx);
+            }
+        }
+    }
+
+    /// Patches the site that was noted last, if that has not been done. Guest code may run meanwhile. Whether there was one. Blocks as [`Mm::note_call`].
+    pub(crate) fn patch_busy_site(&self, cx: &Cx) -> bool {
+        let site = cx.busy_site.take();
+        if let (Some(site), Some(gate)) = (site, self.gate) {
             // What can't be patched goes on trapping.
             let _ = self.patch(cx, site, gate);
         }
+        site.is_some()
     }
 
     /// Where a thread believes to be that is at `ip`: outside of the slots. What a slot does behind the moved instruction changes only what the call

@@ -64,6 +64,8 @@ pub struct Cx<'a> {
     pub(crate) fpu_image: Cell<Vec<u8>>,
     /// Room for the record of the task's next wait for a futex.
     pub(crate) futex_waiter: Cell<Option<Arc<futex::Waiter>>>,
+    /// A system-call site that is to be patched while guest code runs.
+    pub(crate) busy_site: Cell<Option<u64>>,
     /// What the task will look at next.
     pub(crate) ahead: RefCell<ahead::Ahead>,
     /// What `restart_syscall(2)` goes on with.
@@ -151,6 +153,7 @@ impl<'a> Cx<'a> {
             actions_lent: Cell::new(None),
             fpu_image: Cell::new(Vec::new()),
             futex_waiter: Cell::new(None),
+            busy_site: Cell::new(None),
             ahead: RefCell::default(),
             restart: Cell::new(None),
         }

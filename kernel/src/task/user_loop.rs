@@ -33,8 +33,15 @@ pub(crate) fn user_loop(cx: &Cx) {
             let Some(mm) = mm.as_ref() else { return };
             let cpu = cx.cpu();
             cx.kernel.sched.guest_switch(cpu);
-            let exit = mm.space().run_beside(cpu, &mut **cx.user.borrow_mut(), &mut || ahead::look_ahead(cx));
+            let mut meanwhile = || {
+                if !mm.patch_busy_site(cx) {
+                    ahead::look_ahead(cx);
+                }
+            };
+            let exit = mm.space().run_beside(cpu, &mut **cx.user.borrow_mut(), &mut meanwhile);
             cx.kernel.sched.guest_switch(cpu);
+            // If it had the host CPU for itself.
+            mm.patch_busy_site(cx);
             exit
         };
         cx.kernel.sched.left_guest(cx.cpu());
