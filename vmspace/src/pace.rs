@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 /// How long the owner looks for a call before that costs the session something.
 const LISTEN: Duration = Duration::from_micros(100);
-/// What it costs, in calls: the time itself is lost only for others, and a session that ends and begins again costs as much as what it saves with dozens of calls.
-const SILENCE: i32 = 12;
+/// Who was away from his CPU for so long was so because another task of the host had it.
+const AWAY: Duration = Duration::from_micros(400);
+/// What it costs, in calls: the time itself is lost only for others, and a session that ends and begins again costs as much as what it saves with dozens of calls. So many calls
+/// in a time like that keep a session going, between which the guest computes.
+const SILENCE: i32 = 6;
 /// Traps that come this fast on average are worth a session. Others are as well served by turns, with the guest's data still in the caches of its CPU.
 const GAP: Duration = Duration::from_micros(12);
 /// A session ends when its calls take longer than that, with what the owner does about them.
@@ -47,7 +50,7 @@ enum Silence {
     Notification,
     /// Nothing happened for long.
     Time,
-    /// The same, because somebody else has had a CPU of the session.
+    /// The same, and somebody else has had the owner's CPU.
     Starved,
 }
 
@@ -62,6 +65,8 @@ pub(crate) struct Pace {
     wanted: i32,
     /// Whether somebody else had a CPU of the session, which says nothing about the runner.
     starved: bool,
+    /// How long the runner had waited for CPUs when the last session ended in silence, in nanoseconds.
+    waited_ns: Option<u64>,
     /// Calls of the session since its last sample, and samples before.
     calls: u32,
     samples: u32,
@@ -91,6 +96,7 @@ impl Pace {
             credit: 0,
             wanted: BURST,
             starved: false,
+            waited_ns: None,
             calls: 0,
             samples: 0,
             traps: 0,
@@ -217,11 +223,6 @@ impl Pace {
     }
 }
 
-/// Whether both sides have had their CPUs in a silence: the owner, who looks often, and the runner, which ran for so long.
-fn both_ran(silent: Duration, ran: Duration) -> bool {
-    silent < LISTEN * 4 && ran > silent / 2
-}
-
 impl Runner {
     /// Waits until the runner does something.
     pub(crate) fn hear(
@@ -240,8 +241,18 @@ impl Runner {
                 match self.listen(inner) {
                     Silence::Heard(heard) => return Ok(heard),
                     Silence::Notification => {}
-                    Silence::Time if inner.pace.bears_silence() && spare().is_some() => continue,
-                    Silence::Time => self.come_home(inner),
+                    // Where somebody else had a CPU a while ago it is he again.
+                    Silence::Time
+                        if inner.pace.bears_silence()
+                            && rivals.session_factor(Instant::now()) == 1
+                            && spare().is_some() =>
+                    {
+                        continue;
+                    }
+                    Silence::Time => {
+                        inner.pace.waited_ns = Some(sys::waited_for_cpu_ns(self.pid));
+                        self.come_home(inner);
+                    }
                     Silence::Starved => {
                         inner.pace.starved = true;
                         rivals.starved(Instant::now());
@@ -277,11 +288,9 @@ impl Runner {
             if sys::is_ready(self.listener()) {
                 return Silence::Notification;
             }
-            let (since, used) = *start.get_or_insert_with(|| (Instant::now(), sys::cpu_time_ns(self.pid)));
-            let silent = since.elapsed();
+            let silent = start.get_or_insert_with(Instant::now).elapsed();
             if silent > LISTEN {
-                let ran = Duration::from_nanos(sys::cpu_time_ns(self.pid).saturating_sub(used));
-                return if both_ran(silent, ran) { Silence::Time } else { Silence::Starved };
+                return if silent < AWAY { Silence::Time } else { Silence::Starved };
             }
         }
     }
@@ -298,6 +307,12 @@ impl Runner {
     ) {
         if inner.pace.in_session() {
             return;
+        }
+        // Now it is known whether it was silent because it had no CPU.
+        if let Some(before) = inner.pace.waited_ns.take()
+            && sys::waited_for_cpu_ns(self.pid).saturating_sub(before) > AWAY.as_nanos() as u64
+        {
+            rivals.starved(Instant::now());
         }
         let now = Instant::now();
         let gap = now.duration_since(std::mem::replace(&mut inner.pace.last, now));
@@ -369,14 +384,5 @@ mod tests {
         assert_eq!(pace.wanted, MOST_BURST);
         assert_eq!(after(&mut pace, WORTH, false), MOST_BURST / 2);
         assert_eq!(after(&mut pace, 0, true), MOST_BURST / 2);
-    }
-
-    #[test]
-    fn who_else_has_a_cpu_is_found_out() {
-        let us = Duration::from_micros;
-        assert!(both_ran(us(110), us(105)));
-        assert!(!both_ran(us(110), us(20)));
-        // The owner could not look.
-        assert!(!both_ran(us(3000), us(3000)));
     }
 }

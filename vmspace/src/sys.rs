@@ -100,7 +100,7 @@ pub fn kill(pid: i32, signo: i32) {
     unsafe { libc::kill(pid, signo) };
 }
 
-/// CPU time that a process has used; 0 when there is no such process.
+/// CPU time that a process has used, to the host's last tick; 0 when there is no such process.
 pub fn cpu_time_ns(pid: i32) -> u64 {
     // `CPUCLOCK_SCHED` of a process, as `clock_getcpuclockid(3)` makes it.
     let clock = (!pid << 3) | 2;
@@ -110,6 +110,12 @@ pub fn cpu_time_ns(pid: i32) -> u64 {
         return 0;
     }
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// How long a task has waited for a CPU while it could run, in nanoseconds, without the wait that has not ended yet (`/proc/PID/schedstat`); 0 where the host does not count that.
+pub fn waited_for_cpu_ns(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    text.split_ascii_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
 /// Waits for the end of a child that was killed.

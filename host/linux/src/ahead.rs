@@ -11,8 +11,6 @@ use std::thread::JoinHandle;
 
 /// How much is made by one host call, in bytes: nobody can stop it meanwhile.
 const PIECE: u64 = 128 << 10;
-/// Others go first where there is no CPU to spare.
-const NICE: libc::c_int = 10;
 
 #[derive(Default)]
 struct Work {
@@ -90,8 +88,9 @@ impl Ahead {
 
 fn run(shared: &Shared) {
     use_cpus(&shared.cpus);
-    // SAFETY: a call without memory; it changes this thread only.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    // Others go first, at once: a runner that wakes up where this thread runs must not wait for the end of its slice.
+    // SAFETY: all zeros is a valid parameter, and it changes this thread only.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &std::mem::zeroed()) };
     loop {
         let mut work = lock(&shared.work);
         while !work.stop && work.from >= work.to {
