@@ -181,7 +181,8 @@ impl Runner {
         let fpu = if full.fpu.len() == self.fpu.1 { &full.fpu } else { &self.fresh_fpu };
         let in_use = fpu.get(XSTATE_BV..XSTATE_BV + 8).and_then(|b| b.try_into().ok());
         for part in parts(in_use.map_or(!0, u64::from_le_bytes), fpu.len()) {
-            self.area.write(at + part.start, &fpu[part]);
+            // A signal handler's end brings back what its beginning took.
+            self.area.write_changes(at + part.start, &fpu[part]);
         }
         inner.bases = (full.regs.fs_base, 0);
     }
