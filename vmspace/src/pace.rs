@@ -133,13 +133,13 @@ impl Pace {
         self.credit = (self.credit + 1).min(MOST_CREDIT);
         self.calls += 1;
         if self.calls == SAMPLE {
-            // On a busy host each side waits for its turn: that is no quicker than switching.
             let now = Instant::now();
             let took = now.duration_since(self.last);
-            if took > SLOW * SAMPLE {
-                self.credit = 0;
-            }
             if !std::mem::take(&mut self.shared) {
+                // On a busy host each side waits for its turn: that is no quicker than switching.
+                if took > SLOW * SAMPLE {
+                    self.credit = 0;
+                }
                 self.dense = took < DENSE * SAMPLE;
             }
             (self.last, self.calls) = (now, 0);
