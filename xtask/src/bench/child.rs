@@ -36,6 +36,8 @@ impl Running {
         let (program, args) = words.split_first().context("an empty command")?;
         let mut command = Command::new(program);
         command.args(args).process_group(0).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Cargo's, for what it runs: every program would look for its libraries in four more directories.
+        command.env_remove("LD_LIBRARY_PATH");
         let shown = words.join(" ");
         let mut child = command.spawn().with_context(|| shown.clone())?;
         let pid = Pid::from_child(&child);
