@@ -18,7 +18,7 @@ const SILENCE: i32 = 6;
 /// Traps that come this fast on average are worth a session. Others are as well served by turns, with the guest's data still in the caches of its CPU.
 const GAP: Duration = Duration::from_micros(12);
 /// A session ends when its calls take longer than that, with what the owner does about them.
-const SLOW: Duration = Duration::from_micros(50);
+const SLOW: Duration = Duration::from_micros(20);
 /// A session whose calls come this fast does more than its two host CPUs would do for a task and another one that waits most of the time, with a switch
 /// for each call.
 const DENSE: Duration = Duration::from_micros(12);
