@@ -75,14 +75,23 @@ impl Inode {
         }
     }
     pub(super) fn insert_entry(&self, name: &[u8], inode: Arc<Inode>) {
+        self.names_change();
         if let Kind::Directory(entries) = &mut self.data().kind {
             entries.insert(name.to_vec(), inode);
         }
     }
     pub(super) fn remove_entry(&self, name: &[u8]) -> Option<Arc<Inode>> {
+        self.names_change();
         match &mut self.data().kind {
             Kind::Directory(entries) => entries.remove(name),
             _ => None,
+        }
+    }
+    /// The times of a directory say that its names change.
+    fn names_change(&self) {
+        if let Some(now) = self.fs().map(|fs| fs.now()) {
+            let attr = &mut self.data().attr;
+            (attr.mtime, attr.ctime) = (now, now);
         }
     }
     pub(super) fn link_target(&self) -> Option<Vec<u8>> {

@@ -1,5 +1,6 @@
 //! Directories: finding, adding and removing names, and listings.
 
+use super::listing::Listing;
 use super::node::{Body, DIR_ENTRY_SIZE, Directory, Entry, Listed, Node};
 use crate::error::{Result, err};
 use crate::fs::{DirEntry, File, NewInode, OpenFile, dotdot_ino};
@@ -9,9 +10,7 @@ use abi::Errno;
 use abi::fs::FileType;
 use abi::time::Timespec;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::any::Any;
-use hal::HostDirEntry;
 
 /// Positions of entries in memory; below are those of the lower directory, behind `.` and `..`.
 const UPPER_POS: u64 = 1 << 40;
@@ -240,7 +239,7 @@ impl Node {
 pub(super) struct MemDir {
     node: Arc<Node>,
     /// The lower directory as it was when the listing began.
-    lower: Mutex<Option<Arc<Vec<HostDirEntry>>>>,
+    lower: Mutex<Option<Listing>>,
 }
 
 impl MemDir {
@@ -248,17 +247,16 @@ impl MemDir {
         MemDir { node, lower: Mutex::new(None) }
     }
 
-    fn listing(&self, again: bool) -> Result<Arc<Vec<HostDirEntry>>> {
+    fn listing(&self, again: bool) -> Result<Listing> {
         let known = self.lower.lock().clone();
         if let (false, Some(listing)) = (again, known) {
             return Ok(listing);
         }
         let merged = self.node.directory(|d| d.merged)?;
-        let entries = match &self.node.lower {
-            Some(lower) if merged => lower.read_dir()?,
-            _ => Vec::new(),
+        let listing = match &self.node.lower {
+            Some(lower) if merged => self.node.lower_names(&**lower)?,
+            _ => Listing::default(),
         };
-        let listing = Arc::new(entries);
         *self.lower.lock() = Some(listing.clone());
         Ok(listing)
     }

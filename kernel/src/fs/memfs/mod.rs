@@ -11,13 +11,14 @@
 //!
 //! The lower layer is taken to be unchanging: attributes are read when a node is first looked up, or shortly before ([`super::ahead`]), and again when it is opened. A node that
 //! was only looked at may be lost when the host puts another file in its place (`ESTALE`, see [`hal::HostNode::find`]); the walk then looks
-//! again. What is open or changed stays.
+//! again. What is open or changed stays. Names are the host's of the moment; a listing is kept only while the directory's times stay as they are ([`listing`]).
 //!
 //! Lock order: a node's `state`, then a page cache's own; it is never held across host calls or two at a time; `index` is never held with it.
 //! Directory changes are serialized by the VFS (a directory's latch), changes of content by the node's own latch.
 
 mod dir;
 mod file;
+mod listing;
 mod node;
 mod rename;
 mod set;
@@ -90,6 +91,8 @@ pub(super) struct Shared {
     frames: Arc<Frames>,
     next_ino: AtomicU64,
     index: Mutex<HashMap<Key, Indexed>>,
+    /// Held with no other lock.
+    listings: Mutex<listing::Listings>,
     /// Pages of the content.
     quota: Arc<Quota>,
     max_inodes: u64,
@@ -179,6 +182,7 @@ impl MemFs {
             frames: kernel.frames.clone(),
             next_ino: AtomicU64::new(first_ino),
             index: Mutex::default(),
+            listings: Mutex::default(),
             quota: Quota::new(pages),
             max_inodes: if options.inodes == 0 { u64::MAX } else { options.inodes },
             inodes: AtomicU64::new(0),

@@ -1,0 +1,79 @@
+//! Listings of lower directories, kept while the host says that they have not changed.
+//!
+//! Who walks a tree again lists each directory again, and most of what that takes is the host's. A directory's times change with its names. One that has changed just now
+//! may change once more without its times showing it, so its listing is not kept.
+
+use super::Key;
+use super::node::Node;
+use crate::error::Result;
+use abi::time::Timespec;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use hal::{HostDirEntry, HostNode};
+use hashbrown::HashMap;
+
+/// How many listings are kept, and how many names in all of them.
+const MOST: usize = 256;
+const MOST_NAMES: usize = 1 << 14;
+/// For how long a directory must not have changed, in seconds. The coarsest times of file systems are full two seconds.
+const SETTLED_SEC: i64 = 3;
+
+/// The names in a lower directory.
+pub(super) type Listing = Arc<Vec<HostDirEntry>>;
+/// When a directory, and when something about it, was changed last.
+type Stamp = (Timespec, Timespec);
+
+/// The listings that are kept.
+#[derive(Default)]
+pub(super) struct Listings {
+    kept: HashMap<Key, (Stamp, Listing)>,
+    /// The oldest first.
+    order: VecDeque<Key>,
+    names: usize,
+}
+
+impl Listings {
+    fn find(&self, key: &Key, stamp: &Stamp) -> Option<Listing> {
+        self.kept.get(key).filter(|(then, _)| then == stamp).map(|(_, listing)| listing.clone())
+    }
+
+    fn keep(&mut self, key: Key, stamp: Stamp, listing: &Listing) {
+        self.forget(&key);
+        if listing.len() > MOST_NAMES / 4 {
+            return;
+        }
+        while self.order.len() >= MOST || self.names + listing.len() > MOST_NAMES {
+            let Some(oldest) = self.order.front().copied() else { break };
+            self.forget(&oldest);
+        }
+        self.names += listing.len();
+        self.order.push_back(key);
+        self.kept.insert(key, (stamp, listing.clone()));
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if let Some((_, listing)) = self.kept.remove(key) {
+            self.names -= listing.len();
+            self.order.retain(|other| other != key);
+        }
+    }
+}
+
+impl Node {
+    /// The names in the lower directory, which is `lower`. Blocks for the host's calls.
+    pub(super) fn lower_names(&self, lower: &dyn HostNode) -> Result<Listing> {
+        let attr = lower.attr()?;
+        let stamp = (attr.mtime, attr.ctime);
+        let known = self.shared.listings.lock().find(&self.key, &stamp);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let listing = Arc::new(lower.read_dir()?);
+        let changed = attr.mtime.sec.max(attr.ctime.sec);
+        if self.shared.now().sec.saturating_sub(changed) >= SETTLED_SEC {
+            self.shared.listings.lock().keep(self.key, stamp, &listing);
+        }
+        Ok(listing)
+    }
+}
