@@ -20,6 +20,7 @@ mod limit;
 mod mapper;
 mod pace;
 mod places;
+mod rivals;
 mod runner;
 mod seat;
 mod space;

@@ -3,9 +3,10 @@
 
 use crate::gate::Heard;
 use crate::layout::{call, listening};
+use crate::rivals::Rivals;
 use crate::runner::{Fatal, Inner, Runner};
 use crate::sys;
-use crate::turns::{Rivals, Turns};
+use crate::turns::Turns;
 use std::time::{Duration, Instant};
 
 /// How long the owner looks for a call before that costs the session something.
@@ -190,18 +191,17 @@ impl Pace {
     /// The guest trapped outside of a session, `by_gate` if it was a call of a patched site; whether one should begin, if there is a CPU for it, or be `joined`.
     /// Other calls trap in a session, too, which is dearer there: as long as they come, as they do when a program starts, there should be none. `gap` is
     /// the time since the last one, `factor` how many times as many traps as usual it takes.
-    fn trapped(&mut self, gap: Duration, by_gate: bool, joined: bool, factor: impl Fn() -> u32) -> bool {
+    fn trapped(&mut self, gap: Duration, by_gate: bool, joined: bool, factor: u32) -> bool {
         if gap > PAUSE {
             self.credit = 0;
-            return by_gate && joined && factor() == 1;
+            return by_gate && joined;
         }
         self.gap = (self.gap * 15 + gap) / 16;
         if !by_gate {
             return false;
         }
         self.credit += 1;
-        joined && factor() == 1
-            || self.gap < GAP && self.credit >= self.wanted.saturating_mul(factor() as i32)
+        joined || self.gap < GAP && self.credit >= self.wanted.saturating_mul(factor as i32)
     }
 
     fn begin(&mut self, home: usize, host: usize) {
@@ -308,15 +308,16 @@ impl Runner {
         if inner.pace.in_session() {
             return;
         }
+        let now = Instant::now();
         // Now it is known whether it was silent because it had no CPU.
         if let Some(before) = inner.pace.waited_ns.take()
             && sys::waited_for_cpu_ns(self.pid).saturating_sub(before) > AWAY.as_nanos() as u64
         {
-            rivals.starved(Instant::now());
+            rivals.starved(now);
         }
-        let now = Instant::now();
         let gap = now.duration_since(std::mem::replace(&mut inner.pace.last, now));
-        if inner.pace.trapped(gap, by_gate, joined, || rivals.session_factor(now)) {
+        let factor = rivals.session_factor(now);
+        if inner.pace.trapped(gap, by_gate, joined && factor == 1, factor) {
             match lend() {
                 Some(host) => {
                     sys::bind(self.pid, host);

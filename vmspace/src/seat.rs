@@ -7,8 +7,8 @@
 use crate::engine::lock;
 use crate::layout::{MAX_RUNNERS, call, order, trap};
 use crate::pace::Pace;
+use crate::rivals::Rivals;
 use crate::runner::{Inner, Mode, Runner};
-use crate::turns::Rivals;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};

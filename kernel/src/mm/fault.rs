@@ -468,10 +468,10 @@ impl Mm {
         let Some(vma) = areas.find(pages.start * PAGE_SIZE) else { return };
         let bounds = vma.pages();
         let mut low = pages.start;
+        let hidden = |pte: Pte| self.wants_showing(vma, pte).filter(|_| !pte.mapped());
         if around {
             let limit = bounds.start.max(low.saturating_sub(SHOW_AROUND.0));
-            let hidden = |pte: Pte| !pte.mapped() && self.wants_showing(vma, pte).is_some();
-            while low > limit && hidden(table.get(low - 1)) {
+            while low > limit && hidden(table.get(low - 1)).is_some() {
                 low -= 1;
             }
         }
@@ -491,10 +491,8 @@ impl Mm {
         let limit = if around { bounds.end.min(pages.end + SHOW_AROUND.1) } else { pages.end };
         for at in pages.end..limit {
             let pte = table.get(at);
-            match self.wants_showing(vma, pte) {
-                Some(how) if batch.len() < SHOW_CHANGES && !pte.mapped() => {
-                    table.set(at, show(batch, at, pte, how))
-                }
+            match hidden(pte) {
+                Some(how) if batch.len() < SHOW_CHANGES => table.set(at, show(batch, at, pte, how)),
                 _ => break,
             };
         }

@@ -221,11 +221,7 @@ fn a_dropped_space_gives_its_frames_back() {
 #[test]
 fn fork_copies_on_write_and_gives_write_access_back() {
     testing::run(|cx| {
-        let mm = new_mm(cx);
-        let at = mm.map(cx, anon(192 * PAGE)).unwrap().0;
-        for page in 0..192 {
-            store(cx, &mm, at + page * PAGE, &[page as u8]);
-        }
+        let (mm, at) = written(cx, 192);
         let space = MockSpace::of(&**mm.space());
         space.take_ops();
         let child = mm.fork(cx).unwrap();
@@ -252,15 +248,21 @@ fn fork_copies_on_write_and_gives_write_access_back() {
     });
 }
 
+/// An address space with so many pages of anonymous memory, each of which has been written to, and where they are.
+fn written(cx: &Cx, pages: u64) -> (Arc<Mm>, u64) {
+    let mm = new_mm(cx);
+    let at = mm.map(cx, anon(pages * PAGE)).unwrap().0;
+    for page in 0..pages {
+        store(cx, &mm, at + page * PAGE, &[page as u8]);
+    }
+    (mm, at)
+}
+
 /// A shell has a big heap and writes a little of it between two forks.
 #[test]
 fn what_was_not_written_since_the_last_fork_is_not_copied() {
     testing::run(|cx| {
-        let mm = new_mm(cx);
-        let at = mm.map(cx, anon(256 * PAGE)).unwrap().0;
-        for page in 0..256 {
-            store(cx, &mm, at + page * PAGE, &[page as u8]);
-        }
+        let (mm, at) = written(cx, 256);
         drop(mm.fork(cx).unwrap());
         for page in [3, 100, 200] {
             store(cx, &mm, at + page * PAGE, b"written");

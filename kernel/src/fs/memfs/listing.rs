@@ -38,25 +38,29 @@ impl Listings {
         self.kept.get(key).filter(|(then, _)| then == stamp).map(|(_, listing)| listing.clone())
     }
 
-    fn keep(&mut self, key: Key, stamp: Stamp, listing: &Listing) {
-        self.forget(&key);
+    /// Returns what is no longer kept: dropping thousands of names takes long.
+    #[must_use]
+    fn keep(&mut self, key: Key, stamp: Stamp, listing: &Listing) -> Vec<Listing> {
+        let mut gone = Vec::new();
+        gone.extend(self.forget(&key));
         if listing.len() > MOST_NAMES / 4 {
-            return;
+            return gone;
         }
         while self.order.len() >= MOST || self.names + listing.len() > MOST_NAMES {
             let Some(oldest) = self.order.front().copied() else { break };
-            self.forget(&oldest);
+            gone.extend(self.forget(&oldest));
         }
         self.names += listing.len();
         self.order.push_back(key);
         self.kept.insert(key, (stamp, listing.clone()));
+        gone
     }
 
-    fn forget(&mut self, key: &Key) {
-        if let Some((_, listing)) = self.kept.remove(key) {
-            self.names -= listing.len();
-            self.order.retain(|other| other != key);
-        }
+    fn forget(&mut self, key: &Key) -> Option<Listing> {
+        let (_, listing) = self.kept.remove(key)?;
+        self.names -= listing.len();
+        self.order.retain(|other| other != key);
+        Some(listing)
     }
 }
 
@@ -72,7 +76,8 @@ impl Node {
         let listing = Arc::new(lower.read_dir()?);
         let changed = attr.mtime.sec.max(attr.ctime.sec);
         if self.shared.now().sec.saturating_sub(changed) >= SETTLED_SEC {
-            self.shared.listings.lock().keep(self.key, stamp, &listing);
+            let gone = self.shared.listings.lock().keep(self.key, stamp, &listing);
+            drop(gone);
         }
         Ok(listing)
     }
