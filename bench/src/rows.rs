@@ -46,6 +46,7 @@ pub const ROWS: &[Row] = &[
     ("python_start", apps::python_start),
     ("tar_2000", apps::tar_2000),
     ("find_2000", apps::find_2000),
+    ("find_2000_first", apps::find_2000_first),
     ("gcc_1000_lines", apps::gcc_1000_lines),
     ("git_commit_1000", apps::git_commit_1000),
     ("sqlite_2000_commits", apps::sqlite_2000_commits),

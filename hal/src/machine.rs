@@ -74,6 +74,12 @@ pub trait Machine: Send + Sync {
     fn gate(&self) -> Option<u64> {
         None
     }
+    /// How often [`Machine::recall_offers`] was called: to be asked before looking at what is offered.
+    fn offers_version(&self) -> u64 {
+        0
+    }
+    /// From now on no [`crate::StatOffer`] with an earlier version is told to guest code. Any context; does not block.
+    fn recall_offers(&self) {}
     /// Answers of `cpuid` that never change, the most wanted first. Empty where the instruction is fast and need not be replaced.
     fn cpuid(&self) -> &[CpuidAnswer] {
         &[]

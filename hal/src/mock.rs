@@ -30,6 +30,7 @@ use crate::{
     ClockId, Cpu, CpuId, CpuidAnswer, Event, Exit, Fibers, HostFs, LogLevel, Machine, Ram, SpaceError,
     Stream, UserContext, VmSpace,
 };
+use core::sync::atomic::{AtomicU64, Ordering};
 use space::Shared;
 use std::boxed::Box;
 use std::collections::VecDeque;
@@ -142,6 +143,7 @@ impl MockBuilder {
         let streams = core::array::from_fn(|i| Arc::new(MockStream::new(i, events.clone(), cpu.clone())));
         let outside = hostfs::Outside { events: events.clone(), cpu: cpu.clone() };
         Arc::new(MockMachine {
+            recalls: AtomicU64::new(0),
             shared: Arc::new(Shared::new(ram.clone(), cpu.clone())),
             ram,
             cpu,
@@ -168,6 +170,7 @@ pub struct MockMachine {
     log: Mutex<Vec<(LogLevel, String)>>,
     entropy: Mutex<u64>,
     realtime_ns: Mutex<u64>,
+    recalls: AtomicU64,
     shared: Arc<Shared>,
     config: MockBuilder,
 }
@@ -302,6 +305,12 @@ impl Machine for MockMachine {
     }
     fn gate(&self) -> Option<u64> {
         self.config.gate
+    }
+    fn offers_version(&self) -> u64 {
+        self.recalls.load(Ordering::SeqCst)
+    }
+    fn recall_offers(&self) {
+        self.recalls.fetch_add(1, Ordering::SeqCst);
     }
     fn cpuid(&self) -> &[CpuidAnswer] {
         &self.config.cpuid

@@ -198,6 +198,19 @@ pub struct Offers {
     pub sigmask: Option<u64>,
     /// `rt_sigaction` shows these default actions, and sets default ones for the same signals.
     pub actions: Option<DefaultActions>,
+    /// `close` of these descriptors, a bit each, succeeds at once; [`UserContext::take_closed`] says which it was.
+    pub closable: u64,
+}
+
+/// Attributes of an open file, for `fstat`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatOffer {
+    /// Its descriptor.
+    pub fd: u32,
+    /// What [`crate::Machine::offers_version`] said before they were looked at.
+    pub version: u64,
+    /// `struct stat` as guests know it.
+    pub stat: [u64; 18],
 }
 
 /// Signals whose actions are the default ones, by number minus one: no handler, no mask, no flag but `SA_RESTORER`.
@@ -233,6 +246,17 @@ pub trait UserContext: Send {
     fn set_answers(&mut self, _answers: &[(u8, u64)]) {}
     /// What else such calls may do when it runs next. Copies begin with nothing.
     fn set_offers(&mut self, _offers: Offers) {}
+    /// Attributes that such calls may be answered with until they are recalled ([`crate::Machine::recall_offers`]) or others are offered. Copies begin with none.
+    fn offer_stat(&mut self, _offer: Option<StatOffer>) {}
+    /// Which descriptors of [`Offers::closable`] guest code has closed since this was asked last.
+    fn take_closed(&mut self) -> u64 {
+        0
+    }
+    /// Has all rights taken from a range of the address space, as by [`MapOp::Protect`], not later than guest code of this thread runs again: for memory that a call
+    /// of the thread has freed. False when it can't be done so.
+    fn withdraw(&mut self, _at: VirtAddr, _len: u64) -> bool {
+        false
+    }
     /// The signal mask that guest code has left, if it was offered.
     fn sigmask(&self) -> Option<u64> {
         None

@@ -55,6 +55,11 @@ impl Area {
         self.word(offset).swap(value, Ordering::SeqCst)
     }
 
+    /// Counts a word up.
+    pub fn add(&self, offset: usize) {
+        self.word(offset).fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Replaces a word if it has this value; whether it had.
     pub fn exchange(&self, offset: usize, from: u64, to: u64) -> bool {
         self.word(offset).compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()

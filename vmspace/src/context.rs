@@ -1,6 +1,7 @@
 //! Contexts: the registers of guest threads.
 
 use crate::engine::lock;
+use crate::layout::{self, call::STAT_WORDS};
 use crate::runner::Runner;
 use std::sync::{Arc, Mutex};
 
@@ -176,6 +177,19 @@ pub struct Offers {
     pub sigmask: Option<u64>,
     /// `rt_sigaction` shows these actions and sets them: `plain` is as it is left after [`crate::Vmspace::run`].
     pub actions: Option<DefaultActions>,
+    /// `close` closes these descriptors, a bit each, and [`Context::take_closed`] says which.
+    pub closable: u64,
+}
+
+/// Attributes of an open file.
+#[derive(Debug)]
+pub struct StatOffer {
+    /// Its descriptor.
+    pub fd: u32,
+    /// True as long as this is [`crate::Engine::offers_version`].
+    pub version: u64,
+    /// `struct stat`.
+    pub stat: [u64; STAT_WORDS],
 }
 
 /// Signals whose actions are the default ones, by number minus one.
@@ -206,6 +220,11 @@ pub struct Context {
     scratch: Regs,
     dirty: bool,
     pub(crate) answers: Answers,
+    pub(crate) stat: Option<Arc<StatOffer>>,
+    /// What [`Context::take_closed`] says.
+    pub(crate) closed: u64,
+    /// Start and length of a range that nobody has rights to once the thread goes on.
+    pub(crate) withdraws: Option<(u64, u64)>,
     /// What the gate does for this thread while it runs. Copies begin with nothing.
     pub offers: Offers,
 }
@@ -262,6 +281,26 @@ impl Context {
         self.answers = Arc::new(answers.iter().copied().filter(|(_, value)| *value as i64 >= 0).collect());
     }
 
+    /// Has all rights taken from a range of the address space, in bytes, before guest code of this thread runs again; the thread does it itself if it waits in
+    /// the gate. What is not mapped there stays so. False when another range waits already.
+    pub fn withdraw(&mut self, at: u64, len: u64) -> bool {
+        if self.withdraws.is_some() || at.checked_add(len).is_none_or(|end| end > layout::REGION) {
+            return false;
+        }
+        self.withdraws = Some((at, len));
+        true
+    }
+
+    /// What `fstat` of one descriptor is answered with, from now on. Copies begin with none.
+    pub fn offer_stat(&mut self, offer: Option<StatOffer>) {
+        self.stat = offer.map(Arc::new);
+    }
+
+    /// Which of [`Offers::closable`] guest code has closed since this was asked last.
+    pub fn take_closed(&mut self) -> u64 {
+        std::mem::take(&mut self.closed)
+    }
+
     /// A copy, for a new thread.
     pub fn fork(&mut self) -> Context {
         self.flush();
@@ -275,6 +314,9 @@ impl Context {
             scratch: Regs::default(),
             dirty: false,
             answers: Answers::default(),
+            stat: None,
+            closed: 0,
+            withdraws: None,
             offers: Offers::default(),
         }
     }

@@ -1,12 +1,13 @@
 //! The engine: makes address spaces, and keeps some in reserve.
 //!
 //! A new one takes some 200 µs of three host tasks that come one out of the other. Where there is a second host CPU it is made there ahead of need: whoever takes
-//! the last one has the next begun. The reserve comes first: what has just been used is in the host's caches.
+//! the last one has the next begun. The reserve comes first: what has just been used is in the host's caches. But nobody waits for one that is still being emptied
+//! if another can be had; and where that takes long, it is done on another host CPU.
 //!
 //! Lock order: the nursery, the reserve, the slots.
 
 use crate::area::Area;
-use crate::layout::{self, says};
+use crate::layout::{self, board, says};
 use crate::limit::Tasks;
 use crate::seat::Seats;
 use crate::space::{Body, Vmspace};
@@ -19,6 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// Most destroyed address spaces that are kept for the next `create`.
 const RESERVE: usize = 8;
@@ -33,6 +35,8 @@ pub struct Engine {
     control: OwnedFd,
     /// What mappers say there.
     status: Arc<Area>,
+    /// What all address spaces may know.
+    board: Area,
     hand_over: OwnedFd,
     free_slots: Mutex<Slots>,
     tasks: Tasks,
@@ -63,6 +67,9 @@ struct Slots {
     free: Vec<u64>,
     next: u64,
 }
+
+/// How long ago the guest's memory began to be unmapped where that will be done soon.
+const SOON: Duration = Duration::from_micros(200);
 
 /// Host tasks of an address space: mother, mapper, first runner. Further runners are not held against the limit, because a guest that has
 /// been started must be able to go on.
@@ -120,6 +127,7 @@ impl Engine {
         let engine = Engine {
             nursery: Mutex::new(Nursery { zygote: Some(zygote), under_way: None, made: None }),
             reserve: Mutex::new(Vec::new()),
+            board: Area::map(control.as_fd(), layout::BOARD_OFFSET, layout::BOARD_LEN as usize)?,
             control,
             status,
             hand_over,
@@ -150,11 +158,8 @@ impl Engine {
     }
 
     fn take_body(&self) -> io::Result<Body> {
-        while let Some(body) = self.spare() {
-            if body.cleanse(&self.control, slot_offset(body.slot)) {
-                return Ok(body);
-            }
-            self.discard(body);
+        if let Some(body) = self.spare(Body::is_empty) {
+            return Ok(body);
         }
         let mut nursery = lock(&self.nursery);
         // If the host had no room for it, it may have some now.
@@ -162,15 +167,33 @@ impl Engine {
         if let Some(body) = nursery.made.take() {
             return Ok(body);
         }
-        self.begin_body(&mut nursery, false)?;
-        self.finish_body(&mut nursery)
+        // What is about to be empty is there sooner than a new one; a large one is not.
+        if let Some(body) = self.spare(|body| body.empties_since() < SOON) {
+            return Ok(body);
+        }
+        let new = self.begin_body(&mut nursery, false).and_then(|()| self.finish_body(&mut nursery));
+        new.or_else(|error| self.spare(|_| true).ok_or(error))
     }
 
-    /// One of the reserve: the last that is empty, or else the first.
-    fn spare(&self) -> Option<Body> {
-        let mut reserve = lock(&self.reserve);
-        let at = reserve.iter().rposition(Body::is_empty).unwrap_or(0);
-        (at < reserve.len()).then(|| reserve.remove(at))
+    /// One of the reserve, the last that is `wanted`, with nothing in it. Waits for that.
+    fn spare(&self, wanted: impl Fn(&Body) -> bool) -> Option<Body> {
+        loop {
+            let body = {
+                let mut reserve = lock(&self.reserve);
+                let at = reserve.iter().rposition(&wanted)?;
+                reserve.remove(at)
+            };
+            if body.cleanse(&self.control, slot_offset(body.slot)) {
+                return Some(body);
+            }
+            self.discard(body);
+        }
+    }
+
+    /// The host CPUs that the calling thread is not on.
+    fn other_cpus(&self) -> impl Iterator<Item = usize> + '_ {
+        let own = sys::current_cpu();
+        self.cpus.iter().copied().filter(move |&cpu| cpu != own)
     }
 
     /// Has the next address space begun, if there is none for whoever comes next, and a host CPU to make it on.
@@ -187,10 +210,9 @@ impl Engine {
     fn begin_body(&self, nursery: &mut Nursery, later: bool) -> io::Result<()> {
         let zygote = nursery.zygote.as_ref().ok_or_else(|| io::Error::other("the engine is shut down"))?;
         self.tasks.take(BODY_TASKS)?;
-        let own = sys::current_cpu();
         match later && self.cpus.len() > 1 {
-            true => sys::use_cpus(zygote.pid, self.cpus.iter().copied().filter(|&cpu| cpu != own)),
-            false => sys::bind(zygote.pid, own),
+            true => sys::use_cpus(zygote.pid, self.other_cpus()),
+            false => sys::bind(zygote.pid, sys::current_cpu()),
         }
         let slot = {
             let mut slots = lock(&self.free_slots);
@@ -283,9 +305,9 @@ impl Engine {
     }
 
     /// Takes an address space back: emptied for the next user if it is sound, else ended.
-    pub(crate) fn give_back(&self, body: Body) {
+    pub(crate) fn give_back(&self, mut body: Body) {
         let full = self.closed.load(Ordering::SeqCst) || lock(&self.reserve).len() >= RESERVE;
-        if full || !body.empty() {
+        if full || !body.empty(self.other_cpus()) {
             return self.discard(body);
         }
         let mut reserve = lock(&self.reserve);
@@ -322,6 +344,16 @@ impl Engine {
     /// without the host's help (`XSAVEOPT`).
     pub fn gate(&self) -> Option<u64> {
         self.gate.get().copied()
+    }
+
+    /// What offers of attributes are made with: ask before looking at them.
+    pub fn offers_version(&self) -> u64 {
+        self.board.load(board::VERSION as usize)
+    }
+
+    /// From now on no gate tells what was offered before.
+    pub fn recall_offers(&self) {
+        self.board.add(board::VERSION as usize);
     }
 
     /// The first address that guests can't use.

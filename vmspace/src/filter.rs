@@ -1,16 +1,17 @@
 //! The seccomp filters of runners and mappers (`seccomp(2)`, classic BPF).
 //!
 //! A mapper never runs guest code: its filter lets everything pass but the call that it waits with. Runners:
-//! every system call of guest code ends in the owner's hands: in a notification, or, where he wants all registers anyway, in the signal handler. Four calls pass without it, each from one instruction of the text page, or two, and,
+//! every system call of guest code ends in the owner's hands: in a notification, or, where he wants all registers anyway, in the signal handler. Five calls pass without it, each from one instruction of the text, or two, and,
 //! where it has arguments that matter, with constant ones: `rt_sigreturn`, which changes only the caller's own registers and signal mask;
-//! `sched_yield`, by which a runner leaves its CPU to its owner or to another one of the same virtual CPU; and the two by which a new runner gives its listener away and closes its
-//! descriptors, which have no effect when repeated.
+//! `sched_yield`, by which a runner leaves its CPU to its owner or to another one of the same virtual CPU; `mprotect` where it takes all rights from memory below the stub region; and the two by which a
+//! new runner gives its listener away and closes its descriptors, which have no effect when repeated.
 
-use crate::layout::{TEXT, fd, nr};
+use crate::layout::{MOST_WITHDRAWN, REGION, TEXT, fd, nr};
 use crate::stub::{Addresses, data};
 
 const LD_W_ABS: u16 = 0x20;
 const JEQ_K: u16 = 0x15;
+const JGT_K: u16 = 0x25;
 const RET_K: u16 = 0x06;
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -78,8 +79,10 @@ pub fn runner(addresses: &Addresses) -> Vec<u64> {
         instruction(RET_K, 0, 0, TRAP),
     ];
     for rule in [sigreturn, aside(addresses.gate.yielded), aside(addresses.yielded), send, close] {
-        append(&mut program, &rule);
+        append(&mut program, &rule, &[instruction(RET_K, 0, 0, ALLOW)]);
     }
+    let withdraw = [(IP, addresses.gate.withdrawn), (NR, libc::SYS_mprotect as u64), (ARGS + 16, 0)];
+    append(&mut program, &withdraw, &if_below_region());
     program.push(instruction(LD_W_ABS, 0, 0, NR));
     for (i, number) in WHOLE.iter().enumerate() {
         // To the TRAP behind the NOTIFY.
@@ -90,8 +93,26 @@ pub fn runner(addresses: &Addresses) -> Vec<u64> {
     program
 }
 
-/// Adds "if all of these 64-bit fields have these values, allow" (the number is a 32-bit field).
-fn append(program: &mut Vec<u64>, rule: &[(u32, u64)]) {
+/// Allows a call whose range, the first two arguments, is not longer than [`MOST_WITHDRAWN`] and ends below [`REGION`].
+fn if_below_region() -> [u64; 10] {
+    let (high, low) = (|value: u64| (value >> 32) as u32, |value: u64| value as u32);
+    let last = REGION - MOST_WITHDRAWN - 1;
+    [
+        instruction(LD_W_ABS, 0, 0, ARGS + 12),
+        instruction(JEQ_K, 0, 8, high(MOST_WITHDRAWN)),
+        instruction(LD_W_ABS, 0, 0, ARGS + 8),
+        instruction(JGT_K, 6, 0, low(MOST_WITHDRAWN)),
+        instruction(LD_W_ABS, 0, 0, ARGS + 4),
+        instruction(JGT_K, 4, 0, high(last)),
+        instruction(JEQ_K, 0, 2, high(last)),
+        instruction(LD_W_ABS, 0, 0, ARGS),
+        instruction(JGT_K, 1, 0, low(last)),
+        instruction(RET_K, 0, 0, ALLOW),
+    ]
+}
+
+/// Adds "if all of these 64-bit fields have these values, do `then`" (the number is a 32-bit field).
+fn append(program: &mut Vec<u64>, rule: &[(u32, u64)], then: &[u64]) {
     let mut words = Vec::new();
     for &(offset, value) in rule {
         words.push((offset, value as u32));
@@ -102,11 +123,11 @@ fn append(program: &mut Vec<u64>, rule: &[(u32, u64)]) {
     let len = words.len();
     for (i, (offset, value)) in words.into_iter().enumerate() {
         program.push(instruction(LD_W_ABS, 0, 0, offset));
-        // On a mismatch: over the remaining pairs and the ALLOW.
-        let over = ((len - 1 - i) * 2 + 1) as u8;
+        // On a mismatch: over the remaining pairs and what they are for.
+        let over = ((len - 1 - i) * 2 + then.len()) as u8;
         program.push(instruction(JEQ_K, 0, over, value));
     }
-    program.push(instruction(RET_K, 0, 0, ALLOW));
+    program.extend(then);
 }
 
 #[cfg(test)]
@@ -135,7 +156,7 @@ mod tests {
         }
     }
 
-    /// Runs a filter as the host does; it may only use the three instructions that are built here.
+    /// Runs a filter as the host does; it may only use the four instructions that are built here.
     fn verdict(program: &[u64], call: &Call) -> u32 {
         let (mut at, mut word) = (0, 0);
         loop {
@@ -146,6 +167,7 @@ mod tests {
             match code {
                 LD_W_ABS => word = call.word(k),
                 JEQ_K => at += usize::from(if word == k { jt } else { jf }),
+                JGT_K => at += usize::from(if word > k { jt } else { jf }),
                 RET_K => return k,
                 _ => panic!("instruction {code:#x}"),
             }
@@ -158,7 +180,9 @@ mod tests {
         // The lower halves alone must not be enough.
         let halves = |ip: u64| [ip & 0xffff_ffff, ip | 1 << 63, ip ^ 1 << 32];
         let a = Addresses::get();
-        let near = [a.returned, a.gate.yielded, a.yielded, a.sent, a.closed].into_iter().flat_map(halves);
+        let near = [a.returned, a.gate.yielded, a.yielded, a.sent, a.closed, a.gate.withdrawn]
+            .into_iter()
+            .flat_map(halves);
         (TEXT..TEXT + TEXT_LEN).chain(others).chain(near)
     }
 
@@ -186,20 +210,24 @@ mod tests {
             0x4000_000f,
             u32::MAX,
         ];
-        if ![a.returned, a.gate.yielded, a.yielded, a.sent, a.closed, a.trapped, 0x40_1000].contains(&ip) {
+        let all =
+            [a.returned, a.gate.yielded, a.yielded, a.sent, a.closed, a.gate.withdrawn, a.trapped, 0x40_1000];
+        if !all.contains(&ip) {
             return few.to_vec();
         }
         (0..1100).chain(0x4000_0000..0x4000_0230).chain([u32::MAX, 1 << 31, i32::MAX as u32]).collect()
     }
 
     #[test]
-    fn four_calls_of_the_stub_pass_and_no_other() {
+    fn five_calls_of_the_stub_pass_and_no_other() {
         let a = Addresses::get();
         let program = runner(&a);
         let handed_over = [fd::HAND_OVER as u64, TEXT + data::MSGHDR, 0, 7, 7, 7];
         let closing = [0, 0xffff_ffff, 0, 7, 7, 7];
+        let withdrawing = [0x40_0000, 0x1000, 0, 7, 7, 7];
+        let all = [[0; 6], [7; 6], handed_over, closing, withdrawing];
         let mut passed = Vec::new();
-        for args in [[0; 6], [7; 6], handed_over, closing] {
+        for args in all {
             for ip in addresses() {
                 for nr in numbers(ip) {
                     let call = Call { nr, arch: AUDIT_ARCH_X86_64, ip, args };
@@ -213,12 +241,13 @@ mod tests {
             }
         }
         const YIELD: u32 = libc::SYS_sched_yield as u32;
-        let whatever = [[0; 6], [7; 6], handed_over, closing];
         let free = [(a.returned, 15), (a.gate.yielded, YIELD), (a.yielded, YIELD)];
-        let mut expected: Vec<_> =
-            free.iter().flat_map(|&(ip, nr)| whatever.map(|args| (ip, nr, args))).collect();
+        let mut expected: Vec<_> = free.iter().flat_map(|&(ip, nr)| all.map(|args| (ip, nr, args))).collect();
         expected.push((a.sent, libc::SYS_sendmsg as u32, handed_over));
         expected.push((a.closed, libc::SYS_close_range as u32, closing));
+        for args in [[0; 6], withdrawing] {
+            expected.push((a.gate.withdrawn, libc::SYS_mprotect as u32, args));
+        }
         passed.sort_unstable();
         expected.sort_unstable();
         assert_eq!(passed, expected);
@@ -250,6 +279,33 @@ mod tests {
             for bit in 0..64 {
                 let other = Call { ip: call.ip ^ 1 << bit, ..call };
                 assert_eq!(verdict(&program, &other), NOTIFY, "address, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn rights_are_taken_below_the_stub_region_only() {
+        let a = Addresses::get();
+        let program = runner(&a);
+        let verdict = |at: u64, len: u64, prot: u64| {
+            let args = [at, len, prot, 0, 0, 0];
+            let (nr, ip) = (libc::SYS_mprotect as u32, a.gate.withdrawn);
+            verdict(&program, &Call { nr, arch: AUDIT_ARCH_X86_64, ip, args })
+        };
+        let edges = |at: u64| {
+            [at.wrapping_sub(4096), at.wrapping_sub(1), at, at.wrapping_add(1), at.wrapping_add(4096)]
+        };
+        let near =
+            [0, 1 << 32, REGION & !0xffff_ffff, REGION - MOST_WITHDRAWN - 1, REGION, TEXT, 1 << 47, 1 << 63];
+        let lens =
+            [0, 1, 4096, MOST_WITHDRAWN, MOST_WITHDRAWN + 1, 1 << 32, 1 << 32 | 4096, 1 << 63, u64::MAX];
+        for at in near.into_iter().flat_map(edges) {
+            for len in lens {
+                let allowed = at < REGION - MOST_WITHDRAWN && len <= MOST_WITHDRAWN;
+                assert_eq!(verdict(at, len, 0) == ALLOW, allowed, "{at:#x} and {len:#x} bytes");
+                for bit in 0..64 {
+                    assert_eq!(verdict(at, len, 1 << bit), NOTIFY, "rights {:#x}", 1u64 << bit);
+                }
             }
         }
     }

@@ -206,9 +206,7 @@ impl Runner {
         let (ip, sp) = (get(RIP), get(RSP));
         let clock_stack = self.at + AREA_CLOCK_STACK..self.at + AREA_CLOCK_STACK_END + 1;
         if (gate.clock..gate.clocked).contains(&ip) || (ip >= layout::REGION && clock_stack.contains(&sp)) {
-            for (arg, i) in (0..).zip(ARGUMENTS) {
-                set(i, self.get(call::ARGS + 8 * arg));
-            }
+            self.restore_arguments();
             set(RSP, self.get(call::CLOCK_SP));
             set(RAX, libc::SYS_clock_gettime as u64);
             set(RCX, self.get(call::SITE));
@@ -227,6 +225,12 @@ impl Runner {
                 set(RCX, self.get(call::SITE));
                 (0, get(RAX))
             }
+            _ if ip == gate.closed || ip == gate.told => (SYSCALL_LEN, 0),
+            _ if (gate.telling..gate.told).contains(&ip) => {
+                self.restore_arguments();
+                set(RCX, self.get(call::SITE));
+                (0, get(RAX))
+            }
             _ if ip >= gate.action && ip < gate.acted => (0, libc::SYS_rt_sigaction as u64),
             _ if ip >= gate.clock => (0, get(RAX)),
             _ if ip == gate.masked || ip == gate.masked + 2 => (SYSCALL_LEN, 0),
@@ -238,16 +242,29 @@ impl Runner {
         true
     }
 
+    /// Has the frame show the arguments that the gate has left in the area.
+    fn restore_arguments(&self) {
+        let frame = self.uc_offset() + uc::GREGS;
+        for (arg, i) in (0..).zip(ARGUMENTS) {
+            self.area.store(frame + i * 8, self.get(call::ARGS + 8 * arg));
+        }
+    }
+
     /// The frame shows the runner where a call waits.
     fn leave_call(&self, inner: &mut Inner) -> bool {
         let frame = self.uc_offset() + uc::GREGS;
         let (site, call) = (self.get(call::SITE), self.get(call::CALL));
         let (ip, result) = match self.order_for((call >> 32) as u32) {
             Some(order::LOAD) => return self.show_loaded(inner),
-            Some(order::ANSWERED) => (site.wrapping_add(SYSCALL_LEN), self.get(call::RESULT)),
+            Some(answered @ (order::ANSWERED | order::WITHDRAW)) => {
+                // It may have been done, and may be done again.
+                inner.undone = inner.withdrawn.filter(|_| answered == order::WITHDRAW);
+                (site.wrapping_add(SYSCALL_LEN), self.get(call::RESULT))
+            }
             _ => (site, u64::from(call as u32)),
         };
-        for (i, value) in [(RIP, ip), (RCX, ip), (RAX, result), (RDX, self.get(call::ARGS + 16))] {
+        self.restore_arguments();
+        for (i, value) in [(RIP, ip), (RCX, ip), (RAX, result)] {
             self.area.store(frame + i * 8, value);
         }
         self.drop_call(inner);

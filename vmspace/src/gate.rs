@@ -5,7 +5,7 @@
 //! saves the thread's registers and loads another's when it is told to. Everything that it says is guest memory: read once, and good for nothing
 //! but the guest's own registers.
 
-use crate::context::{Answers, Offers};
+use crate::context::{Answers, Offers, StatOffer};
 use crate::frame::place_offset;
 use crate::layout::{ANSWERS, AREA_ANSWERS, AREA_CALL, answer, call, order, trap};
 use crate::runner::{Fatal, Inner, Runner};
@@ -14,6 +14,9 @@ use std::sync::Arc;
 
 /// Length of the `syscall` instruction.
 pub(crate) const SYSCALL_LEN: u64 = 2;
+
+/// [`call::STAT_FD`] for none.
+const NO_FILE: u64 = u32::MAX as u64;
 
 /// What a runner did.
 pub(crate) enum Heard {
@@ -98,10 +101,26 @@ impl Runner {
         for number in 0..ANSWERS {
             self.put_answer(number, answer::NONE);
         }
-        for word in
-            [call::LISTENING, call::CALL, call::ORDER, call::SEQUENCE, call::EAGER, call::TRAP, call::YIELDS]
-        {
+        for word in [
+            call::LISTENING,
+            call::CALL,
+            call::ORDER,
+            call::SEQUENCE,
+            call::EAGER,
+            call::TRAP,
+            call::YIELDS,
+            call::CLOSABLE,
+            call::CLOSED,
+        ] {
             self.put(word, 0);
+        }
+        self.put(call::STAT_FD, NO_FILE);
+        for (number, says) in [
+            (libc::SYS_close, answer::CLOSE),
+            (libc::SYS_fstat, answer::FSTAT),
+            (libc::SYS_newfstatat, answer::NEWFSTATAT),
+        ] {
+            self.put_answer(number as usize, says);
         }
         self.put(call::PLACE, place_offset(0));
         self.put(call::COMPONENTS, self.components());
@@ -150,7 +169,38 @@ impl Runner {
         if inner.offers.yields != offers.yields {
             self.put_answer(libc::SYS_sched_yield as usize, if offers.yields { 0 } else { answer::NONE });
         }
+        if offers.closable | inner.offers.closable != 0 {
+            self.put_new(call::CLOSABLE, offers.closable);
+        }
         inner.offers = *offers;
+    }
+
+    /// Has the gate tell the thread this, if it is not what it tells already.
+    pub(crate) fn load_stat(&self, inner: &mut Inner, stat: &Option<Arc<StatOffer>>) {
+        if inner.stat.as_ref().map(Arc::as_ptr) == stat.as_ref().map(Arc::as_ptr) {
+            return;
+        }
+        self.put(call::STAT_FD, NO_FILE);
+        if let Some(offer) = stat {
+            for (word, offset) in offer.stat.iter().zip((call::STAT..).step_by(8)) {
+                self.put(offset, *word);
+            }
+            self.put(call::STAT_VERSION, offer.version);
+            self.put(call::STAT_FD, u64::from(offer.fd));
+        }
+        inner.stat = stat.clone();
+    }
+
+    /// Which of the descriptors that it might it has closed.
+    pub(crate) fn take_closed(&self, inner: &Inner) -> u64 {
+        if inner.offers.closable == 0 {
+            return 0;
+        }
+        let closed = self.get(call::CLOSED);
+        if closed != 0 {
+            self.put(call::CLOSED, 0);
+        }
+        closed & inner.offers.closable
     }
 
     /// A call came: ends the saving of registers at calls where nobody has wanted them for long.
@@ -175,7 +225,7 @@ impl Runner {
     /// What the runner was told to do about a call.
     pub(crate) fn order_for(&self, sequence: u32) -> Option<u32> {
         let order = (self.get(call::ORDER) as u32).wrapping_sub(sequence);
-        (order::SAVE..=order::LOAD).contains(&order).then_some(order)
+        (order::SAVE..=order::WITHDRAW).contains(&order).then_some(order)
     }
 
     /// Tells a runner that waits in the gate what to do.

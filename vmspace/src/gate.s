@@ -26,12 +26,14 @@ at vmspace_stub_gate
 at vmspace_stub_gate_known
     lea rcx, [rcx + 2]
 40: jmp rcx                         // somebody else's GS base: the instruction traps
-41: cmp r11, {ANSWER_CLOCK}
+41: cmp r11, {ANSWER_NONE}
+    je 60f
+    cmp r11, {ANSWER_CLOCK}
     je 50f
     cmp r11, {ANSWER_ACTIONS}
     je vmspace_stub_gate_action
     cmp r11, {ANSWER_SIGMASK}
-    jne 60f
+    jne vmspace_stub_gate_files
 
     // rt_sigprocmask(how: edi, set: rsi, old: rdx, size: r10) on the mask in the area.
     cmp r10, 8
@@ -132,6 +134,56 @@ at vmspace_stub_gate_action
     jmp vmspace_stub_gate_masked
 at vmspace_stub_gate_acted
 
+at vmspace_stub_gate_files
+    cmp r11, {ANSWER_NEWFSTATAT}
+    je 71f
+    cmp r11, {ANSWER_FSTAT}
+    je 70f
+    cmp r11, {ANSWER_CLOSE}
+    jne 60f
+
+    // close(descriptor: edi) of one that nobody will miss: the owner hears of it with whatever comes next.
+    cmp edi, 63
+    ja 60f
+    mov r11d, edi
+    bt qword ptr gs:[{CLOSABLE}], r11
+    jnc 60f
+    mov dword ptr gs:[{STAT_FD}], -1
+    btr qword ptr gs:[{CLOSABLE}], r11
+    bts qword ptr gs:[{CLOSED}], r11
+at vmspace_stub_gate_closed
+    jmp vmspace_stub_gate_masked
+
+    // fstat(descriptor: edi, attributes: rsi)
+70: mov r11, rsi
+    jmp 72f
+    // newfstatat(directory: edi, path: rsi, attributes: rdx, flags: r10) of a descriptor, with an empty path.
+71: cmp r10d, {AT_EMPTY_PATH}
+    jne 60f
+    cmp byte ptr [rsi], 0
+    jne 60f
+    mov r11, rdx
+72: cmp edi, 63
+    ja 60f
+    cmp edi, gs:[{STAT_FD}]
+    jne 60f
+    arguments_and_site
+at vmspace_stub_gate_telling
+    mov rcx, [rip + vmspace_stub_start + {BOARD_VERSION}]
+    cmp rcx, gs:[{STAT_VERSION}]
+    mov rcx, gs:[{SITE}]
+    jne 60f
+    mov rdi, r11
+    rdgsbase rsi
+    lea rsi, [rsi + {STAT}]
+    mov ecx, {STAT_WORDS}
+    rep movsq
+    mov rdi, gs:[{ARGS}]
+    mov rsi, gs:[{ARGS} + 8]
+    mov rcx, gs:[{SITE}]
+at vmspace_stub_gate_told
+    jmp vmspace_stub_gate_masked
+
     // Every other call waits in the area for the owner.
 60: arguments_and_site
 at vmspace_stub_gate_posting
@@ -203,6 +255,8 @@ at vmspace_stub_gate_waited
     je 67f
     cmp byte ptr gs:[{ORDER}], {LOAD}
     je vmspace_stub_gate_load
+    cmp byte ptr gs:[{ORDER}], {WITHDRAW}
+    je 69f
 
     // Leave the CPU to another runner, again and again; the owner has said how often.
     cmp dword ptr gs:[{LISTENING}], 0
@@ -225,6 +279,16 @@ at vmspace_stub_gate_waited
 at vmspace_stub_gate_yielded
     jmp 62b
 
+    // Take all rights from memory that the call has freed. A range that is not the owner's either harms nobody else: the filter lets none pass that gives rights.
+69: mov rdi, gs:[{WITHDRAWN}]
+    mov rsi, gs:[{WITHDRAWN} + 8]
+    xor edx, edx
+    mov eax, {NR_MPROTECT}
+    syscall
+at vmspace_stub_gate_withdrawn
+    mov rdi, gs:[{ARGS}]
+    mov rsi, gs:[{ARGS} + 8]
+    mov rdx, gs:[{ARGS} + 16]
 67: mov rcx, gs:[{SITE}]
     mov rax, gs:[{RESULT}]
 at vmspace_stub_gate_answered

@@ -1,23 +1,32 @@
-//! Where things are in an address space, and the structures of its text page.
+//! Where things are in an address space, and the structures of the stub's text.
 //!
 //! The stub region lies at the top of the 47-bit user half, above everything that a guest may map:
 //!
 //! | offset | what | guest code may |
 //! |---|---|---|
-//! | `TEXT` | one page of code and constant data | read, execute |
+//! | `TEXT` | two pages of code and constant data | read, execute |
+//! | `BOARD` | what the owner lets all address spaces know | read |
 //! | `ZYGOTE_PAGE` | the zygote's orders; unmapped in every other process | nothing |
 //! | `VDSO` | the host's vDSO and its data pages | read, execute |
 //! | `STATE` | one area per runner: its alternate signal stack | read, write |
 //! | `ORDERS` | the mapper's orders | read |
 
+/// The longest range that a runner takes the rights from itself ([`order::WITHDRAW`]), in bytes.
+pub const MOST_WITHDRAWN: u64 = 0xff_ffff;
 /// First address of the stub region: the end of what guests can use.
 pub const REGION: u64 = 0x7fff_ff00_0000;
-/// The text page.
+/// The stub's code and constant data.
 pub const TEXT: u64 = REGION;
-/// Length of the text page.
-pub const TEXT_LEN: u64 = 4096;
-/// Where constant data starts in the text page.
-pub const TEXT_DATA: u64 = 0xa00;
+/// Their length.
+pub const TEXT_LEN: u64 = 8192;
+/// Where constant data starts there.
+pub const TEXT_DATA: u64 = 0x1000;
+/// A page for words that all address spaces can read and nobody in them can write.
+pub const BOARD: u64 = REGION + 0x8000;
+/// Where it is in the control memory: the page in front of the first slot.
+pub const BOARD_OFFSET: u64 = SLOT_LEN - BOARD_LEN;
+/// Its length.
+pub const BOARD_LEN: u64 = 4096;
 /// The zygote's page.
 pub const ZYGOTE_PAGE: u64 = REGION + 0x1_0000;
 /// Where the vDSO and its data are moved to.
@@ -44,16 +53,16 @@ pub const MAX_BATCH: usize = ((ORDERS_LEN - orders::LEN) / ORDER_LEN) as usize;
 pub const SLOT_LEN: u64 = STATE_LEN + ORDERS_LEN;
 /// Where the control memory has a word for each slot in which its mapper says what it has done: no address space shows it. The zygote's page comes before.
 pub const STATUS: u64 = 4096;
-/// Bytes of such words: up to the first slot.
-pub const STATUS_LEN: u64 = SLOT_LEN - STATUS;
+/// Bytes of such words: up to the board.
+pub const STATUS_LEN: u64 = BOARD_OFFSET - STATUS;
 /// Offset of the answers in an area: for each system-call number below [`ANSWERS`] a word, negative for none.
 pub const AREA_ANSWERS: u64 = 0;
 /// Numbers that can have an answer.
-pub const ANSWERS: usize = 256;
+pub const ANSWERS: usize = 264;
 /// Offset of the call that guest code made through the gate.
-pub const AREA_CALL: u64 = 0x800;
+pub const AREA_CALL: u64 = 0x840;
 /// Offset of the small stack that the gate calls the vDSO on, and its end.
-pub const AREA_CLOCK_STACK: u64 = 0xa00;
+pub const AREA_CLOCK_STACK: u64 = 0xac0;
 /// See [`AREA_CLOCK_STACK`].
 pub const AREA_CLOCK_STACK_END: u64 = 0xf00;
 /// Offset of a scratch `stack_t` in an area.
@@ -165,9 +174,30 @@ pub mod call {
     pub const SP: u64 = 256;
     /// When it did so first: the lower half of the time-stamp counter.
     pub const LEFT: u64 = 264;
+    /// Start and length of the range for [`super::order::WITHDRAW`].
+    pub const WITHDRAW: u64 = 272;
     /// The thread's signal mask, for [`super::answer::SIGMASK`]; in a line of its own, because the owner looks at it after each call.
     pub const SIGMASK: u64 = 320;
+    /// Descriptors below 64 that `close` closes by saying so, and those that it has closed: a bit each.
+    pub const CLOSABLE: u64 = 328;
+    /// See [`CLOSABLE`].
+    pub const CLOSED: u64 = 336;
+    /// Which descriptor `fstat` is answered for, or -1; which of [`super::board::VERSION`] that is true for; and the `struct stat`.
+    pub const STAT_FD: u64 = 384;
+    /// See [`STAT_FD`].
+    pub const STAT_VERSION: u64 = 392;
+    /// See [`STAT_FD`].
+    pub const STAT: u64 = 400;
+    /// Its length in words.
+    pub const STAT_WORDS: usize = 18;
 }
+
+/// Offsets in [`BOARD`].
+pub mod board {
+    /// Counts how often the owner has recalled what he said of files.
+    pub const VERSION: u64 = 0;
+}
+const _: () = assert!(AREA_CALL + call::STAT + 8 * call::STAT_WORDS as u64 <= AREA_CLOCK_STACK);
 
 /// Values of [`call::LISTENING`]: how the owner learns of a call. They are compared as numbers.
 pub mod listening {
@@ -187,8 +217,10 @@ pub mod order {
     pub const ANSWERED: u32 = 2;
     /// Load other registers, and go on with them.
     pub const LOAD: u32 = 3;
+    /// Take all rights from a range of memory, [`super::call::WITHDRAW`], and go on with the result.
+    pub const WITHDRAW: u32 = 4;
     /// Leave the CPU to another runner and wait on: another order for the same call follows.
-    pub const ASIDE: u32 = 4;
+    pub const ASIDE: u32 = 5;
     /// Sequence numbers leave room for these.
     pub const STEP: u32 = 256;
 }
@@ -215,6 +247,12 @@ pub mod answer {
     pub const SIGMASK: u64 = u64::MAX - 2;
     /// The area has the process's default actions.
     pub const ACTIONS: u64 = u64::MAX - 3;
+    /// The area may have the attributes of the file that `fstat` asks for.
+    pub const FSTAT: u64 = u64::MAX - 4;
+    /// The same for `newfstatat`.
+    pub const NEWFSTATAT: u64 = u64::MAX - 5;
+    /// The area says which descriptors it may close.
+    pub const CLOSE: u64 = u64::MAX - 6;
 }
 
 /// System-call numbers that no kernel has: how the stub talks to its owner.

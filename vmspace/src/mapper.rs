@@ -33,6 +33,8 @@ enum Place {
     Beside(usize),
 }
 
+/// Batches that come this fast are worth the move to where a session takes place.
+const BURST: Duration = Duration::from_micros(60);
 /// How long the owner looks for the end of what is done beside him.
 const LOOK: Duration = Duration::from_micros(50);
 /// How often he looks for it before he looks whether the mapper has gone to sleep.
@@ -61,6 +63,8 @@ pub(crate) struct Mapper {
     place: Place,
     /// Number of calls that it was given by [`Mapper::start`] and not asked about yet.
     started: usize,
+    /// When the owner began to wait for a batch last.
+    last: Option<Instant>,
 }
 
 impl Mapper {
@@ -96,6 +100,7 @@ impl Mapper {
             in_batch: 0,
             place: Place::Anywhere,
             started: 0,
+            last: None,
         })
     }
 
@@ -107,9 +112,11 @@ impl Mapper {
         }
     }
 
-    /// Whether it runs on this host CPU, which is not the calling thread's.
-    pub(crate) fn is_beside(&self, host: usize) -> bool {
-        self.place == Place::Beside(host)
+    /// Whether it should do the next batch on this host CPU, of a session: because it stands by there, or because batches come fast. To wake it there, with the
+    /// runner that has to make room, takes three times as long as on the owner's.
+    pub(crate) fn belongs_beside(&self, host: usize) -> bool {
+        let stands_by = self.place == Place::Beside(host) && self.waiting.is_none() && !self.has_finished();
+        stands_by || self.last.is_some_and(|last| last.elapsed() < BURST)
     }
 
     /// Has it run on another host CPU than the calling thread.
@@ -117,6 +124,15 @@ impl Mapper {
         if self.place != Place::Beside(host) {
             sys::bind(self.pid, host);
             self.place = Place::Beside(host);
+        }
+    }
+
+    /// Has it run on these host CPUs, of which the calling thread's is none, until it is placed again.
+    pub(crate) fn leave_for(&mut self, cpus: impl Iterator<Item = usize>) {
+        let mut cpus = cpus.peekable();
+        if cpus.peek().is_some() {
+            sys::use_cpus(self.pid, cpus);
+            self.place = Place::Anywhere;
         }
     }
 
@@ -201,6 +217,7 @@ impl Mapper {
     /// Waits until what was started last is done; the result is that of [`Mapper::make`].
     pub(crate) fn finish(&mut self) -> Result<Result<(), (usize, i32)>, Fatal> {
         let calls = std::mem::take(&mut self.started);
+        self.last = Some(Instant::now());
         if matches!(self.place, Place::Beside(_)) && self.look() {
             return Ok(Ok(()));
         }

@@ -7,7 +7,7 @@
 //! Lock order: a runner's `inner`, then a context's cell.
 
 use crate::area::Area;
-use crate::context::{Answers, Cell, Offers, Place};
+use crate::context::{Answers, Cell, Offers, Place, StatOffer};
 use crate::engine::{KICK, SIGNALS, lock};
 use crate::gate::Eager;
 use crate::layout::{self, nr, uc};
@@ -54,8 +54,14 @@ pub(crate) struct Inner {
     pub answers: Answers,
     /// What else it does.
     pub offers: Offers,
+    /// Which file it tells about.
+    pub stat: Option<Arc<StatOffer>>,
     /// With which calls it saves all registers.
     pub eager: Eager,
+    /// From which range of memory it was told to take all rights with its last answer, and a range for which it has not done so.
+    pub withdrawn: Option<(u64, u64)>,
+    /// See [`Inner::withdrawn`].
+    pub undone: Option<(u64, u64)>,
     /// Where it saves registers.
     pub places: Places,
     /// Whether it has a CPU of its own.
@@ -157,7 +163,10 @@ impl Runner {
                 bases: (0, 0),
                 answers: Answers::default(),
                 offers: Offers::default(),
+                stat: None,
                 eager: Eager::default(),
+                withdrawn: None,
+                undone: None,
                 places: Places::default(),
                 pace: Pace::new(),
                 turns: Turns::new(),

@@ -14,8 +14,9 @@ use crate::trust::{self, Fresh};
 use crate::turns::Turns;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 /// The host's side of an address space: a mother process, the mapper and the runners that she made, their shared memory.
 pub(crate) struct Body {
@@ -26,7 +27,14 @@ pub(crate) struct Body {
     runners: Mutex<Vec<Arc<Runner>>>,
     /// Where the vDSO's `clock_gettime` is.
     clock: Option<u64>,
+    /// When [`Body::empty`] began.
+    emptied: Instant,
+    /// How much RAM has been shown since, in bytes.
+    shown: AtomicU64,
 }
+
+/// To unmap as much takes longer than to wake another host CPU for it, in bytes.
+const MUCH: u64 = 8 << 20;
 
 impl Body {
     /// Takes over a mother's first task, the mapper.
@@ -40,7 +48,16 @@ impl Body {
     ) -> io::Result<Body> {
         let area = Arc::new(area);
         let mapper = Mutex::new(Mapper::adopt(mapper, area.clone(), status, slot)?);
-        Ok(Body { mother, slot, area, mapper, runners: Mutex::new(Vec::new()), clock })
+        Ok(Body {
+            mother,
+            slot,
+            area,
+            mapper,
+            runners: Mutex::new(Vec::new()),
+            clock,
+            emptied: Instant::now(),
+            shown: AtomicU64::new(0),
+        })
     }
 
     /// Takes over a runner that has just been made.
@@ -53,7 +70,9 @@ impl Body {
 
     /// Takes all runners out of guest code and begins to unmap everything of the guest's; [`Body::cleanse`] waits for the end. Until then no runner
     /// runs, so nobody sees what is left. False when that did not work and the processes have to go.
-    pub(crate) fn empty(&self) -> bool {
+    /// It is done on `elsewhere`, host CPUs that the caller is not on, if there are such and much is to be unmapped.
+    pub(crate) fn empty(&mut self, elsewhere: impl Iterator<Item = usize>) -> bool {
+        self.emptied = Instant::now();
         for runner in lock(&self.runners).iter() {
             let mut inner = lock(&runner.inner);
             // A thread that has left the address space (execve) still wants its registers.
@@ -64,7 +83,16 @@ impl Body {
             runner.come_home(&mut inner);
         }
         let call = [libc::SYS_munmap as u64, 0, layout::REGION, 0, 0, 0, 0];
-        lock(&self.mapper).start(&[call]).is_ok()
+        let mut mapper = lock(&self.mapper);
+        if self.shown.swap(0, Ordering::Relaxed) > MUCH {
+            mapper.leave_for(elsewhere);
+        }
+        mapper.start(&[call]).is_ok()
+    }
+
+    /// How long ago that began.
+    pub(crate) fn empties_since(&self) -> Duration {
+        self.emptied.elapsed()
     }
 
     /// Whether everything is unmapped by now.
@@ -86,6 +114,7 @@ impl Body {
             (inner.places, inner.eager) = (Places::default(), Eager::default());
             inner.call = 0;
             (inner.answers, inner.offers) = (Answers::default(), Offers::default());
+            (inner.withdrawn, inner.undone, inner.stat) = (None, None, None);
             runner.kicked.store(false, Ordering::SeqCst);
             let cleansed = runner.cleanse(&mut inner).is_ok();
             // The next guest's calls come as they come.
@@ -321,6 +350,8 @@ impl Vmspace {
         let Some(body) = &self.body else {
             return Err(UpdateError::Dead("the address space is gone".into()));
         };
+        let bytes = ops.iter().map(|op| if let Op::MapRam { len, .. } = op { *len } else { 0 }).sum();
+        body.shown.fetch_add(bytes, Ordering::Relaxed);
         let mut mapper = lock(&body.mapper);
         // Whoever has the runner's lock takes it out of what it waits for.
         let runner = self.by_cpu.get(cpu).and_then(OnceLock::get);
@@ -334,8 +365,7 @@ impl Vmspace {
         let session = own
             .filter(|_| !files)
             .and_then(|(runner, inner)| Some((runner, runner.waits_on(&inner)?, inner)))
-            // One that has gone to sleep just now leaves its CPU to the mapper that is there; an idle CPU is not woken for it.
-            .filter(|(runner, host, _)| mapper.is_beside(*host) || !sys::is_ready(runner.listener()));
+            .filter(|(_, host, _)| mapper.belongs_beside(*host));
         match &session {
             Some((_, host, _)) => mapper.go_to(*host),
             None => mapper.follow(cpu),
@@ -424,6 +454,13 @@ impl Vmspace {
             context.leave_other(Some(runner));
             inner = lock(&runner.inner);
         }
+        if let Some((_, len)) = context.withdraws
+            && (len > layout::MOST_WITHDRAWN || !runner.will_answer_in_gate(&inner, context))
+        {
+            drop(inner);
+            self.withdraw(cpu, context.withdraws.take())?;
+            inner = lock(&runner.inner);
+        }
         if take_flag(&self.early_kicks[cpu]) {
             return Ok(Exit::Interrupted);
         }
@@ -433,6 +470,7 @@ impl Vmspace {
         inner.pace.changed(self.changes.load(Ordering::Relaxed));
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
+        runner.load_stat(&mut inner, &context.stat);
         // The host may let it run at once and the owner only later, so whoever kicks it meanwhile has to reach it; but no kick may meet the answer of a call
         // that trapped.
         let trapped = runner.will_answer(&inner, context);
@@ -452,13 +490,35 @@ impl Vmspace {
         });
         self.engine.seats.note(cpu, &inner.pace);
         runner.left_guest();
+        let closed = runner.take_closed(&inner);
+        context.closed |= closed;
+        if context.stat.as_ref().is_some_and(|offer| closed >> offer.fd & 1 != 0) {
+            // The gate has forgotten it, too.
+            (context.stat, inner.stat) = (None, None);
+        }
         if let Some(actions) = &mut context.offers.actions {
             actions.plain = runner.get(call::PLAIN);
         }
         if let Some(mask) = &mut context.offers.sigmask {
             *mask = runner.get(call::SIGMASK);
         }
+        let undone = inner.undone.take();
+        drop(inner);
+        self.withdraw(cpu, undone)?;
         exit
+    }
+
+    /// Takes all rights from a range.
+    fn withdraw(&self, cpu: usize, range: Option<(u64, u64)>) -> Result<(), Fatal> {
+        let Some((at, len)) = range else { return Ok(()) };
+        match self.update(cpu, &[Op::Protect { at, len, prot: libc::PROT_NONE }]) {
+            // What is not there any more can't be used either.
+            Ok(()) | Err(UpdateError::Failed { errno: libc::ENOMEM, .. }) => Ok(()),
+            Err(UpdateError::Failed { errno, .. }) => {
+                Err(format!("can't take rights from memory: error {errno}"))
+            }
+            Err(UpdateError::Dead(why)) => Err(why),
+        }
     }
 
     /// Waits until guest code stops.
@@ -484,6 +544,7 @@ impl Vmspace {
                 Ok(Exit::Syscall { nr, args: n.args, ip: n.ip })
             }
             Heard::Call { id, nr, args, site } => {
+                inner.withdrawn = None;
                 runner.count_eager(inner);
                 let (nr, ip) = (u64::from(nr as u32), site.wrapping_add(SYSCALL_LEN));
                 inner.mode = Mode::Taken { id, nr, ip };

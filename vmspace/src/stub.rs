@@ -15,6 +15,11 @@ global_asm!(
     include_str!("stub.s"),
     include_str!("gate.s"),
     TEXT = const layout::TEXT,
+    TEXT_LEN = const layout::TEXT_LEN,
+    BOARD = const layout::BOARD,
+    BOARD_LEN = const layout::BOARD_LEN,
+    BOARD_OFFSET = const layout::BOARD_OFFSET,
+    BOARD_VERSION = const layout::BOARD - layout::TEXT + layout::board::VERSION,
     ZYGOTE_PAGE = const layout::ZYGOTE_PAGE,
     STATE = const layout::STATE,
     STATE_LEN = const layout::STATE_LEN,
@@ -59,6 +64,13 @@ global_asm!(
     CLOCK_SP = const layout::AREA_CALL + call::CLOCK_SP,
     CLOCK_STACK_END = const layout::AREA_CLOCK_STACK_END,
     SIGMASK = const layout::AREA_CALL + call::SIGMASK,
+    CLOSABLE = const layout::AREA_CALL + call::CLOSABLE,
+    CLOSED = const layout::AREA_CALL + call::CLOSED,
+    STAT_FD = const layout::AREA_CALL + call::STAT_FD,
+    STAT_VERSION = const layout::AREA_CALL + call::STAT_VERSION,
+    STAT = const layout::AREA_CALL + call::STAT,
+    STAT_WORDS = const call::STAT_WORDS,
+    AT_EMPTY_PATH = const libc::AT_EMPTY_PATH,
     DEFAULTS = const layout::AREA_CALL + call::DEFAULTS,
     RESTORER = const layout::AREA_CALL + call::RESTORER,
     PLAIN = const layout::AREA_CALL + call::PLAIN,
@@ -69,6 +81,9 @@ global_asm!(
     STEP = const order::STEP,
     ANSWERED = const order::ANSWERED,
     LOAD = const order::LOAD,
+    WITHDRAW = const order::WITHDRAW,
+    WITHDRAWN = const layout::AREA_CALL + call::WITHDRAW,
+    NR_MPROTECT = const libc::SYS_mprotect,
     ASIDE = const order::ASIDE,
     YIELDS = const layout::AREA_CALL + call::YIELDS,
     NR_YIELD = const libc::SYS_sched_yield,
@@ -78,9 +93,13 @@ global_asm!(
     TRAP_POSTED = const trap::POSTED,
     TRAP_ASIDE = const trap::ASIDE,
     TRAP_ANSWERED = const trap::ANSWERED,
+    ANSWER_NONE = const answer::NONE as i64,
     ANSWER_CLOCK = const answer::CLOCK as i64,
     ANSWER_SIGMASK = const answer::SIGMASK as i64,
     ANSWER_ACTIONS = const answer::ACTIONS as i64,
+    ANSWER_FSTAT = const answer::FSTAT as i64,
+    ANSWER_NEWFSTATAT = const answer::NEWFSTATAT as i64,
+    ANSWER_CLOSE = const answer::CLOSE as i64,
     PATIENCE = const PATIENCE,
     RUNNER_FPROG = const layout::TEXT + data::RUNNER_FPROG,
     MAPPER_FPROG = const layout::TEXT + data::MAPPER_FPROG,
@@ -93,7 +112,7 @@ global_asm!(
     FD_LISTENER = const fd::LISTENER,
 );
 
-/// Offsets of the constant data in the text page.
+/// Offsets of the constant data in the text.
 pub mod data {
     use crate::layout::TEXT_DATA;
     /// `struct sock_fprog` of the runners' filter.
@@ -142,17 +161,21 @@ unsafe extern "C" {
     static vmspace_stub_gate_clocked: u8;
     static vmspace_stub_gate_action: u8;
     static vmspace_stub_gate_acted: u8;
+    static vmspace_stub_gate_closed: u8;
+    static vmspace_stub_gate_telling: u8;
+    static vmspace_stub_gate_told: u8;
     static vmspace_stub_gate_posting: u8;
     static vmspace_stub_gate_posted: u8;
     static vmspace_stub_gate_waited: u8;
     static vmspace_stub_gate_yielded: u8;
+    static vmspace_stub_gate_withdrawn: u8;
     static vmspace_stub_gate_answered: u8;
     static vmspace_stub_gate_load: u8;
     static vmspace_stub_gate_end: u8;
     static vmspace_stub_end: u8;
 }
 
-/// Addresses in the text page. Those of calls are what the host reports: the instruction behind `syscall`.
+/// Addresses in the text. Those of calls are what the host reports: the instruction behind `syscall`.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     /// Signal handler.
@@ -192,6 +215,12 @@ pub struct Gate {
     pub action: u64,
     /// What is in front of it can be done again.
     pub acted: u64,
+    /// A descriptor is closed.
+    pub closed: u64,
+    /// From here on arguments and site are in the area, and arguments change.
+    pub telling: u64,
+    /// They are back, and the attributes are told.
+    pub told: u64,
     /// From here on arguments and site are in the area, and the way back is no longer in its register.
     pub posting: u64,
     /// From here on the call is in the area.
@@ -200,6 +229,8 @@ pub struct Gate {
     pub waited: u64,
     /// The call by which it leaves the CPU to another.
     pub yielded: u64,
+    /// The call by which it takes rights from memory.
+    pub withdrawn: u64,
     /// As `known`, and the call is no longer in the area.
     pub answered: u64,
     /// From here on registers are replaced by those in the area.
@@ -233,10 +264,14 @@ impl Addresses {
                 clocked: at(&raw const vmspace_stub_gate_clocked),
                 action: at(&raw const vmspace_stub_gate_action),
                 acted: at(&raw const vmspace_stub_gate_acted),
+                closed: at(&raw const vmspace_stub_gate_closed),
+                telling: at(&raw const vmspace_stub_gate_telling),
+                told: at(&raw const vmspace_stub_gate_told),
                 posting: at(&raw const vmspace_stub_gate_posting),
                 posted: at(&raw const vmspace_stub_gate_posted),
                 waited: at(&raw const vmspace_stub_gate_waited),
                 yielded: at(&raw const vmspace_stub_gate_yielded),
+                withdrawn: at(&raw const vmspace_stub_gate_withdrawn),
                 answered: at(&raw const vmspace_stub_gate_answered),
                 load: at(&raw const vmspace_stub_gate_load),
                 end: at(&raw const vmspace_stub_gate_end),
@@ -245,12 +280,12 @@ impl Addresses {
     }
 }
 
-/// Whether an address lies in the text page.
+/// Whether an address lies in the text.
 pub fn in_text(ip: u64) -> bool {
     (layout::TEXT..layout::TEXT + layout::TEXT_LEN).contains(&ip)
 }
 
-/// The text page: code, then constant data.
+/// The text: code, then constant data.
 pub fn text_page() -> Vec<u8> {
     let len = offset(&raw const vmspace_stub_end) as usize;
     assert!(len <= layout::TEXT_DATA as usize, "the stub's code is too long for its page");
@@ -283,7 +318,7 @@ pub fn text_page() -> Vec<u8> {
     page
 }
 
-/// An ELF file with one page, loaded at [`layout::BOOT`], that starts the zygote. The page is at file offset 4096.
+/// An ELF file with these pages, loaded at [`layout::BOOT`], that starts the zygote. They are at file offset 4096.
 pub fn program_file() -> Vec<u8> {
     let mut file = Vec::new();
     let entry = layout::BOOT + offset(&raw const vmspace_stub_boot);
@@ -295,7 +330,8 @@ pub fn program_file() -> Vec<u8> {
     }
     file.extend_from_slice(&[0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     // Elf64_Phdr: PT_LOAD, read and execute.
-    for word in [1 | 5 << 32, 4096, layout::BOOT, layout::BOOT, 4096, 4096, 4096] {
+    let len = layout::TEXT_LEN;
+    for word in [1 | 5 << 32, 4096, layout::BOOT, layout::BOOT, len, len, 4096] {
         file.extend_from_slice(&u64::to_le_bytes(word));
     }
     file.resize(4096, 0);

@@ -12,10 +12,10 @@
 .balign 64
 at vmspace_stub_start
 
-// ---- The zygote's first steps, at the boot address: map the text page and the orders, go on there.
+// ---- The zygote's first steps, at the boot address: map the text, the orders and the board, go on there.
 at vmspace_stub_boot
     movabs rdi, {TEXT}
-    mov esi, 4096
+    mov esi, {TEXT_LEN}
     mov edx, 5                      // PROT_READ | PROT_EXEC
     mov r10d, 0x12                  // MAP_PRIVATE | MAP_FIXED
     mov r8d, {FD_PROGRAM}
@@ -28,6 +28,14 @@ at vmspace_stub_boot
     mov r10d, 0x11                  // MAP_SHARED | MAP_FIXED
     mov r8d, {FD_CONTROL}
     xor r9d, r9d
+    mov eax, 9
+    syscall
+    movabs rdi, {BOARD}
+    mov esi, {BOARD_LEN}
+    mov edx, 1                      // PROT_READ
+    mov r10d, 0x11
+    mov r8d, {FD_CONTROL}
+    mov r9d, {BOARD_OFFSET}
     mov eax, 9
     syscall
     movabs rax, {TEXT}

@@ -39,7 +39,13 @@ impl Runner {
             }
             (Some(Place::Gate), Mode::Taken { id, nr, .. }) => {
                 self.put(call::RESULT, result.unwrap_or(nr));
-                return self.give_order(inner, id, order::ANSWERED);
+                inner.withdrawn = context.withdraws.take();
+                let Some((at, len)) = inner.withdrawn else {
+                    return self.give_order(inner, id, order::ANSWERED);
+                };
+                self.put(call::WITHDRAW, at);
+                self.put(call::WITHDRAW + 8, len);
+                return self.give_order(inner, id, order::WITHDRAW);
             }
             (Some(Place::Frame), Mode::Handler { id }) => {
                 if let Some(result) = result {
@@ -84,6 +90,11 @@ impl Runner {
     /// Whether [`Runner::enter`] answers a call of the context that trapped.
     pub(crate) fn will_answer(&self, inner: &Inner, context: &Context) -> bool {
         matches!(inner.mode, Mode::Direct { .. }) && inner.holds(&context.cell) == Some(Place::Direct)
+    }
+
+    /// Whether [`Runner::enter`] answers a call of the context that came through the gate.
+    pub(crate) fn will_answer_in_gate(&self, inner: &Inner, context: &Context) -> bool {
+        matches!(inner.mode, Mode::Taken { .. }) && inner.holds(&context.cell) == Some(Place::Gate)
     }
 
     /// Takes whoever's registers it holds out of it.

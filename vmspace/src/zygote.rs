@@ -112,7 +112,7 @@ impl Zygote {
     /// After its start: moves the vDSO, empties everything below the stub region, sets what all address spaces inherit. Returns the
     /// vDSO's address.
     pub(crate) fn settle(&self) -> io::Result<Option<u64>> {
-        // The first order is empty: when it is answered, the zygote runs from its text page.
+        // The first order is empty: when it is answered, the zygote runs from the text.
         self.call(&[[libc::SYS_getpid as u64, 0, 0, 0, 0, 0, 0]])?;
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
         let mut regions = Vec::new();

@@ -103,6 +103,11 @@ fn while_kicked<T>(space: &Arc<Vmspace>, work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// The same, or undisturbed.
+fn while_kicked_if(kicked: bool, space: &Arc<Vmspace>, work: impl FnOnce()) {
+    if kicked { while_kicked(space, work) } else { work() }
+}
+
 /// Behind the `syscall` instruction of the loop.
 const BEHIND: u64 = CODE + 27;
 
@@ -375,7 +380,7 @@ fn threads_that_take_turns_keep_all_their_registers() {
             })
             .collect();
         let mut made = vec![0u64; count];
-        let mut work = || {
+        let work = || {
             for turn in 0..20_000usize {
                 // Mostly one thread, so that there are sessions, and then turns of all.
                 let which = if turn % 256 < 128 { 0 } else { turn % count };
@@ -394,11 +399,7 @@ fn threads_that_take_turns_keep_all_their_registers() {
                 }
             }
         };
-        if kicked {
-            while_kicked(&space, work)
-        } else {
-            work()
-        }
+        while_kicked_if(kicked, &space, work);
         for (i, context) in (1..).zip(&mut threads) {
             let made = made[i as usize - 1];
             assert!(made > 100, "{made}");
@@ -555,7 +556,7 @@ fn what_changes_in_a_session_is_seen_at_once() {
     };
     for kicked in [false, true] {
         let (mut context, mut sum, mut calls, mut faults) = (start(), 0, 0u64, 0u64);
-        let mut work = || {
+        let work = || {
             while calls < 20_000 {
                 match space.run(0, &mut context, &other_cpu) {
                     Exit::Syscall { nr: NR, ip: BEHIND, .. } => {
@@ -578,16 +579,60 @@ fn what_changes_in_a_session_is_seen_at_once() {
                 }
             }
         };
-        if kicked {
-            while_kicked(&space, work)
-        } else {
-            work()
-        }
+        while_kicked_if(kicked, &space, work);
         let regs = *context.regs();
         // The last call's page has not been read, except where a kick repeats nothing.
         assert_eq!(regs.rbx, sum - (1000 + calls % 5 % 3));
         assert!(faults >= calls / 5 - 1, "{faults}");
     }
+}
+
+#[test]
+fn nobody_reaches_what_a_call_has_freed() {
+    let rig = Rig::new();
+    let mut code = call(&rig.engine, NR);
+    code.extend([0x49, 0xff, 0xc4]); // inc r12
+    code.extend([0x48, 0x89, 0x04, 0x25]); // mov [DATA], rax
+    code.extend((DATA as u32).to_le_bytes());
+    jump_back(&mut code, 0xeb); // jmp
+    let space = Arc::new(rig.space(&code));
+    let give = || space.update(0, &[Op::Protect { at: DATA, len: 4096, prot: rig::RW }]).unwrap();
+    for spare in [alone, bound(), other_cpu] {
+        for kicked in [false, true] {
+            let (mut context, mut calls, mut gone) = (start(), 0u64, false);
+            let work = || {
+                while calls < 5_000 {
+                    match space.run(0, &mut context, &spare) {
+                        Exit::Syscall { nr: NR, args, ip: BEHIND } => {
+                            assert_eq!((args[0], args[5]), (11, 66));
+                            assert!(!gone, "call {calls}: what was freed has been written to");
+                            calls += 1;
+                            context.set_syscall_result(calls);
+                            gone = calls % 3 != 0;
+                            if gone {
+                                assert!(context.withdraw(DATA, 4096));
+                                assert!(!context.withdraw(DATA, 4096), "one at a time");
+                            }
+                        }
+                        Exit::Fault { trapno: 14, addr: DATA, .. } => {
+                            assert!(gone, "call {calls}: nothing was freed");
+                            gone = false;
+                            give();
+                        }
+                        Exit::Interrupted => {}
+                        exit => panic!("{exit:?}"),
+                    }
+                }
+            };
+            while_kicked_if(kicked, &space, work);
+            let regs = *context.regs();
+            assert_eq!((regs.rip, regs.r12, regs.rdi, regs.r9), (BEHIND, calls - 1, 11, 66));
+            drop(context);
+            give();
+        }
+    }
+    // There is nothing above what a guest can have.
+    assert!(!start().withdraw(rig.engine.user_limit(), 4096));
 }
 
 #[test]
@@ -682,6 +727,107 @@ fn the_signal_mask_is_changed_in_the_gate() {
     let regs = *context.regs();
     assert_eq!(regs.rbx, 0);
     assert!(regs.r12 * 2 > made, "{} rounds, {made} calls made", regs.r12);
+}
+
+#[test]
+fn a_file_is_told_about_and_closed_in_the_gate() {
+    const NEWFSTATAT: u64 = 262;
+    const FD: u64 = 7;
+    // Of one that is offered, of another one, with a path, and to where nothing is.
+    let calls = [[FD, DATA, DATA + 64], [FD + 1, DATA, DATA + 64], [FD, DATA + 8, DATA + 64], [FD, DATA, 8]];
+    let rig = Rig::new();
+    let space = Arc::new(rig.space(&loop_of_calls(&rig.engine, NEWFSTATAT, &calls)));
+    rig.ram.write_all_at(b"\0\0\0\0\0\0\0\0path", DATA_OFFSET).unwrap();
+    let offer = |word: u64| vmspace::StatOffer {
+        fd: FD as u32,
+        version: rig.engine.offers_version(),
+        stat: std::array::from_fn(|i| word + i as u64),
+    };
+    let mut context = start();
+    context.regs().r10 = libc::AT_EMPTY_PATH as u64;
+    context.offer_stat(Some(offer(100)));
+    let mut made = std::collections::BTreeMap::new();
+    let mut run = |context: &mut Context, times: u64| {
+        made.clear();
+        while_kicked(&space, || {
+            for _ in 0..times {
+                match space.run(0, context, &alone) {
+                    Exit::Interrupted => {}
+                    Exit::Syscall { nr: NEWFSTATAT, args, .. } => {
+                        assert_eq!(args[3], libc::AT_EMPTY_PATH as u64);
+                        *made.entry([args[0], args[1], args[2]]).or_insert(0) += 1;
+                        context.set_syscall_result(0);
+                    }
+                    exit => panic!("{exit:?}"),
+                }
+            }
+        });
+        let others: u64 = calls[1..].iter().map(|call| made.get(call).copied().unwrap_or(0)).sum();
+        (made.get(&calls[0]).copied().unwrap_or(0), others)
+    };
+    let stat = || {
+        let mut bytes = [0; 144];
+        rig.ram.read_exact_at(&mut bytes, DATA_OFFSET + 64).unwrap();
+        bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect::<Vec<_>>()
+    };
+    let (first, others) = run(&mut context, 3000);
+    assert!(first * 20 < others, "{first} of {others} calls were made that need not be");
+    assert_eq!(stat(), (100..118).collect::<Vec<u64>>());
+    // What is recalled is told no more, and neither is what others are offered.
+    rig.engine.recall_offers();
+    let (first, others) = run(&mut context, 300);
+    assert!(first >= others / 3, "{first} of {others}");
+    context.offer_stat(Some(offer(200)));
+    run(&mut context, 300);
+    assert_eq!(stat(), (200..218).collect::<Vec<u64>>());
+    let mut other = context.fork();
+    let (first, others) = run(&mut other, 300);
+    assert!(first >= others / 3, "{first} of {others} by another thread");
+    let regs = *context.regs();
+    assert_eq!((regs.rbx, regs.r10), (0, libc::AT_EMPTY_PATH as u64));
+}
+
+#[test]
+fn what_the_gate_has_closed_is_said_once() {
+    const CLOSE: u64 = 3;
+    const FD: u64 = 7;
+    let rig = Rig::new();
+    let calls = [[FD, 0, 0], [FD + 64, 0, 0], [u32::MAX as u64, 0, 0]];
+    let space = Arc::new(rig.space(&loop_of_calls(&rig.engine, CLOSE, &calls)));
+    let mut context = start();
+    let (mut closed, mut made, mut open) = (0u64, 0u64, true);
+    while_kicked(&space, || {
+        for _ in 0..9000 {
+            context.offers.closable = u64::from(open) << FD;
+            let exit = space.run(0, &mut context, &alone);
+            let bits = context.take_closed();
+            assert!(bits == 0 || open && bits == 1 << FD, "{bits:#x}");
+            if bits != 0 {
+                (closed, open) = (closed + 1, false);
+            }
+            match exit {
+                Exit::Interrupted => {}
+                Exit::Syscall { nr: CLOSE, args, .. } => {
+                    if args[0] == FD {
+                        // By the kernel, which opens it again.
+                        made += 1;
+                    } else if args[0] == FD + 64 {
+                        open = true;
+                    }
+                    context.set_syscall_result(0);
+                }
+                exit => panic!("{exit:?}"),
+            }
+        }
+    });
+    let regs = *context.regs();
+    assert_eq!(regs.rbx, 0);
+    assert!(closed > 0 && regs.r12 > 100, "{closed} closed, {made} made in {} rounds", regs.r12);
+    assert!(
+        (regs.r12..=regs.r12 + 1).contains(&(closed + made)),
+        "{closed} and {made} in {} rounds",
+        regs.r12
+    );
 }
 
 #[test]

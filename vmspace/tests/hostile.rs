@@ -9,6 +9,8 @@ use vmspace::{Context, Exit};
 /// The runners' areas, and the size of one.
 const STATE: u64 = 0x7fff_ff20_0000;
 const AREA: u64 = 0x1_0000;
+/// Where calls are in it.
+const CALL: u64 = 0x840;
 /// Where the alternate stack lies in it.
 const STACK: std::ops::Range<u64> = 0x1000..0x3000;
 
@@ -66,7 +68,7 @@ fn who_waits_for_orders_about_another_call_does_not_hold_up_its_owner() {
         // Asking for its registers ends.
         let regs = context.regs();
         (regs.rip, regs.rdi) = (CODE, rig.engine.user_limit() + at as u64);
-        (regs.rsi, regs.rdx) = (STATE + 0x800, (i * 0x5_0000_0000) | 39);
+        (regs.rsi, regs.rdx) = (STATE + CALL, (i * 0x5_0000_0000) | 39);
         let exit = space.run(0, &mut context, &alone);
         assert!(matches!(exit, Exit::Syscall { nr: 39, .. }), "{exit:?}");
     }

@@ -7,7 +7,7 @@ use super::guest::{CodeMap, GuestThread, Request, buffer};
 use super::{MockCpu, MockFile, MockRam, lock};
 use crate::{
     Backing, CpuId, Exit, Fault, MapOp, PAGE_SIZE, PhysAddr, Populate, Prot, Ram, Regs, SpaceError,
-    UserContext, VirtAddr, VmSpace,
+    StatOffer, UserContext, VirtAddr, VmSpace,
 };
 use core::any::Any;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -382,6 +382,9 @@ pub struct MockContext {
     fpu: Vec<u8>,
     script: VecDeque<Exit>,
     guest: Option<GuestThread>,
+    /// What was offered last.
+    stat: Option<StatOffer>,
+    closed: u64,
 }
 
 impl MockContext {
@@ -394,6 +397,8 @@ impl MockContext {
             fpu: Vec::new(),
             script: VecDeque::new(),
             guest: None,
+            stat: None,
+            closed: 0,
         }
     }
     /// The mock inside of a [`UserContext`]; panics for a context of another machine.
@@ -403,6 +408,14 @@ impl MockContext {
     /// Its number, from zero in the order of creation; stands in [`super::MockMachine::take_results`].
     pub fn id(&self) -> usize {
         self.id
+    }
+    /// What [`UserContext::offer_stat`] has offered last.
+    pub fn stat(&self) -> Option<&StatOffer> {
+        self.stat.as_ref()
+    }
+    /// Has [`UserContext::take_closed`] say this.
+    pub fn set_closed(&mut self, closed: u64) {
+        self.closed = closed;
     }
     /// Adds an exit of this context.
     pub fn push_exit(&mut self, exit: Exit) {
@@ -423,6 +436,12 @@ impl UserContext for MockContext {
         if self.fpu.len() > FPU_SIZE {
             self.fpu.clear();
         }
+    }
+    fn offer_stat(&mut self, offer: Option<StatOffer>) {
+        self.stat = offer;
+    }
+    fn take_closed(&mut self) -> u64 {
+        std::mem::take(&mut self.closed)
     }
     fn duplicate(&mut self) -> Box<dyn UserContext> {
         let mut copy = MockContext::new(&self.shared);

@@ -241,6 +241,12 @@ impl Machine for LinuxMachine {
         self.spaces.gate()
     }
 
+    fn offers_version(&self) -> u64 {
+        self.spaces.offers_version()
+    }
+    fn recall_offers(&self) {
+        self.spaces.recall_offers();
+    }
     fn vdso(&self) -> Option<u64> {
         self.spaces.vdso()
     }

@@ -4,7 +4,8 @@ use crate::cpu::{Kick, LinuxCpus};
 use crate::hostfile::LinuxFile;
 use crate::ram::LinuxRam;
 use hal::{
-    Backing, CpuId, Exit, Fault, MapOp, Offers, Populate, Prot, Regs, SpaceError, UserContext, VmSpace,
+    Backing, CpuId, Exit, Fault, MapOp, Offers, Populate, Prot, Regs, SpaceError, StatOffer, UserContext,
+    VirtAddr, VmSpace,
 };
 use std::any::Any;
 use std::sync::Arc;
@@ -66,6 +67,14 @@ impl Spaces {
 
     pub(crate) fn gate(&self) -> Option<u64> {
         self.engine.gate()
+    }
+
+    pub(crate) fn offers_version(&self) -> u64 {
+        self.engine.offers_version()
+    }
+
+    pub(crate) fn recall_offers(&self) {
+        self.engine.recall_offers();
     }
 
     pub(crate) fn vdso(&self) -> Option<u64> {
@@ -283,7 +292,24 @@ impl UserContext for LinuxContext {
         let actions = offers.actions.map(|hal::DefaultActions { defaults, plain, restorer }| {
             vmspace::DefaultActions { defaults, plain, restorer }
         });
-        self.inner.offers = vmspace::Offers { yields: offers.yields, sigmask: offers.sigmask, actions };
+        let Offers { yields, sigmask, closable, .. } = offers;
+        self.inner.offers = vmspace::Offers { yields, sigmask, actions, closable };
+    }
+
+    fn offer_stat(&mut self, offer: Option<StatOffer>) {
+        self.inner.offer_stat(offer.map(|StatOffer { fd, version, stat }| vmspace::StatOffer {
+            fd,
+            version,
+            stat,
+        }));
+    }
+
+    fn take_closed(&mut self) -> u64 {
+        self.inner.take_closed()
+    }
+
+    fn withdraw(&mut self, at: VirtAddr, len: u64) -> bool {
+        self.inner.withdraw(at.0, len)
     }
 
     fn sigmask(&self) -> Option<u64> {

@@ -55,6 +55,15 @@ impl FdTable {
         }
     }
 
+    /// How many references there are to the description `id` if this is a descriptor of it, else 0.
+    pub(super) fn references(&self, fd: Fd, id: u64) -> usize {
+        let Ok(at) = usize::try_from(fd.0) else { return 0 };
+        match self.inner.lock().slots.get(at) {
+            Some(Some(slot)) if slot.file.id == id => Arc::strong_count(&slot.file),
+            _ => 0,
+        }
+    }
+
     /// The lowest free descriptor at or above `from`, now in use; `EMFILE` at `limit` (`RLIMIT_NOFILE`).
     pub fn insert(&self, from: usize, limit: u64, file: Arc<OpenFile>, cloexec: bool) -> Result<Fd> {
         let mut inner = self.inner.lock();

@@ -204,6 +204,12 @@ pub trait File: Send + Sync {
         err(Errno::EBADF)
     }
 
+    /// Attributes of a file that reading does not change, and whose every change is followed by [`hal::Machine::recall_offers`] from now on. `None` for all
+    /// others.
+    fn lend(&self) -> Option<Attr> {
+        None
+    }
+
     /// Called on every `close` of a descriptor, before the description may go away (POSIX locks are not its business).
     fn flush(&self, _cx: &Cx) -> Result<()> {
         Ok(())

@@ -24,6 +24,7 @@ mod hostdir;
 mod inode;
 mod io;
 mod latch;
+pub(crate) mod lend;
 pub mod lock;
 mod memfs;
 mod mount;

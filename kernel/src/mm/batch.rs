@@ -7,6 +7,7 @@ use super::frames::Pfn;
 use super::inner::Inner;
 use super::space::Mm;
 use super::vma::Vma;
+use crate::task::Cx;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem::take;
@@ -143,6 +144,24 @@ impl Mm {
         batch.fresh.clear();
         self.frames.put_all(take(&mut batch.freed));
         result
+    }
+
+    /// The same for a batch of a call by which the current task frees memory. Where nothing has to be done but to take the rights to kept pages away, the task
+    /// does that itself before it goes on, which takes the host half the time.
+    pub(super) fn commit_freed(
+        &self,
+        cx: &Cx,
+        inner: &mut Inner,
+        batch: &mut Batch,
+    ) -> Result<Commit, SpaceError> {
+        inner.stash.leave(batch);
+        if let [Change::Protect { at, len, prot }] = batch.changes[..]
+            && prot.is_empty()
+            && cx.user.borrow_mut().withdraw(VirtAddr(at), len)
+        {
+            batch.changes.clear();
+        }
+        self.commit(cx.cpu(), inner, batch)
     }
 
     fn apply(&self, cpu: CpuId, inner: &mut Inner, batch: &Batch) -> Result<Commit, SpaceError> {

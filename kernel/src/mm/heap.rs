@@ -88,7 +88,7 @@ impl Mm {
         let there = inner.table.range(new / PAGE_SIZE..old / PAGE_SIZE).map(|(page, _)| page);
         inner.heap.shrunk(there);
         inner.put_away(new, old, &self.frames, batch);
-        self.commit(cx.cpu(), inner, batch).is_ok()
+        self.commit_freed(cx, inner, batch).is_ok()
     }
 
     fn grow_heap(&self, cx: &Cx, inner: &mut Inner, old: u64, new: u64) -> bool {

@@ -196,7 +196,7 @@ impl Mm {
         }
         inner.put_away(start, end, &self.frames, &mut batch);
         // What can't be taken out because the host is dead harms nobody.
-        self.commit(cx.cpu(), inner, &mut batch)?;
+        self.commit_freed(cx, inner, &mut batch)?;
         Ok(())
     }
 

@@ -125,7 +125,9 @@ fn open_checked(
     }
     let path = path.read_path(cx)?;
     let file = fs::open::open_scoped(cx, dirfd, &path, flags, mode, lookup)?;
-    cx.install(file, flags.contains(OpenFlags::CLOEXEC))
+    let fd = cx.install(file.clone(), flags.contains(OpenFlags::CLOEXEC))?;
+    fs::lend::opened(cx, fd, &file);
+    Ok(fd)
 }
 
 pub(super) fn close(cx: &Cx, fd: Fd) -> Result<()> {

@@ -2,6 +2,7 @@
 //! that change nothing but its own state.
 
 use super::Cx;
+use crate::fs::lend;
 use abi::raw;
 use hal::Offers;
 
@@ -27,12 +28,14 @@ pub(super) fn offer(cx: &Cx, alone: bool) {
     if cx.kernel.patches() {
         let sigmask = crate::signal::lend_mask(cx).map(|mask| mask.0);
         let actions = crate::signal::lend_actions(cx);
-        cx.user.borrow_mut().set_offers(Offers { yields: alone, sigmask, actions });
+        let closable = lend::closable(cx);
+        cx.user.borrow_mut().set_offers(Offers { yields: alone, sigmask, actions, closable });
     }
 }
 
 /// Guest code has stopped: takes over what it has changed.
 pub(super) fn take_back(cx: &Cx) {
+    lend::take_back(cx);
     if let Some(lent) = cx.actions_lent.take() {
         let plain = cx.user.borrow().plain_actions();
         crate::signal::take_actions_back(cx, lent, plain.unwrap_or(lent.plain));

@@ -3,7 +3,7 @@
 use super::{FsContext, Process, Task};
 use crate::Kernel;
 use crate::error::{Error, Restart, Result};
-use crate::fs::{Fd, FdTable, OpenFile, ahead};
+use crate::fs::{Fd, FdTable, OpenFile, ahead, lend};
 use crate::ipc::futex;
 use crate::mm::Mm;
 use crate::sched::RunState;
@@ -68,6 +68,8 @@ pub struct Cx<'a> {
     pub(crate) busy_site: Cell<Option<u64>>,
     /// What the task will look at next.
     pub(crate) ahead: RefCell<ahead::Ahead>,
+    /// The file that guest code may ask about and close by itself.
+    pub(crate) lent: Cell<Option<lend::Lent>>,
     /// What `restart_syscall(2)` goes on with.
     pub(crate) restart: Cell<Option<RestartState>>,
 }
@@ -155,6 +157,7 @@ impl<'a> Cx<'a> {
             futex_waiter: Cell::new(None),
             busy_site: Cell::new(None),
             ahead: RefCell::default(),
+            lent: Cell::new(None),
             restart: Cell::new(None),
         }
     }

@@ -113,6 +113,7 @@ pub const ROWS: &[Row] = &[
     app("python_start", "python3: start and end", 1.3, &["python3"]),
     app("tar_2000", "tar of 2,000 files", 2.0, &["tar"]),
     app("find_2000", "find and stat of 2,000 files", 2.0, &["find"]),
+    Row { needs: &["find"], ..row("find_2000_first", "the same, files not seen before", APPS, Nothing) },
     app("gcc_1000_lines", "gcc -O2 of 1,000 lines", 1.0, &["gcc"]),
     app("git_commit_1000", "git add and commit of 1,000 files", 1.3, &["git"]),
     app("sqlite_2000_commits", "sqlite: 2,000 commits", 2.0, &["sqlite3"]),

@@ -17,7 +17,6 @@ use crate::error::{Result, err};
 use crate::fs::OpenFile;
 use crate::task::Cx;
 use abi::Errno;
-use core::sync::atomic::Ordering;
 
 /// What identifies a file: its device and inode number.
 pub(crate) type FileKey = (u64, u64);
@@ -52,6 +51,7 @@ pub fn flock(cx: &Cx, of: &OpenFile, kind: Option<LockKind>, wait: LockWait) -> 
         locks.remove_flock(key, of.id);
         return Ok(());
     };
+    super::lend::end(cx);
     locks.watch(of, key);
     let pid = cx.process().pid;
     let queue = locks.queue(key);
@@ -78,6 +78,7 @@ pub fn set_range(
         locks.unlock_range(key, owner, range);
         return Ok(());
     };
+    super::lend::end(cx);
     if matches!(owner, Owner::Description(_)) {
         locks.watch(of, key);
     }
@@ -113,7 +114,7 @@ pub fn conflict(
 
 /// Releases the process's record locks on a file of which it closes a descriptor. Called on every close.
 pub fn closed(cx: &Cx, of: &OpenFile) {
-    if cx.kernel.locks.records.load(Ordering::Relaxed) != 0
+    if cx.kernel.locks.has_records()
         && let Ok(key) = key(of)
     {
         cx.kernel.locks.unlock_range(key, Owner::Process(cx.process().pid), Range::ALL);
@@ -122,7 +123,7 @@ pub fn closed(cx: &Cx, of: &OpenFile) {
 
 /// Releases the record locks of the current process, which ends.
 pub(crate) fn release_process(cx: &Cx) {
-    if cx.kernel.locks.records.load(Ordering::Relaxed) != 0 {
+    if cx.kernel.locks.has_records() {
         cx.kernel.locks.release_owner(Owner::Process(cx.process().pid));
     }
 }

@@ -90,6 +90,11 @@ impl Drop for LockToken {
 }
 
 impl LockTable {
+    /// Whether anybody holds a record lock.
+    pub(in crate::fs) fn has_records(&self) -> bool {
+        self.records.load(Ordering::Relaxed) != 0
+    }
+
     /// A table without locks.
     pub fn new() -> Arc<LockTable> {
         Arc::new_cyclic(|me| LockTable { me: me.clone(), ..LockTable::default() })

@@ -7,6 +7,7 @@ use crate::mm::PageCache;
 use crate::task::Cx;
 use crate::user::{Sink, Source};
 use abi::Errno;
+use abi::fs::Attr;
 use alloc::sync::Arc;
 use core::any::Any;
 use hal::{HostFile, PAGE_SIZE};
@@ -75,6 +76,10 @@ impl File for MemFile {
             self.node.content_changed();
         }
         Ok(n)
+    }
+
+    fn lend(&self) -> Option<Attr> {
+        self.node.lend()
     }
 
     fn seekable(&self) -> bool {

@@ -80,6 +80,8 @@ pub struct Node {
     pub(super) state: Mutex<State>,
     /// What [`Inode::all_may_search`] answers. Written with `state` locked.
     all_may_search: AtomicBool,
+    /// Whether guests may have been told the attributes. Set with `state` locked.
+    lent: AtomicBool,
     /// Held while content changes.
     pub(super) content: Latch,
 }
@@ -102,6 +104,7 @@ impl Node {
             key,
             file_type: attr.file_type(),
             all_may_search: AtomicBool::new(perm::all_may_search(attr.mode)),
+            lent: AtomicBool::new(false),
             state: Mutex::new(State { attr, body, xattrs, changed }),
             content: Latch::new(),
         })
@@ -195,6 +198,7 @@ impl Node {
             self.all_may_search.store(perm::all_may_search(state.attr.mode), Ordering::Release);
             (result, was_kept, state.attr.nlink > 0)
         };
+        self.recall();
         if self.lower.is_some()
             && was_kept != keep
             && let Some(me) = self.me.upgrade()
@@ -202,6 +206,23 @@ impl Node {
             self.shared.keep(self.key, &me, keep);
         }
         result
+    }
+
+    /// The attributes if they are the lower node's, to be told to guests until they change.
+    pub(super) fn lend(&self) -> Option<Attr> {
+        let state = self.state.lock();
+        if state.changed || !matches!(state.body, Body::Lower(Some(_))) {
+            return None;
+        }
+        self.lent.store(true, Ordering::Release);
+        Some(state.attr)
+    }
+
+    /// The attributes have changed: nobody is told the old ones any more.
+    fn recall(&self) {
+        if self.lent.load(Ordering::Acquire) && self.lent.swap(false, Ordering::AcqRel) {
+            self.shared.machine.recall_offers();
+        }
     }
 
     /// Keeps the lower node from being lost. When that fails, it still works as long as the host leaves it where it is.
@@ -245,10 +266,15 @@ impl Node {
         if let (None, Some(file)) = (&slot, opened) {
             *slot = Some(file.clone());
         }
+        let before = *attr;
         attr.size = fresh.size;
         attr.blocks = fresh.blocks;
         if !*changed {
             *attr = fresh;
+        }
+        if before != *attr {
+            drop(state);
+            self.recall();
         }
     }
 }

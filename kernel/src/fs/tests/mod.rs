@@ -1,6 +1,7 @@
 //! Tests of the VFS and its file systems on the mock machine.
 
 mod ahead;
+mod lend;
 mod listing;
 mod overlay;
 mod tmpfs;

@@ -298,6 +298,70 @@ fn the_cpu_says_the_same_wherever_it_is_asked() -> R {
     Ok(())
 }
 
+fn files_are_what_they_are_each_time() -> R {
+    // The program's own file: one that nobody writes to.
+    let path = c"/proc/self/exe";
+    let st = stat(path)?;
+    let same =
+        |other: &stat| (other.st_ino, other.st_size, other.st_mode) == (st.st_ino, st.st_size, st.st_mode);
+    for round in 0..MANY {
+        let fd = open(path, O_RDONLY, 0)?;
+        that!(same(&fstat(fd)?));
+        let mut by_path = zeroed::<stat>();
+        sc!(SYS_newfstatat, fd, c"", &mut by_path, AT_EMPTY_PATH)?;
+        that!(same(&by_path));
+        errno_is!(sc!(SYS_fstat, fd, 8), EFAULT);
+        match round % 5 {
+            // A second descriptor keeps the description.
+            0 => {
+                let second = sc!(SYS_dup, fd)? as i32;
+                close(fd)?;
+                that!(same(&fstat(second)?));
+                close(second)?;
+            }
+            // Another file under the same number.
+            1 => {
+                let (r, w) = pipe(0)?;
+                sc!(SYS_dup2, r, fd)?;
+                that!(!same(&fstat(fd)?));
+                close(r)?;
+                close(w)?;
+                close(fd)?;
+            }
+            // A child has its own.
+            2 => {
+                child(|| {
+                    that!(same(&fstat(fd)?));
+                    close(fd)?;
+                    errno_is!(fstat(fd), EBADF);
+                    Ok(())
+                })?
+                .ok()?;
+                that!(same(&fstat(fd)?));
+                close(fd)?;
+            }
+            _ => close(fd)?,
+        }
+        errno_is!(fstat(fd), EBADF);
+        errno_is!(close(fd), EBADF);
+        eq!(open(path, O_RDONLY, 0)?, fd);
+        close(fd)?;
+    }
+    Ok(())
+}
+
+fn threads_close_for_each_other() -> R {
+    for _ in 0..MANY / 20 {
+        let fd = open(c"/proc/self/exe", O_RDONLY, 0)?;
+        that!(fstat(fd).is_ok());
+        let other = thread::spawn(move || close(fd));
+        other.join().map_err(|_| E(EFAULT))??;
+        errno_is!(fstat(fd), EBADF);
+        errno_is!(close(fd), EBADF);
+    }
+    Ok(())
+}
+
 cases!("busy":
     ids_are_those_of_the_caller,
     every_thread_has_an_id_of_its_own,
@@ -306,6 +370,8 @@ cases!("busy":
     signals_find_the_program_in_its_own_code,
     code_may_become_writable_and_go_on,
     errors_stay_errors,
+    files_are_what_they_are_each_time,
+    threads_close_for_each_other,
     the_cpu_says_the_same_wherever_it_is_asked,
     actions_without_handlers_are_shown_as_they_were_set,
 );

@@ -237,6 +237,40 @@ fn brk_grows_and_shrinks_the_heap() -> R {
     Ok(())
 }
 
+fn what_was_given_back_is_gone_at_once() -> R {
+    // After few calls and after many, by which time a kernel may have found quicker ways.
+    for rounds in [0, 5, 60] {
+        for by_brk in [false, true] {
+            let dead = child(|| {
+                let start = brk(0)?;
+                for round in 0..=rounds {
+                    let (p, len) = match by_brk {
+                        true => (at(start as *mut u8, PAGE), 9 * PAGE),
+                        false => (rw(9 * PAGE)?, 9 * PAGE),
+                    };
+                    if by_brk {
+                        brk(start + 10 * PAGE)?;
+                    }
+                    for page in 0..9 {
+                        eq!(peek(at(p, page * PAGE)), 0);
+                        poke(at(p, page * PAGE), 1);
+                    }
+                    match by_brk {
+                        true => eq!(brk(start)?, start),
+                        false => munmap(p, len)?,
+                    }
+                    if round == rounds {
+                        poke(at(p, round % 9 * PAGE), 2);
+                    }
+                }
+                Ok(())
+            })?;
+            eq!(dead.wait()?, Status::Killed(SIGSEGV));
+        }
+    }
+    Ok(())
+}
+
 fn brk_of_a_child_is_its_own() -> R {
     let start = brk(0)?;
     child(|| {
@@ -511,7 +545,7 @@ cases!("memory":
     fixed_replaces_and_noreplace_refuses, munmap_of_the_middle_splits, mprotect_changes_parts,
     mprotect_errors, mremap_shrinks_and_grows_in_place, mremap_moves_when_there_is_no_room,
     mremap_fixed_replaces_the_target, mremap_dontunmap_leaves_an_empty_area,
-    mremap_of_size_zero_doubles_shared_memory, mremap_errors, brk_grows_and_shrinks_the_heap,
+    mremap_of_size_zero_doubles_shared_memory, mremap_errors, brk_grows_and_shrinks_the_heap, what_was_given_back_is_gone_at_once,
     brk_of_a_child_is_its_own, data_limit_stops_brk, shared_memory_is_shared_with_children,
     private_memory_is_isolated_both_ways, a_system_call_writes_into_a_copy_on_write_page,
     generations_of_copies, large_sparse_reservations, many_small_areas, populate_and_lock_flags,

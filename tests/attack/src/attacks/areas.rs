@@ -23,7 +23,7 @@ fn scribble(pages: &[u64], rng: &mut Rng, how: u64) {
         0 => put(page + rng.below(PAGE / 8) * 8, rng.below(16)),
         // The words of the call that is being made: they follow the answers.
         1 => put(
-            page + 0x800 + rng.below(40) * 8,
+            page + 0x840 + rng.below(72) * 8,
             *rng.pick(&[0, 1, 2, 3, 8, 9, 10, u64::MAX, 1 << 63, 39, 231, 60]),
         ),
         // Single bytes.

@@ -22,6 +22,7 @@ pub const ALL: &[(&str, &str, Attack)] = &[
     ("sites", "jumps to every system-call instruction, with every number", sites::sites),
     ("offsets", "jumps to every byte of code that nobody says is there", sites::offsets),
     ("reports", "makes the stub's private calls with forged arguments", sites::reports),
+    ("rights", "takes rights from memory by the stub's own call", sites::rights),
     ("areas", "writes over stub memory while calls are made", areas::run),
     ("frames", "returns from signals that never were", frames::run),
     ("mappings", "maps, unmaps and protects over and near the stub", mappings::run),

@@ -187,6 +187,33 @@ pub fn reports(warden: &mut Warden) -> Result<(), String> {
     })
 }
 
+/// The stub's own way to take rights from memory, with ranges that nobody has ordered: the process's own memory, and the stub's.
+pub fn rights(warden: &mut Warden) -> Result<(), String> {
+    // mov eax, SYS_mprotect ; syscall
+    let places = stub::places(&warden.hidden, &[0xb8, libc::SYS_mprotect as u8, 0, 0, 0, 0x0f, 0x05]);
+    println!("  {} places", places.len());
+    if places.is_empty() {
+        return Ok(());
+    }
+    let hidden: Vec<u64> = warden.hidden.pages.iter().map(|page| page.at).collect();
+    let barrage = Barrage { tries: 6000, in_order: false };
+    let prepare = prepared(warden);
+    barrage.run(warden, prepare, |stage, n, rng| {
+        let mut regs = stage.regs(rng);
+        regs.rip = *rng.pick(&places);
+        regs.rdi = match rng.below(4) {
+            0 => *rng.pick(&hidden),
+            1 => stage.values.value(rng),
+            2 => regs.rip / PAGE * PAGE - PAGE * rng.below(1 << 13),
+            _ => stage.values.pointer(rng) / PAGE * PAGE,
+        };
+        regs.rsi =
+            *rng.pick(&[PAGE, 1, 0, 16 * PAGE, 0xff_f000, 0x100_0000, 1 << 32, 1 << 46, u64::MAX - PAGE]);
+        regs.rdx = if rng.once_in(3) { rng.below(8) } else { 0 };
+        stage.go(&regs, n);
+    })
+}
+
 /// Places in a page where a word is that could be the start of `uc_stack` with the page's own address range: frames that were.
 fn find_frames(page: u64) -> Vec<u64> {
     let word = |at: u64| unsafe { (at as *const u64).read_volatile() };
