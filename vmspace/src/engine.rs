@@ -299,6 +299,7 @@ impl Engine {
             return Err(io::Error::other("the address space is gone"));
         }
         sys::share_cpus(body.mother);
+        body.want_runner();
         sys::kill(body.mother, libc::SIGCONT);
         let (_, listener) = sys::receive_fd(self.hand_over.as_fd(), body.mother)?;
         body.add_runner(listener, &self.fresh)

@@ -7,13 +7,18 @@
 
 use crate::context::{Answers, Offers, StatOffer};
 use crate::frame::place_offset;
-use crate::layout::{ANSWERS, AREA_ANSWERS, AREA_CALL, answer, call, order, trap};
+use crate::layout::{ANSWERS, AREA_ANSWERS, AREA_CALL, answer, call, order, trap, uc};
 use crate::runner::{Fatal, Inner, Runner};
 use crate::sys::{self, Notification};
 use std::sync::Arc;
 
 /// Length of the `syscall` instruction.
 pub(crate) const SYSCALL_LEN: u64 = 2;
+
+/// What [`uc::LINK`] is in a frame that the owner has done with, and one more for each time that its report came again, up to this.
+const ANSWERED_FRAME: u64 = 1;
+/// See [`ANSWERED_FRAME`]: guest code that makes up reports goes round in a ring so often.
+const MOST_REPEATED: u64 = 16;
 
 /// [`call::STAT_FD`] for none.
 const NO_FILE: u64 = u32::MAX as u64;
@@ -237,7 +242,10 @@ impl Runner {
     /// Lets the handler go on.
     pub(crate) fn leave_handler(&self, id: Option<u64>) -> Result<(), Fatal> {
         match id {
-            Some(_) => self.wake(id),
+            Some(_) => {
+                self.area.store(self.link_offset(), ANSWERED_FRAME);
+                self.wake(id)
+            }
             None => {
                 self.swap(call::TRAP, trap::ANSWERED);
                 Ok(())
@@ -245,10 +253,27 @@ impl Runner {
         }
     }
 
+    fn link_offset(&self) -> usize {
+        self.uc_offset() + uc::LINK
+    }
+
+    /// Whether it is a report that the owner has answered already; counts it.
+    pub(crate) fn is_repeated(&self, n: &Notification) -> bool {
+        if !self.is_trap(n) {
+            return false;
+        }
+        let link = self.area.load(self.link_offset());
+        let repeated = (ANSWERED_FRAME..ANSWERED_FRAME + MOST_REPEATED).contains(&link);
+        if repeated {
+            self.area.store(self.link_offset(), link + 1);
+        }
+        repeated
+    }
+
     /// Ends the notification that a runner sleeps in.
     pub(crate) fn wake(&self, id: Option<u64>) -> Result<(), Fatal> {
         match id.map(|id| sys::answer(self.listener(), id, 0)) {
-            // A kick was faster: it is on its way into the handler.
+            // A kick was faster, and it is on its way into the handler; or somebody has stopped it, and it will say the same again.
             Some(Err(e)) if e.raw_os_error() != Some(libc::ENOENT) => {
                 Err(format!("can't go on with a guest: {e}"))
             }

@@ -119,6 +119,8 @@ pub mod orders {
     pub const STANDBY: u64 = 16;
     /// Where in the control memory it writes the sequence number when it has done them.
     pub const STATUS: u64 = 24;
+    /// How many tasks the mother shall have made, not to be misled by whoever else continues her.
+    pub const TASKS: u64 = 32;
     /// Length of the header.
     pub const LEN: u64 = 64;
 }
@@ -267,6 +269,8 @@ pub mod nr {
 
 /// Offsets in `ucontext_t` on x86_64 (`uapi/asm/ucontext.h`, `uapi/asm/sigcontext.h`).
 pub mod uc {
+    /// A pointer that the host sets to 0 in every frame, and never reads.
+    pub const LINK: usize = 8;
     /// Start of the alternate stack.
     pub const STACK: usize = 16;
     /// The general registers, from `r8` to `eflags`: 18 words.

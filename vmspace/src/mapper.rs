@@ -147,9 +147,17 @@ impl Mapper {
                 let Some(slot) = order.clone().find(free) else { return Ok(None) };
                 self.next_file = (slot + 1) % FILE_SLOTS;
                 self.files[slot] = 0;
-                let waiting = self.asleep()?;
-                sys::add_fd(self.listener.as_fd(), waiting, file, fd::FILES + slot as i32)
-                    .map_err(|e| format!("can't pass a file: {e}"))?;
+                loop {
+                    let waiting = self.asleep()?;
+                    match sys::add_fd(self.listener.as_fd(), waiting, file, fd::FILES + slot as i32) {
+                        Ok(()) => break,
+                        // Somebody has stopped it: it reports again.
+                        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                            self.waiting = Some(receive(self.listener.as_fd(), self.pid)?.id);
+                        }
+                        Err(e) => return Err(format!("can't pass a file: {e}")),
+                    }
+                }
                 self.files[slot] = key;
                 slot
             }
@@ -199,7 +207,11 @@ impl Mapper {
     }
 
     fn wake(&self, id: u64) -> Result<(), Fatal> {
-        sys::answer(self.listener.as_fd(), id, 0).map_err(|_| Fatal::from(KILLED))
+        match sys::answer(self.listener.as_fd(), id, 0) {
+            // Somebody has stopped it: it will report the same again.
+            Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(KILLED.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Its report of the last batch.

@@ -266,7 +266,7 @@ impl Runner {
                 return Ok(heard);
             }
             // Who is not listened to says it by a notification, and sleeps in it.
-            let n = self.receive()?;
+            let n = self.receive_new()?;
             if let Some(heard) = self.classify(inner, &n)? {
                 return Ok(heard);
             }

@@ -4,6 +4,10 @@
 //! whose other registers nobody but the host knows; in the gate with a call, or there with nobody's registers, which it saves and loads when it is told
 //! to; or parked in the stub's handler, where the whole state lies in the signal frame. A kick takes it into the handler from everywhere else.
 //!
+//! Whoever stops a host task (a paused container, a machine that sleeps) breaks off the call that it waits in, and the task makes it again. So no
+//! answer may rely on the notification that was seen, and what is said twice counts once: a report whose frame the owner has done with is answered again, a runner
+//! that waits in the gate goes by its orders, and one that makes a call of guest code once more is taken into the handler.
+//!
 //! Lock order: a runner's `inner`, then a context's cell.
 
 use crate::area::Area;
@@ -196,6 +200,18 @@ impl Runner {
     pub(crate) fn receive(&self) -> Result<Notification, Fatal> {
         let ended = |why| if self.unkickable.load(Ordering::SeqCst) { UNKICKABLE.into() } else { why };
         receive(self.listener(), self.pid).map_err(ended)
+    }
+
+    /// The same where that can be a report which has been answered: it is answered again. Only for who lets guest code run: it could have all reports look
+    /// like this.
+    pub(crate) fn receive_new(&self) -> Result<Notification, Fatal> {
+        loop {
+            let n = self.receive()?;
+            if !self.is_repeated(&n) {
+                return Ok(n);
+            }
+            self.wake(Some(n.id))?;
+        }
     }
 
     /// Whether a notification is the handler's, of a signal that it handles, from a frame where frames are.

@@ -4,7 +4,7 @@ use crate::area::Area;
 use crate::context::{Answers, Context, Offers, Place};
 use crate::engine::{Engine, KICK, lock};
 use crate::gate::{Eager, Heard, SYSCALL_LEN};
-use crate::layout::{self, call, fd, listening};
+use crate::layout::{self, call, fd, listening, orders};
 use crate::mapper::{Call, Mapper};
 use crate::pace::Pace;
 use crate::places::Places;
@@ -66,6 +66,13 @@ impl Body {
         let runner = Runner::adopt(listener, self.area.clone(), runners.len(), fresh, self.clock)?;
         runners.push(Arc::new(runner));
         Ok(())
+    }
+
+    /// Lets the mother make another runner when she goes on.
+    pub(crate) fn want_runner(&self) {
+        // And the mapper.
+        let tasks = lock(&self.runners).len() as u64 + 2;
+        self.area.store((layout::STATE_LEN + orders::TASKS) as usize, tasks);
     }
 
     /// Takes all runners out of guest code and begins to unmap everything of the guest's; [`Body::cleanse`] waits for the end. Until then no runner

@@ -30,6 +30,7 @@ global_asm!(
     ORDERS_COUNT = const orders::COUNT,
     ORDERS_STANDBY = const orders::STANDBY,
     ORDERS_STATUS = const orders::STATUS,
+    ORDERS_TASKS = const orders::TASKS,
     ORDERS_HEADER = const orders::LEN,
     AREA_SHIFT = const layout::AREA_SHIFT,
     AREA_LEN = const layout::AREA_LEN,

@@ -93,7 +93,7 @@ at vmspace_stub_boot
     jnz 4b
 
 // ---- The mother of an address space. She is never filtered and never runs guest code; once guest code runs beside her in the
-// same memory she relies on registers and on this page only. She makes the mapper and the first runner, and each time she is continued the next.
+// same memory she relies on registers, this page and the orders only. She makes the mapper and the first runner, and each time she is continued and told to the next.
     movabs rdi, {STATE}
     mov esi, {STATE_LEN}
     mov edx, 3
@@ -132,12 +132,15 @@ at vmspace_stub_boot
     inc ebx
     cmp ebx, 1
     je 7b
-    mov eax, 39                     // getpid
+40: mov eax, 39                     // getpid
     syscall
     mov edi, eax
     mov esi, 19                     // SIGSTOP
     mov eax, 62                     // kill
     syscall
+    movabs rax, {ORDERS}
+    cmp [rax + {ORDERS_TASKS}], ebx
+    jbe 40b
     jmp 7b
 
 // ---- A task beside her: dies with the owner's thread. The first is the mapper.

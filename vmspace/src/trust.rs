@@ -8,7 +8,7 @@ use crate::area::Area;
 use crate::context::Full;
 use crate::engine::KICK;
 use crate::layout::{self, AREA_LEN, AREA_STACK, uc};
-use crate::runner::{Fatal, Inner, Mode, Runner};
+use crate::runner::{Fatal, Inner, Mode, Runner, from_stub};
 use crate::sys::{self, Notification};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -86,10 +86,13 @@ impl Runner {
         loop {
             if sys::is_ready_within(self.listener(), LOOK) {
                 let n = self.receive()?;
-                if !self.is_wait(&n) {
+                if from_stub(&n) && !self.is_wait(&n) {
                     return Ok(n);
                 }
-                // It went to sleep in the gate just before.
+                // It went to sleep in the gate just before; or makes a call of guest code again, which a kick ends.
+                if !from_stub(&n) {
+                    sys::kill(self.pid, KICK);
+                }
                 continue;
             }
             // A task that a signal can reach does not sleep while one is pending. One that it can't reach, and that has nothing to say, waits
@@ -119,7 +122,7 @@ impl Runner {
                 return Err("the runner is not in its handler".into());
             };
             self.leave_handler(id)?;
-            let mut n = self.receive()?;
+            let mut n = self.receive_new()?;
             if self.is_wait(&n) {
                 // It went to sleep just before.
                 self.wake(Some(n.id))?;

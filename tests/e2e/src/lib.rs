@@ -33,6 +33,16 @@ pub fn temp() -> tempfile::TempDir {
     dir
 }
 
+/// Copies a program. A process of its own does it: as long as anybody has the copy open for writing nobody can run it (`ETXTBSY`), and what this
+/// process has open is inherited by the children of tests that run beside.
+///
+/// # Panics
+/// When that fails.
+pub fn copy_program(from: &std::path::Path, to: &std::path::Path) {
+    let status = std::process::Command::new("cp").arg("--").args([from, to]).status();
+    assert!(status.expect("cp is there").success(), "can't copy {}", from.display());
+}
+
 /// Whether the tests run as the superuser.
 pub fn is_root() -> bool {
     // SAFETY: takes no argument and cannot fail.

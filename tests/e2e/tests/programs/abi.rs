@@ -1,7 +1,7 @@
 //! The system-call cases: what passes on the host passes under vkernel, but for the list of differences.
 
 use std::collections::{BTreeMap, BTreeSet};
-use vk_e2e_tests::{Outcome, Run, abi_program, guest, host, is_root, temp, workspace};
+use vk_e2e_tests::{Outcome, Run, abi_program, copy_program, guest, host, is_root, temp, workspace};
 
 /// Verdict by case: the first word of its line.
 fn verdicts(outcome: &Outcome) -> BTreeMap<String, (String, String)> {
@@ -60,7 +60,7 @@ fn the_cases_agree_for_an_ordinary_user() {
     // A copy that the user can reach, wherever the workspace is.
     let dir = temp();
     let copy = dir.path().join("abi-tests");
-    std::fs::copy(abi_program("abi-tests"), &copy).expect("our own directory");
+    copy_program(&abi_program("abi-tests"), &copy);
     let theirs =
         host("setpriv").args(["--reuid=1234", "--regid=1234", "--clear-groups"]).arg(&copy).dir("/tmp");
     compare(guest(&["--user", "1234:1234"]).arg(&copy).dir("/tmp"), theirs);

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use vk_e2e_tests::{Run, is_root, temp, vkernel};
+use vk_e2e_tests::{Run, copy_program, is_root, temp, vkernel};
 
 const USER: u32 = 65534;
 
@@ -11,7 +11,7 @@ fn setting() -> (tempfile::TempDir, PathBuf) {
     let dir = temp();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("our own directory");
     let copy = dir.path().join("vkernel");
-    std::fs::copy(vkernel(), &copy).expect("our own directory");
+    copy_program(vkernel(), &copy);
     (dir, copy)
 }
 
