@@ -14,7 +14,10 @@ fn head(outcome: &Outcome) -> String {
 
 #[test]
 fn ps_lists_the_guests_processes_and_no_others() {
-    let (ours, theirs) = both(&["sh", "-c", "sleep 77 & ps aux; kill $!"]);
+    // Until it has called execve it is another sh.
+    let script =
+        "sleep 77 & until read -r name </proc/$!/comm && [ \"$name\" = sleep ]; do :; done; ps aux; kill $!";
+    let (ours, theirs) = both(&["sh", "-c", script]);
     assert_eq!(head(&ours), head(&theirs));
     let rows: Vec<Vec<&str>> = ours.text().lines().skip(1).map(|l| l.split_whitespace().collect()).collect();
     assert!(rows.iter().all(|row| row.len() >= 11 && row[1].parse::<u32>().is_ok()), "{}", ours.text());
