@@ -2,51 +2,89 @@
 //!
 //! What a new page costs is mostly the host's: finding and clearing memory takes longer than all else that a fault does. Where there is a host CPU with nothing
 //! to do, it is done there while the guest works on what it has. The thread is started when the kernel first expects something, never enters
-//! the kernel, and sleeps when all is made.
+//! the kernel, sleeps when all is made, and holds nothing that anybody else waits for: with the least of all priorities, on a busy host it may not run for a long time.
 
-use crate::cpu::{host_cpus, lock, use_cpus};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use crate::cpu::{host_cpus, use_cpus};
+use crate::ram::Mapping;
+use hal::PAGE_SIZE;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
 
 /// How much is made by one host call, in bytes: nobody can stop it meanwhile.
 const PIECE: u64 = 128 << 10;
 
-#[derive(Default)]
-struct Work {
-    /// What is still to do.
-    from: u64,
-    to: u64,
-    stop: bool,
-}
-
+/// What the thread and its users share. There is no lock: the host may let the thread wait for long wherever it is.
 struct Shared {
-    /// Where RAM is mapped.
-    base: usize,
-    work: Mutex<Work>,
-    wanted: Condvar,
-    /// Where what was made ends.
+    mapping: Arc<Mapping>,
+    /// What is still to do.
+    work: Work,
+    stop: AtomicBool,
+    /// Where what was made ends. A hint: what was made and forgotten at the same time may count.
     made: Arc<AtomicU64>,
     cpus: Vec<usize>,
 }
 
-/// The thread. Dropping it waits for its end.
+/// A piece of RAM: the numbers of its first page and of that behind it, in a half each.
+#[derive(Default)]
+struct Work(AtomicU64);
+
+impl Work {
+    /// The first address that is too far away for it, in bytes.
+    const LIMIT: u64 = PAGE_SIZE << 32;
+
+    /// Puts another piece in place of the one that there is. Both in bytes, whole pages, and below the limit.
+    fn change(&self, to: impl Fn(u64, u64) -> (u64, u64)) {
+        let change = |word| {
+            let (from, end) = to(Work::start(word), Work::end(word));
+            Some((from / PAGE_SIZE) | (end / PAGE_SIZE) << 32)
+        };
+        // It always gives a new value.
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
+    }
+
+    fn start(word: u64) -> u64 {
+        (word & u64::from(u32::MAX)) * PAGE_SIZE
+    }
+
+    fn end(word: u64) -> u64 {
+        (word >> 32) * PAGE_SIZE
+    }
+
+    /// Takes at most [`PIECE`] from its start.
+    fn take(&self) -> Option<(u64, u64)> {
+        loop {
+            let word = self.0.load(Ordering::SeqCst);
+            let (from, end) = (Work::start(word), Work::end(word));
+            if from >= end {
+                return None;
+            }
+            let len = PIECE.min(end - from);
+            let rest = word + len / PAGE_SIZE;
+            if self.0.compare_exchange(word, rest, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                return Some((from, len));
+            }
+        }
+    }
+}
+
+/// The thread. It may go on for a while when this is dropped.
 pub(crate) struct Ahead {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: OnceLock<Option<Thread>>,
 }
 
 impl Ahead {
-    /// For RAM that is mapped at `base` as long as this exists. Nothing is started.
-    pub(crate) fn new(base: *mut u8) -> Ahead {
+    /// For RAM that is mapped like this. Nothing is started.
+    pub(crate) fn new(mapping: Arc<Mapping>) -> Ahead {
         let shared = Shared {
-            base: base as usize,
-            work: Mutex::default(),
-            wanted: Condvar::new(),
+            mapping,
+            work: Work::default(),
+            stop: AtomicBool::new(false),
             made: Arc::default(),
             cpus: host_cpus(),
         };
-        Ahead { shared: Arc::new(shared), thread: Mutex::default() }
+        Ahead { shared: Arc::new(shared), thread: OnceLock::new() }
     }
 
     /// Where what was made ends, in bytes.
@@ -54,66 +92,53 @@ impl Ahead {
         self.shared.made.clone()
     }
 
-    /// Has a piece of RAM made, if there is more than one host CPU.
+    /// Has a piece of RAM made, in bytes and whole pages, if there is more than one host CPU. Does not block.
     pub(crate) fn make(&self, from: u64, to: u64) {
-        if self.shared.cpus.len() < 2 {
+        if self.shared.cpus.len() < 2 || to >= Work::LIMIT {
             return;
         }
-        let mut thread = lock(&self.thread);
-        if thread.is_none() {
-            let shared = self.shared.clone();
-            let new = std::thread::Builder::new().name("ahead".to_string()).stack_size(64 << 10);
-            let Ok(new) = new.spawn(move || run(&shared)) else { return };
-            *thread = Some(new);
-        }
-        drop(thread);
-        let mut work = lock(&self.shared.work);
         // What is before it is in use by now.
-        work.from = work.from.max(from);
-        work.to = to;
-        drop(work);
-        self.shared.wanted.notify_one();
+        self.shared.work.change(|start, _| (start.max(from), to));
+        let start = || {
+            let shared = self.shared.clone();
+            let new = thread::Builder::new().name("ahead".to_string()).stack_size(64 << 10);
+            new.spawn(move || run(&shared)).ok().map(|handle| handle.thread().clone())
+        };
+        if let Some(thread) = self.thread.get_or_init(start) {
+            thread.unpark();
+        }
     }
 
-    /// The kernel has no use for this piece. If what was to be made ends with it, that ends where it begins; a host call that has begun goes on.
+    /// The kernel has no use for this piece, in bytes. If what was to be made ends with it, that ends where it begins; a host call that has begun goes on. Does not block.
     pub(crate) fn forget(&self, from: u64, to: u64) {
-        let mut work = lock(&self.shared.work);
-        if to >= work.to {
-            work.from = work.from.min(from);
-            work.to = work.to.min(from);
+        self.shared.work.change(|start, end| {
+            if to < end {
+                return (start, end);
+            }
             self.shared.made.fetch_min(from, Ordering::Relaxed);
-        }
+            let from = from.min(end);
+            (start.min(from), from)
+        });
     }
 }
 
 fn run(shared: &Shared) {
     use_cpus(&shared.cpus);
-    // Others go first, at once: a runner that wakes up where this thread runs must not wait for the end of its slice.
-    // SAFETY: all zeros is a valid parameter, and it changes this thread only.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &std::mem::zeroed()) };
-    loop {
-        let mut work = lock(&shared.work);
-        while !work.stop && work.from >= work.to {
-            work = shared.wanted.wait(work).unwrap_or_else(PoisonError::into_inner);
-        }
-        if work.stop {
-            return;
-        }
-        let from = work.from;
-        let len = PIECE.min(work.to - from);
-        work.from += len;
-        drop(work);
-        // SAFETY: the range lies in the mapping of RAM, which is there until this thread has ended. Its content does not change.
-        let made = unsafe {
-            libc::madvise((shared.base + from as usize) as *mut _, len as usize, libc::MADV_POPULATE_WRITE)
+    // Others go first. As `SCHED_IDLE` they would at once, but then a process whose threads have to end, which each does itself, waits on a busy
+    // host for a tenth of a second until this one's turn comes. A short slice brings that forward.
+    vmspace::use_short_slices();
+    // SAFETY: plain call; on Linux it concerns the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    while !shared.stop.load(Ordering::SeqCst) {
+        let Some((from, len)) = shared.work.take() else {
+            thread::park();
+            continue;
         };
-        if made != 0 {
+        if !shared.mapping.populate(from, len) {
             // The host has no memory to spare, or does not know how.
-            lock(&shared.work).stop = true;
             return;
         }
-        let work = lock(&shared.work);
-        if work.from >= from + len {
+        if Work::start(shared.work.0.load(Ordering::SeqCst)) >= from + len {
             shared.made.fetch_max(from + len, Ordering::Relaxed);
         }
     }
@@ -121,22 +146,35 @@ fn run(shared: &Shared) {
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        lock(&self.shared.work).stop = true;
-        self.shared.wanted.notify_one();
-        let thread = lock(&self.thread).take();
-        if let Some(thread) = thread {
-            let _ = thread.join();
+        self.shared.stop.store(true, Ordering::SeqCst);
+        if let Some(Some(thread)) = self.thread.get() {
+            thread.unpark();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::{PIECE, Work};
     use crate::cpu::host_cpus;
     use crate::ram::LinuxRam;
     use hal::{PhysAddr, Ram};
     use std::sync::atomic::Ordering;
     use std::time::{Duration, Instant};
+
+    #[test]
+    fn work_is_taken_in_pieces_and_can_be_changed_meanwhile() {
+        let work = Work::default();
+        assert_eq!(work.take(), None);
+        work.change(|start, _| (start.max(PIECE), 3 * PIECE + 4096));
+        assert_eq!(work.take(), Some((PIECE, PIECE)));
+        work.change(|start, end| (start.min(PIECE + 4096), end));
+        assert_eq!(work.take(), Some((PIECE + 4096, PIECE)));
+        assert_eq!(work.take(), Some((2 * PIECE + 4096, PIECE)));
+        assert_eq!(work.take(), None);
+        work.change(|start, end| (start, end + 4096));
+        assert_eq!(work.take(), Some((3 * PIECE + 4096, 4096)));
+    }
 
     #[test]
     fn what_is_expected_is_made_and_what_is_not_wanted_is_forgotten() {

@@ -25,12 +25,40 @@ pub struct LinuxRam {
     fd: OwnedFd,
     base: *mut u8,
     size: u64,
-    /// `None` at the end.
-    ahead: Option<Ahead>,
-    made: Arc<AtomicU64>,
+    ahead: Ahead,
 }
 
-// SAFETY: `base` points to a shared mapping that lives as long as the value; every access is a copy or an
+/// RAM in the host's address space; goes with the last who has this.
+pub(crate) struct Mapping {
+    base: *mut u8,
+    len: usize,
+}
+
+// SAFETY: `base` points to a shared mapping that lives as long as the value; nothing is read or written through it but by `LinuxRam`.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Has the host make a piece, in bytes, that lies inside. False where it can't. Blocks for the host's work.
+    pub(crate) fn populate(&self, from: u64, len: u64) -> bool {
+        let (from, len) = (from as usize, len as usize);
+        if from.checked_add(len).is_none_or(|end| end > self.len) {
+            return false;
+        }
+        // SAFETY: the range lies in the mapping. Its content does not change.
+        unsafe { libc::madvise(self.base.add(from).cast(), len, libc::MADV_POPULATE_WRITE) == 0 }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `LinuxRam::new`; nothing refers to it any more.
+        unsafe { libc::munmap(self.base.cast(), self.len) };
+    }
+}
+
+// SAFETY: `base` points to a shared mapping that lives as long as `ahead`; every access is a copy or an
 // atomic operation on it, from whichever thread.
 unsafe impl Send for LinuxRam {}
 // SAFETY: as above; there is no state besides the mapping.
@@ -59,9 +87,9 @@ impl LinuxRam {
         // Core dumps of the kernel must not hold the guests' memory.
         // SAFETY: advice on our own mapping.
         unsafe { libc::madvise(base, len, libc::MADV_DONTDUMP) };
-        let ahead = Ahead::new(base.cast());
-        let made = ahead.made();
-        Ok(LinuxRam { fd, base: base.cast(), size, ahead: Some(ahead), made })
+        let base = base.cast();
+        let ahead = Ahead::new(Arc::new(Mapping { base, len }));
+        Ok(LinuxRam { fd, base, size, ahead })
     }
 
     /// The memfd.
@@ -71,7 +99,7 @@ impl LinuxRam {
 
     /// Where what was made ahead of need ends, in bytes.
     pub(crate) fn made(&self) -> Arc<AtomicU64> {
-        self.made.clone()
+        self.ahead.made()
     }
 
     /// How much the host has made of it, in bytes.
@@ -113,15 +141,6 @@ fn memfd() -> io::Result<OwnedFd> {
         }
     }
     Err(io::Error::last_os_error())
-}
-
-impl Drop for LinuxRam {
-    fn drop(&mut self) {
-        // Its thread uses the mapping.
-        self.ahead = None;
-        // SAFETY: the mapping made in `new`; nothing refers to it any more.
-        unsafe { libc::munmap(self.base.cast(), self.size as usize) };
-    }
 }
 
 impl Ram for LinuxRam {
@@ -178,9 +197,7 @@ impl Ram for LinuxRam {
     }
     fn expect(&self, at: PhysAddr, len: u64) {
         self.at(at, len);
-        if let Some(ahead) = &self.ahead {
-            ahead.make(at.0, at.0 + len);
-        }
+        self.ahead.make(at.0, at.0 + len);
     }
     fn discard(&self, at: PhysAddr, len: u64) {
         self.at(at, len);
@@ -191,9 +208,7 @@ impl Ram for LinuxRam {
         if len == 0 {
             return;
         }
-        if let Some(ahead) = &self.ahead {
-            ahead.forget(at.0, at.0 + len);
-        }
+        self.ahead.forget(at.0, at.0 + len);
         // SAFETY: a hole in our own file; the mapping then shows zeros.
         let done = unsafe {
             libc::fallocate(
