@@ -13,6 +13,7 @@ use crate::seat::Seats;
 use crate::space::{Body, Vmspace};
 use crate::stub::Addresses;
 use crate::sys;
+use crate::tempo::Tempo;
 use crate::trust::Fresh;
 use crate::zygote::Zygote;
 use std::fs;
@@ -47,6 +48,7 @@ pub struct Engine {
     gate: OnceLock<u64>,
     /// Where sessions take place.
     pub(crate) seats: Seats,
+    pub(crate) tempo: Tempo,
     /// Host CPUs that this process may use.
     cpus: Vec<usize>,
     closed: AtomicBool,
@@ -138,6 +140,7 @@ impl Engine {
             fresh: OnceLock::new(),
             gate: OnceLock::new(),
             seats: Seats::new(),
+            tempo: Tempo::default(),
             cpus,
             closed: AtomicBool::new(false),
         };

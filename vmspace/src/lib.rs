@@ -27,6 +27,7 @@ mod space;
 mod stub;
 mod switch;
 mod sys;
+mod tempo;
 mod trust;
 mod turns;
 mod zygote;

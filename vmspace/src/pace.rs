@@ -6,6 +6,7 @@ use crate::layout::{call, listening};
 use crate::rivals::Rivals;
 use crate::runner::{Fatal, Inner, Runner};
 use crate::sys;
+use crate::tempo::Tempo;
 use crate::turns::Turns;
 use std::time::{Duration, Instant};
 
@@ -16,13 +17,14 @@ const AWAY: Duration = Duration::from_micros(400);
 /// What it costs, in calls: the time itself is lost only for others, and a session that ends and begins again costs as much as what it saves with dozens of calls. So many calls
 /// in a time like that keep a session going, between which the guest computes.
 const SILENCE: i32 = 6;
-/// Traps that come this fast on average are worth a session. Others are as well served by turns, with the guest's data still in the caches of its CPU.
-const GAP: Duration = Duration::from_micros(12);
-/// A session ends when its calls take longer than that, with what the owner does about them.
-const SLOW: Duration = Duration::from_micros(20);
+/// Traps that come this fast on average are worth a session, in round trips ([`crate::tempo`]). Others are as well served by turns, with the guest's
+/// data still in the caches of its CPU.
+const GAP: u32 = 3;
+/// A session ends when its calls take longer than that, with what the owner does about them; also in round trips.
+const SLOW: u32 = 5;
 /// A session whose calls come this fast does more than its two host CPUs would do for a task and another one that waits most of the time, with a switch
-/// for each call.
-const DENSE: Duration = Duration::from_micros(12);
+/// for each call. In round trips.
+const DENSE: u32 = 3;
 /// After such a pause counting starts anew.
 const PAUSE: Duration = Duration::from_millis(1);
 /// So many calls of patched sites are looked at first.
@@ -79,6 +81,8 @@ pub(crate) struct Pace {
     /// When the last trap came, or the last sample of the session; and the moving average of the time between traps.
     last: Instant,
     gap: Duration,
+    /// What a round trip takes.
+    round: Duration,
     /// How often the address space has been changed, as far as that is in the credit.
     changes: u32,
 }
@@ -104,7 +108,8 @@ impl Pace {
             dense: false,
             shared: false,
             last: Instant::now(),
-            gap: GAP,
+            gap: Tempo::default().round() * GAP,
+            round: Tempo::default().round(),
             changes: 0,
         }
     }
@@ -138,10 +143,10 @@ impl Pace {
             let took = now.duration_since(self.last);
             if !std::mem::take(&mut self.shared) {
                 // On a busy host each side waits for its turn: that is no quicker than switching.
-                if took > SLOW * SAMPLE {
+                if took > self.round * (SLOW * SAMPLE) {
                     self.credit = 0;
                 }
-                self.dense = took < DENSE * SAMPLE;
+                self.dense = took < self.round * (DENSE * SAMPLE);
             }
             (self.last, self.calls) = (now, 0);
             self.samples += 1;
@@ -176,6 +181,11 @@ impl Pace {
         }
     }
 
+    /// Before guest code runs: what a round trip takes on this host.
+    pub(crate) fn keeps(&mut self, tempo: &Tempo) {
+        self.round = tempo.round();
+    }
+
     /// The owner has changed the address space while guest code ran, and nobody waited for that.
     pub(crate) fn has_seen(&mut self, changes: u32) {
         self.changes = changes;
@@ -201,7 +211,7 @@ impl Pace {
             return false;
         }
         self.credit += 1;
-        joined || self.gap < GAP && self.credit >= self.wanted.saturating_mul(factor as i32)
+        joined || self.gap < self.round * GAP && self.credit >= self.wanted.saturating_mul(factor as i32)
     }
 
     fn begin(&mut self, home: usize, host: usize) {
@@ -372,6 +382,20 @@ mod tests {
         (pace.samples, pace.starved) = (samples, starved);
         pace.end();
         pace.wanted
+    }
+
+    /// Whether a session begins at calls that come every 15 µs, where a round trip takes as long as this.
+    fn begins(round: Duration) -> bool {
+        let (mut pace, tempo) = (Pace::new(), Tempo::default());
+        tempo.note(round);
+        pace.keeps(&tempo);
+        (0..4 * BURST).any(|_| pace.trapped(Duration::from_micros(15), true, false, 1))
+    }
+
+    #[test]
+    fn the_slower_the_host_changes_tasks_the_sooner_a_session_pays() {
+        assert!(!begins(Duration::from_micros(4)));
+        assert!(begins(Duration::from_micros(7)));
     }
 
     #[test]

@@ -378,7 +378,14 @@ impl Vmspace {
             None => mapper.follow(cpu),
         }
         let make = |mapper: &mut Mapper, calls: &[Call]| {
-            let Some((runner, _, inner)) = &session else { return mapper.make(calls) };
+            let Some((runner, _, inner)) = &session else {
+                let begin = Instant::now();
+                let made = mapper.make(calls);
+                if calls.len() == 1 {
+                    self.engine.tempo.note(begin.elapsed());
+                }
+                return made;
+            };
             mapper.start(calls)?;
             runner.step_aside(inner);
             let made = mapper.finish();
@@ -475,6 +482,7 @@ impl Vmspace {
             return Ok(Exit::Interrupted);
         }
         inner.pace.changed(self.changes.load(Ordering::Relaxed));
+        inner.pace.keeps(&self.engine.tempo);
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
         runner.load_stat(&mut inner, &context.stat);
