@@ -17,7 +17,7 @@ const RET_K: u16 = 0x06;
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const TRAP: u32 = libc::SECCOMP_RET_TRAP;
 /// Calls that copy, replace, end or look at more of the caller's registers: a notification does not show them, and a kick out of it costs more than a frame.
-const WHOLE: [libc::c_long; 10] = [
+const WHOLE: [libc::c_long; 11] = [
     libc::SYS_rt_sigreturn,
     libc::SYS_clone,
     libc::SYS_fork,
@@ -28,6 +28,7 @@ const WHOLE: [libc::c_long; 10] = [
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_arch_prctl,
+    libc::SYS_sigaltstack,
 ];
 
 const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
