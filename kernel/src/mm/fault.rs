@@ -251,15 +251,16 @@ impl Mm {
         }
     }
 
-    /// Makes and shows pages of an area that has just become longer upwards, if all in front of them is in use: as many as a fault would make.
-    pub(super) fn go_on(&self, inner: &mut Inner, grown: Range<u64>, batch: &mut Batch) {
+    /// Makes and shows pages of an area that has just become longer upwards, if all in front of them is in use, back to page `from` or as many as one fault makes: as many as
+    /// a fault would make.
+    pub(super) fn go_on(&self, inner: &mut Inner, grown: Range<u64>, from: u64, batch: &mut Batch) {
         let (first, most) = (u64::from(ANON_WINDOW.0), u64::from(ANON_WINDOW.1));
         let start = grown.start;
         let there = start - inner.table.run_before(start, start.saturating_sub(most), Pte::writable);
-        if there < first {
+        if there < first.min(start.saturating_sub(from)) {
             return;
         }
-        let end = grown.end.min(start + there);
+        let end = grown.end.min(start + there.max(first));
         if let Ok(made) = self.make(inner, start, true, Some(start..end), batch) {
             self.show(inner, made.pages, false, batch);
             inner.note_resident();

@@ -2,7 +2,8 @@
 //!
 //! C libraries give back the end of the heap as soon as much of it is free, and many programs ask for it again at once: for each file that they
 //! compress, say. So what was there when the heap shrank is made and shown when it grows again, by one change instead of a trap for each window.
-//! Others ask for more in steps that are shorter than a window could be by then. So the step that follows memory which is in use comes at once, too.
+//! Others ask for more in steps that are shorter than a window could be by then. So the step that follows memory which is in use comes at once, too; and the first pages of a
+//! heap, which are asked for because somebody is about to write there.
 
 use super::batch::Batch;
 use super::inner::Inner;
@@ -107,7 +108,8 @@ impl Mm {
         if locked {
             // Below.
         } else if again.is_empty() {
-            self.go_on(inner, old / PAGE_SIZE..new / PAGE_SIZE, &mut batch);
+            let first = inner.heap.start.div_ceil(PAGE_SIZE);
+            self.go_on(inner, old / PAGE_SIZE..new / PAGE_SIZE, first, &mut batch);
         } else if self.frames.available() > 4 * AGAIN {
             self.make_again(inner, again, &mut batch);
         }
