@@ -48,6 +48,7 @@ pub struct Engine {
     gate: OnceLock<u64>,
     /// Where sessions take place.
     pub(crate) seats: Seats,
+    /// How fast the host changes tasks.
     pub(crate) tempo: Tempo,
     /// Host CPUs that this process may use.
     cpus: Vec<usize>,

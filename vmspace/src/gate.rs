@@ -257,8 +257,8 @@ impl Runner {
         self.uc_offset() + uc::LINK
     }
 
-    /// Whether it is a report that the owner has answered already; counts it.
-    pub(crate) fn is_repeated(&self, n: &Notification) -> bool {
+    /// Counts a report that the owner has answered already; whether it is one.
+    pub(crate) fn count_repeated(&self, n: &Notification) -> bool {
         if !self.is_trap(n) {
             return false;
         }
@@ -272,13 +272,10 @@ impl Runner {
 
     /// Ends the notification that a runner sleeps in.
     pub(crate) fn wake(&self, id: Option<u64>) -> Result<(), Fatal> {
-        match id.map(|id| sys::answer(self.listener(), id, 0)) {
-            // A kick was faster, and it is on its way into the handler; or somebody has stopped it, and it will say the same again.
-            Some(Err(e)) if e.raw_os_error() != Some(libc::ENOENT) => {
-                Err(format!("can't go on with a guest: {e}"))
-            }
-            _ => Ok(()),
-        }
+        let Some(id) = id else { return Ok(()) };
+        // If it is not there, a kick was faster, and it is on its way into the handler; or somebody has stopped it, and it will say the same again.
+        let answered = sys::answer(self.listener(), id, 0);
+        answered.map(drop).map_err(|e| format!("can't go on with a guest: {e}"))
     }
 
     /// Takes the call or the report that waits in the area. `last` is the last call that was taken, and `id` the notification that the runner

@@ -149,14 +149,12 @@ impl Mapper {
                 self.files[slot] = 0;
                 loop {
                     let waiting = self.asleep()?;
-                    match sys::add_fd(self.listener.as_fd(), waiting, file, fd::FILES + slot as i32) {
-                        Ok(()) => break,
-                        // Somebody has stopped it: it reports again.
-                        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
-                            self.waiting = Some(receive(self.listener.as_fd(), self.pid)?.id);
-                        }
-                        Err(e) => return Err(format!("can't pass a file: {e}")),
+                    let passed = sys::add_fd(self.listener.as_fd(), waiting, file, fd::FILES + slot as i32);
+                    if passed.map_err(|e| format!("can't pass a file: {e}"))? {
+                        break;
                     }
+                    // Somebody has stopped it: it reports again.
+                    self.waiting = Some(receive(self.listener.as_fd(), self.pid)?.id);
                 }
                 self.files[slot] = key;
                 slot
@@ -207,11 +205,8 @@ impl Mapper {
     }
 
     fn wake(&self, id: u64) -> Result<(), Fatal> {
-        match sys::answer(self.listener.as_fd(), id, 0) {
-            // Somebody has stopped it: it will report the same again.
-            Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(KILLED.into()),
-            _ => Ok(()),
-        }
+        // If it is not there, somebody has stopped it, and it will report the same again.
+        sys::answer(self.listener.as_fd(), id, 0).map(drop).map_err(|_| KILLED.into())
     }
 
     /// Its report of the last batch.

@@ -96,6 +96,7 @@ struct Moved {
 
 impl Pace {
     pub(crate) fn new() -> Pace {
+        let round = Tempo::default().round();
         Pace {
             session: None,
             credit: 0,
@@ -108,8 +109,8 @@ impl Pace {
             dense: false,
             shared: false,
             last: Instant::now(),
-            gap: Tempo::default().round() * GAP,
-            round: Tempo::default().round(),
+            gap: round * GAP,
+            round,
             changes: 0,
         }
     }
@@ -181,8 +182,8 @@ impl Pace {
         }
     }
 
-    /// Before guest code runs: what a round trip takes on this host.
-    pub(crate) fn keeps(&mut self, tempo: &Tempo) {
+    /// What a round trip takes on this host.
+    fn keeps(&mut self, tempo: &Tempo) {
         self.round = tempo.round();
     }
 
@@ -314,10 +315,12 @@ impl Runner {
         joined: bool,
         lend: impl Fn() -> Option<usize>,
         rivals: &Rivals,
+        tempo: &Tempo,
     ) {
         if inner.pace.in_session() {
             return;
         }
+        inner.pace.keeps(tempo);
         let now = Instant::now();
         // Now it is known whether it was silent because it had no CPU.
         if let Some(before) = inner.pace.waited_ns.take()

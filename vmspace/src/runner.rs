@@ -207,7 +207,7 @@ impl Runner {
     pub(crate) fn receive_new(&self) -> Result<Notification, Fatal> {
         loop {
             let n = self.receive()?;
-            if !self.is_repeated(&n) {
+            if !self.count_repeated(&n) {
                 return Ok(n);
             }
             self.wake(Some(n.id))?;

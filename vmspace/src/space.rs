@@ -482,7 +482,6 @@ impl Vmspace {
             return Ok(Exit::Interrupted);
         }
         inner.pace.changed(self.changes.load(Ordering::Relaxed));
-        inner.pace.keeps(&self.engine.tempo);
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
         runner.load_stat(&mut inner, &context.stat);
@@ -550,7 +549,7 @@ impl Vmspace {
         let heard = runner.hear(inner, spare, rivals)?;
         let by_gate = matches!(heard, Heard::Call { .. });
         let joined = self.engine.seats.is_joined_by(cpu, runner);
-        runner.consider_listening(inner, by_gate, joined, lend, rivals);
+        runner.consider_listening(inner, by_gate, joined, lend, rivals, &self.engine.tempo);
         match heard {
             Heard::Direct(n) => {
                 let nr = u64::from(n.nr as u32);

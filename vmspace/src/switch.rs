@@ -27,15 +27,13 @@ impl Runner {
                 self.evicted(inner, &args, nr, ip);
             }
             (Some(Place::Direct), Mode::Direct { id, nr, ip }) => {
-                match sys::answer(self.listener(), id, result.unwrap_or(nr)) {
-                    Ok(()) => return Ok(()),
-                    Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
-                        // A kick was faster: the runner is on its way into the handler.
-                        let args = self.kicked_out(inner)?;
-                        self.evicted(inner, &args, nr, ip);
-                    }
-                    Err(e) => return Err(format!("can't answer a system call: {e}")),
+                let answered = sys::answer(self.listener(), id, result.unwrap_or(nr));
+                if answered.map_err(|e| format!("can't answer a system call: {e}"))? {
+                    return Ok(());
                 }
+                // A kick was faster, and the runner is on its way into the handler; or somebody has stopped it.
+                let args = self.kicked_out(inner)?;
+                self.evicted(inner, &args, nr, ip);
             }
             (Some(Place::Gate), Mode::Taken { id, nr, .. }) => {
                 self.put(call::RESULT, result.unwrap_or(nr));

@@ -68,14 +68,22 @@ fn send(listener: BorrowedFd<'_>, answer: &Answer) -> io::Result<()> {
     check(result.into()).map(drop)
 }
 
-/// Answers a notification: the call returns `value`, which may be a negative errno.
-pub fn answer(listener: BorrowedFd<'_>, id: u64, value: u64) -> io::Result<()> {
-    // The host takes errors in a field of their own, but a "value" that looks like one is passed through as it is.
-    send(listener, &Answer { id, val: value as i64, error: 0, flags: 0 })
+/// `false` instead of the error by which the host says that nobody waits in a notification any more: a signal, or who stops tasks, was faster.
+fn if_there(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        other => other.map(|()| true),
+    }
 }
 
-/// Puts a descriptor into the caller's table under this number.
-pub fn add_fd(listener: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+/// Answers a notification: the call returns `value`, which may be a negative errno. Whether anybody waited in it.
+pub fn answer(listener: BorrowedFd<'_>, id: u64, value: u64) -> io::Result<bool> {
+    // The host takes errors in a field of their own, but a "value" that looks like one is passed through as it is.
+    if_there(send(listener, &Answer { id, val: value as i64, error: 0, flags: 0 }))
+}
+
+/// Puts a descriptor into the table of who waits in a notification, under this number. Whether anybody did.
+pub fn add_fd(listener: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>, number: i32) -> io::Result<bool> {
     let add = AddFd {
         id,
         flags: ADDFD_FLAG_SETFD,
@@ -85,7 +93,7 @@ pub fn add_fd(listener: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>, number: i
     };
     // SAFETY: as above; the host only reads the structure.
     let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ADDFD, &raw const add) };
-    check(result.into()).map(drop)
+    if_there(check(result.into()).map(drop))
 }
 
 /// Tells the host that caller and owner share a CPU. A hint: hosts before 6.6 do not know it.

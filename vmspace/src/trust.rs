@@ -86,13 +86,13 @@ impl Runner {
         loop {
             if sys::is_ready_within(self.listener(), LOOK) {
                 let n = self.receive()?;
-                if from_stub(&n) && !self.is_wait(&n) {
+                if !from_stub(&n) {
+                    // It makes a call of guest code again, which a kick ends.
+                    sys::kill(self.pid, KICK);
+                } else if !self.is_wait(&n) {
                     return Ok(n);
                 }
-                // It went to sleep in the gate just before; or makes a call of guest code again, which a kick ends.
-                if !from_stub(&n) {
-                    sys::kill(self.pid, KICK);
-                }
+                // Or it went to sleep in the gate just before.
                 continue;
             }
             // A task that a signal can reach does not sleep while one is pending. One that it can't reach, and that has nothing to say, waits

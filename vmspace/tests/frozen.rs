@@ -3,8 +3,7 @@
 
 mod rig;
 
-use rig::{CODE, DATA, RX, Rig, alone, children, start};
-use std::fs;
+use rig::{CODE, DATA, RX, Rig, alone, children, start, status};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use vmspace::{Context, Exit, Op};
@@ -17,12 +16,7 @@ fn alone_with_children() -> MutexGuard<'static, ()> {
 
 /// The state of a task, and whether it has a filter: mothers and the zygote have none.
 fn state(pid: i32) -> (char, bool) {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.trim().chars().next()).unwrap_or('X')
-    };
-    (field("State:"), field("Seccomp:") == '2')
+    (status(pid, "State:"), status(pid, "Seccomp:") == '2')
 }
 
 /// Stops all mappers and runners, waits until they are, and continues them.

@@ -2,8 +2,7 @@
 
 mod rig;
 
-use rig::{CODE, Rig, alone, children, start};
-use std::fs;
+use rig::{CODE, Rig, alone, children, start, status};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -11,8 +10,7 @@ use std::time::{Duration, Instant};
 use vmspace::Exit;
 
 fn stopped(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('T') || rest.starts_with('Z'))
+    matches!(status(pid, "State:"), 'T' | 'Z')
 }
 
 fn signal_all(signo: i32) {

@@ -116,8 +116,7 @@ impl Ahead {
                 return (start, end);
             }
             self.shared.made.fetch_min(from, Ordering::Relaxed);
-            let from = from.min(end);
-            (start.min(from), from)
+            (start.min(from), end.min(from))
         });
     }
 }

@@ -23,8 +23,7 @@ const IOV: usize = 16;
 /// The machine's memory.
 pub struct LinuxRam {
     fd: OwnedFd,
-    base: *mut u8,
-    size: u64,
+    mapping: Arc<Mapping>,
     ahead: Ahead,
 }
 
@@ -34,20 +33,25 @@ pub(crate) struct Mapping {
     len: usize,
 }
 
-// SAFETY: `base` points to a shared mapping that lives as long as the value; nothing is read or written through it but by `LinuxRam`.
+// SAFETY: `base` points to a shared mapping that lives as long as the value; every access is a copy or an
+// atomic operation on it, from whichever thread.
 unsafe impl Send for Mapping {}
-// SAFETY: as above.
+// SAFETY: as above; there is no state besides the mapping.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    /// The address of a range that lies inside.
+    fn at(&self, from: u64, len: u64) -> Option<*mut u8> {
+        from.checked_add(len).filter(|&end| end <= self.len as u64)?;
+        // SAFETY: the offset is within the mapping, checked above.
+        Some(unsafe { self.base.add(from as usize) })
+    }
+
     /// Has the host make a piece, in bytes, that lies inside. False where it can't. Blocks for the host's work.
     pub(crate) fn populate(&self, from: u64, len: u64) -> bool {
-        let (from, len) = (from as usize, len as usize);
-        if from.checked_add(len).is_none_or(|end| end > self.len) {
-            return false;
-        }
         // SAFETY: the range lies in the mapping. Its content does not change.
-        unsafe { libc::madvise(self.base.add(from).cast(), len, libc::MADV_POPULATE_WRITE) == 0 }
+        let made = |at: *mut u8| unsafe { libc::madvise(at.cast(), len as usize, libc::MADV_POPULATE_WRITE) };
+        self.at(from, len).is_some_and(|at| made(at) == 0)
     }
 }
 
@@ -57,12 +61,6 @@ impl Drop for Mapping {
         unsafe { libc::munmap(self.base.cast(), self.len) };
     }
 }
-
-// SAFETY: `base` points to a shared mapping that lives as long as `ahead`; every access is a copy or an
-// atomic operation on it, from whichever thread.
-unsafe impl Send for LinuxRam {}
-// SAFETY: as above; there is no state besides the mapping.
-unsafe impl Sync for LinuxRam {}
 
 impl LinuxRam {
     /// RAM of `size` bytes, a multiple of the page size. Takes host memory only as it is touched.
@@ -87,9 +85,8 @@ impl LinuxRam {
         // Core dumps of the kernel must not hold the guests' memory.
         // SAFETY: advice on our own mapping.
         unsafe { libc::madvise(base, len, libc::MADV_DONTDUMP) };
-        let base = base.cast();
-        let ahead = Ahead::new(Arc::new(Mapping { base, len }));
-        Ok(LinuxRam { fd, base, size, ahead })
+        let mapping = Arc::new(Mapping { base: base.cast(), len });
+        Ok(LinuxRam { fd, ahead: Ahead::new(mapping.clone()), mapping })
     }
 
     /// The memfd.
@@ -111,13 +108,9 @@ impl LinuxRam {
 
     /// The address of a range that lies inside; panics when it does not.
     fn at(&self, at: PhysAddr, len: u64) -> *mut u8 {
-        assert!(
-            at.0.checked_add(len).is_some_and(|end| end <= self.size),
-            "RAM access at {at:?}+{len:#x} is outside of {:#x} bytes",
-            self.size
-        );
-        // SAFETY: the offset is within the mapping, checked above.
-        unsafe { self.base.add(at.0 as usize) }
+        let found = self.mapping.at(at.0, len);
+        found
+            .unwrap_or_else(|| panic!("RAM access at {at:?}+{len:#x} is outside of {:#x} bytes", self.size()))
     }
 
     fn word(&self, at: PhysAddr) -> &AtomicU32 {
@@ -145,7 +138,7 @@ fn memfd() -> io::Result<OwnedFd> {
 
 impl Ram for LinuxRam {
     fn size(&self) -> u64 {
-        self.size
+        self.mapping.len as u64
     }
     fn read(&self, at: PhysAddr, buf: &mut [u8]) {
         let from = self.at(at, buf.len() as u64);

@@ -41,6 +41,13 @@ pub fn children() -> Vec<i32> {
         .collect()
 }
 
+/// The first letter of a field of a task's status, `State:` for one; `X` when there is no such task.
+pub fn status(pid: i32, field: &str) -> char {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    line.and_then(|rest| rest.trim().chars().next()).unwrap_or('X')
+}
+
 /// Registers of a thread that starts here.
 pub fn start(ip: u64) -> Context {
     let mut context = Context::new();

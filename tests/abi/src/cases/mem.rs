@@ -244,20 +244,19 @@ fn what_was_given_back_is_gone_at_once() -> R {
             let dead = child(|| {
                 let start = brk(0)?;
                 for round in 0..=rounds {
-                    let (p, len) = match by_brk {
-                        true => (at(start as *mut u8, PAGE), 9 * PAGE),
-                        false => (rw(9 * PAGE)?, 9 * PAGE),
-                    };
-                    if by_brk {
+                    let p = if by_brk {
                         brk(start + 10 * PAGE)?;
-                    }
+                        at(start as *mut u8, PAGE)
+                    } else {
+                        rw(9 * PAGE)?
+                    };
                     for page in 0..9 {
                         eq!(peek(at(p, page * PAGE)), 0);
                         poke(at(p, page * PAGE), 1);
                     }
                     match by_brk {
                         true => eq!(brk(start)?, start),
-                        false => munmap(p, len)?,
+                        false => munmap(p, 9 * PAGE)?,
                     }
                     if round == rounds {
                         poke(at(p, round % 9 * PAGE), 2);
