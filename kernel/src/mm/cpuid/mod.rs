@@ -12,6 +12,7 @@
 
 mod code;
 mod site;
+mod switch;
 #[cfg(test)]
 mod tests;
 

@@ -7,6 +7,7 @@
 use super::super::fault::read_file;
 use super::super::functions::{self, Elf};
 use super::super::site::{JUMP_LEN, relative_displacement};
+use super::switch::Switches;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -171,27 +172,32 @@ impl Function {
     fn around(elf: &Elf<'_>, start: u64, code: &[u8], place: usize) -> Option<Function> {
         let address = elf.code_address(start + place as u64)?;
         let range = functions::function_at(elf, address)?.range;
+        let base = address.wrapping_sub(place as u64);
         let place = |offset: u64| usize::try_from(offset.checked_sub(start)?).ok();
         let range = place(range.start)?..place(range.end)?;
-        let (steps, targets) = Function::decode(code, range.clone()).unwrap_or_default();
+        let (steps, targets) = Function::decode(elf, base, code, range.clone()).unwrap_or_default();
         Some(Function { range, steps, targets })
     }
 
-    fn decode(code: &[u8], range: Range<usize>) -> Option<(Vec<Step>, Vec<usize>)> {
+    /// The code's first byte has the address `base`.
+    fn decode(elf: &Elf<'_>, base: u64, code: &[u8], range: Range<usize>) -> Option<(Vec<Step>, Vec<usize>)> {
         let bytes = code.get(range.clone()).filter(|bytes| bytes.len() <= LONGEST_FUNCTION)?;
         let mut decoder = Decoder::with_ip(64, bytes, range.start as u64, DecoderOptions::NONE);
         let mut instruction = Instruction::default();
         let (mut steps, mut targets) = (Vec::new(), Vec::new());
+        let mut switches = Switches::new();
         while decoder.can_decode() {
             decoder.decode_out(&mut instruction);
-            if instruction.is_invalid() || instruction.flow_control() == FlowControl::IndirectBranch {
+            if instruction.is_invalid() {
                 return None;
             }
+            switches.follow(&instruction)?;
             if instruction.op0_kind() == OpKind::NearBranch64 {
                 targets.push(instruction.near_branch_target() as usize);
             }
             steps.push(Step::of(&instruction, &decoder));
         }
+        switches.add_targets(elf, base, &mut targets)?;
         Some((steps, targets))
     }
 

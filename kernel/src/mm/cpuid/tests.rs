@@ -74,6 +74,58 @@ fn nothing_leads_into_what_is_replaced() {
     }
 }
 
+/// A limit, then `lea rdi, [rip + table] ; movsxd rax, [rdi + 4 * rsi] ; add rax, rdi ; jmp rax`, and code for its cases.
+fn switch(limit: &[u8], table: usize, cases: &[u8]) -> Vec<u8> {
+    let mut code = limit.to_vec();
+    let from = FUNCTION + code.len() + 7;
+    code.extend_from_slice(&[0x48, 0x8d, 0x3d]);
+    code.extend_from_slice(&(table as i32 - from as i32).to_le_bytes());
+    code.extend_from_slice(&[0x48, 0x63, 0x04, 0xb7, 0x48, 0x01, 0xf8, 0xff, 0xe0]);
+    code.extend_from_slice(cases);
+    code
+}
+
+#[test]
+fn a_switch_leads_where_its_table_says() {
+    const TABLE: usize = 0x2100;
+    // cmp esi, 3 ; ja to the end. and esi, 3.
+    let (cmp, and): (&[u8], &[u8]) = (&[0x83, 0xfe, 3, 0x77, 23], &[0x83, 0xe6, 3]);
+    let cases = [&CPUID[..], &BEHIND, &RET].concat();
+    // Whether the instruction in the cases is found, when one entry leads that far behind the start of the cases, all others to the return.
+    let found = |code: &[u8], entry: usize, to: isize| {
+        let mut program = program_of(code);
+        let start = FUNCTION + code.len() - cases.len();
+        for other in 0..8 {
+            let to = if other == entry { to } else { 7 };
+            let distance = start as i32 + to as i32 - TABLE as i32;
+            let at = TABLE + 4 * other;
+            program[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+        }
+        !sites_in(&program).is_empty()
+    };
+    for limit in [cmp, and] {
+        let code = switch(limit, TABLE, &cases);
+        // To the instruction, to what would move with it, behind that, and into another function.
+        for (to, expected) in [(0, true), (2, false), (7, true), (0x800, true)] {
+            assert_eq!(found(&code, 3, to), expected, "{to}");
+        }
+        // Behind the table's end, and past the look at its length.
+        assert!(found(&code, 4, 2));
+        assert!(!found(&code, 3, -16));
+        // Jumps that are not like that: with the limit of another register, without one, after a change of the register, with another size of the entries, to another sum, through memory.
+        let other = |at: usize, byte: u8| {
+            let mut code = code.clone();
+            code[limit.len() + at] = byte;
+            code
+        };
+        for (at, byte) in [(10, 0xaf), (10, 0x77), (13, 0xd8), (15, 0xe1), (15, 0x20)] {
+            assert!(!found(&other(at, byte), 3, 7), "{at}");
+        }
+        assert!(!found(&switch(&[limit, &[0xff, 0xc6]].concat(), TABLE, &cases), 3, 7));
+    }
+    assert!(!found(&switch(&[], TABLE, &cases), 3, 7));
+}
+
 #[test]
 fn flags_that_are_used_are_kept() {
     // cmp ; cpuid ; mov ; setb bl ; and: from before. cpuid ; and ; setb: from behind it.

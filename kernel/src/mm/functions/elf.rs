@@ -124,6 +124,15 @@ impl<'a> Elf<'a> {
         self.code().find(holds).and_then(|s| s.p_vaddr.checked_add(s.p_filesz))
     }
 
+    /// What the file has for a piece of memory, whose length the caller has limited.
+    pub(in crate::mm) fn content(&self, address: u64, len: usize) -> Option<Vec<u8>> {
+        let loaded = self.segments.iter().filter(|s| s.p_type == PT_LOAD);
+        let (segment, distance) = loaded
+            .filter_map(|s| Some((s, address.checked_sub(s.p_vaddr)?)))
+            .find(|(s, distance)| distance.checked_add(len as u64).is_some_and(|end| end <= s.p_filesz))?;
+        self.read(segment.p_offset.checked_add(distance)?, len as u64)
+    }
+
     fn code(&self) -> impl Iterator<Item = &ProgramHeader> {
         self.segments.iter().filter(|s| s.p_type == PT_LOAD && s.p_flags & PF_X != 0)
     }
