@@ -108,8 +108,8 @@ pub trait VmSpace: Send + Sync {
     /// of work that need not be done at all. It must not suspend.
     fn run_beside(&self, cpu: CpuId, ctx: &mut dyn UserContext, meanwhile: &mut dyn FnMut()) -> Exit;
 
-    /// Whether a trap on `cpu` costs many times what a call through the gate does just now, so that its site should go through the gate at once.
-    fn traps_are_dear(&self, _cpu: CpuId) -> bool {
+    /// Whether guest code of `cpu` had a host CPU of its own when it trapped, and goes on there.
+    fn runs_beside(&self, _cpu: CpuId) -> bool {
         false
     }
 

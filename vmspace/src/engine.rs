@@ -93,7 +93,7 @@ fn check_host() -> io::Result<()> {
     // SAFETY: getauxval has no preconditions.
     if unsafe { libc::getauxval(libc::AT_HWCAP2) } & HWCAP2_FSGSBASE == 0 {
         return Err(io::Error::other(
-            "this machine has no FSGSBASE instructions for programs: an x86_64 CPU from 2012 on and Linux 5.9 are needed",
+            "this machine has no FSGSBASE instructions for programs: an x86_64 CPU from 2012 on and Linux 5.11 are needed",
         ));
     }
     let mut action = libc::SECCOMP_RET_USER_NOTIF;
@@ -103,7 +103,15 @@ fn check_host() -> io::Result<()> {
     };
     if known != 0 {
         return Err(io::Error::other(format!(
-            "seccomp user notification is not available ({}): Linux 5.9 is needed, and a container must allow seccomp(2)",
+            "seccomp user notification is not available ({}): Linux 5.11 is needed, and a container must allow seccomp(2)",
+            io::Error::last_os_error()
+        )));
+    }
+    const PR_SET_SYSCALL_USER_DISPATCH: libc::c_int = 59;
+    // SAFETY: turns off for this thread what is off.
+    if unsafe { libc::prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0) } != 0 {
+        return Err(io::Error::other(format!(
+            "system-call user dispatch is not available ({}): Linux 5.11 is needed, and a container must allow prctl(2)",
             io::Error::last_os_error()
         )));
     }

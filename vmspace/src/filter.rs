@@ -1,7 +1,7 @@
 //! The seccomp filters of runners and mappers (`seccomp(2)`, classic BPF).
 //!
 //! A mapper never runs guest code: its filter lets everything pass but the call that it waits with. Runners:
-//! every system call of guest code ends in the owner's hands: in a notification, or, where he wants all registers anyway, in the signal handler. Five calls pass without it, each from one instruction of the text, or two, and,
+//! every system call of guest code ends in the owner's hands: in a notification, or, where he wants all registers anyway and while he listens, in the signal handler. Five calls pass without it, each from one instruction of the text, or two, and,
 //! where it has arguments that matter, with constant ones: `rt_sigreturn`, which changes only the caller's own registers and signal mask;
 //! `sched_yield`, by which a runner leaves its CPU to its owner or to another one of the same virtual CPU; `mprotect` where it takes all rights from memory below the stub region; and the two by which a
 //! new runner gives its listener away and closes its descriptors, which have no effect when repeated.

@@ -323,7 +323,7 @@ impl Runner {
             return self.wake(Some(n.id)).map(|()| None);
         }
         if inner.pace.in_session() {
-            inner.pace.trapped_in_session();
+            inner.pace.disturbed();
             self.reconsider(inner);
         }
         if !crate::runner::from_stub(n) {

@@ -201,14 +201,15 @@ pub mod board {
 }
 const _: () = assert!(AREA_CALL + call::STAT + 8 * call::STAT_WORDS as u64 <= AREA_CLOCK_STACK);
 
-/// Values of [`call::LISTENING`]: how the owner learns of a call. They are compared as numbers.
+/// Values of [`call::LISTENING`]: how the owner learns of a call. They are compared as numbers. The lowest byte is the runner's selector for `PR_SET_SYSCALL_USER_DISPATCH` (`prctl(2)`): 1
+/// has the host send a signal for each call from outside of the text, 0 leaves it to the filter.
 pub mod listening {
     /// By a notification.
     pub const NOT: u64 = 0;
     /// He looks at [`super::call::CALL`] and [`super::call::TRAP`] on another host CPU.
     pub const ON_ANOTHER_CPU: u64 = 1;
     /// He looks at [`super::call::CALL`] when the runner leaves him their host CPU, as he does for it.
-    pub const IN_TURN: u64 = 2;
+    pub const IN_TURN: u64 = 0x100;
 }
 
 /// What a runner that waits in the gate is told to do. `SAVE` is the least: whoever has saved looks for more.

@@ -34,8 +34,6 @@ const MOST_BURST: i32 = 1 << 12;
 /// What a disturbance takes away, in calls that a session saves the switches of. Whatever needs both host CPUs costs as much as some dozens of them: waking the
 /// runner, and changing what its address space shows while it runs elsewhere.
 const DISTURBANCE: i32 = 24;
-/// The same for a call that traps: at most so much, but little for the first ones in a session, whose sites are patched now.
-const TRAP: i32 = 8;
 /// How many calls a session can have to its credit.
 const MOST_CREDIT: i32 = 96;
 /// After how many calls of a session it is looked whether they came fast.
@@ -73,8 +71,6 @@ pub(crate) struct Pace {
     /// Calls of the session since its last sample, and samples before.
     calls: u32,
     samples: u32,
-    /// How many calls have trapped in it, up to [`TRAP`].
-    traps: i32,
     /// Whether calls came at the rate of [`DENSE`] when that was looked at last, and whether another runner has had the seat since.
     dense: bool,
     shared: bool,
@@ -105,7 +101,6 @@ impl Pace {
             waited_ns: None,
             calls: 0,
             samples: 0,
-            traps: 0,
             dense: false,
             shared: false,
             last: Instant::now(),
@@ -162,12 +157,6 @@ impl Pace {
         }
     }
 
-    /// A call trapped in the session. Its site is going to be patched, if it can be.
-    pub(crate) fn trapped_in_session(&mut self) {
-        self.traps = (self.traps + 1).min(TRAP);
-        self.credit -= self.traps;
-    }
-
     /// There has been no call for a while; whether to go on listening.
     fn bears_silence(&mut self) -> bool {
         self.credit -= SILENCE;
@@ -200,7 +189,7 @@ impl Pace {
     }
 
     /// The guest trapped outside of a session, `by_gate` if it was a call of a patched site; whether one should begin, if there is a CPU for it, or be `joined`.
-    /// Other calls trap in a session, too, which is dearer there: as long as they come, as they do when a program starts, there should be none. `gap` is
+    /// A program that starts makes other calls, and changes what its address space shows between them, which is dearer in a session: then there should be none. `gap` is
     /// the time since the last one, `factor` how many times as many traps as usual it takes.
     fn trapped(&mut self, gap: Duration, by_gate: bool, joined: bool, factor: u32) -> bool {
         if gap > PAUSE {
@@ -218,7 +207,7 @@ impl Pace {
     fn begin(&mut self, home: usize, host: usize) {
         self.session = Some(Moved { home, host });
         self.credit = START;
-        (self.last, self.calls, self.samples, self.traps) = (Instant::now(), 0, 0, 0);
+        (self.last, self.calls, self.samples) = (Instant::now(), 0, 0);
         (self.dense, self.shared) = (true, false);
     }
 

@@ -417,8 +417,7 @@ impl Vmspace {
         if calls.is_empty() { Ok(()) } else { flush(&mut mapper, &mut calls) }
     }
 
-    /// Whether guest code of virtual CPU `cpu` had a host CPU of its own when it stopped: whatever its runner says by a notification then takes the wake-up of a
-    /// host CPU.
+    /// Whether guest code of virtual CPU `cpu` had a host CPU of its own when it stopped.
     pub fn in_session(&self, cpu: usize) -> bool {
         self.engine.seats.is_taken(cpu)
     }

@@ -155,8 +155,8 @@ at vmspace_stub_boot
     test ebx, ebx
     jz 30f
 
-// ---- A runner: takes its area, its alternate stack and its filter, hands the listener over, closes everything, and reports by a
-// fault.
+// ---- A runner: takes its area, its alternate stack, the byte that says how its calls trap, and its filter, hands the listener over, closes everything, and
+// reports by a fault.
     lea rax, [rbx - 1]
     shl rax, {AREA_SHIFT}
     movabs rbp, {STATE}
@@ -169,6 +169,15 @@ at vmspace_stub_boot
     xor esi, esi
     mov eax, 131                    // sigaltstack
     syscall
+    mov edi, 59                     // PR_SET_SYSCALL_USER_DISPATCH
+    mov esi, 1                      // PR_SYS_DISPATCH_ON
+    movabs rdx, {TEXT}
+    mov r10d, {TEXT_LEN}
+    lea r8, [rbp + {LISTENING}]
+    mov eax, 157                    // prctl
+    syscall
+    test eax, eax
+    jnz 9f
     movabs rdx, {RUNNER_FPROG}
     mov edi, 1                      // SECCOMP_SET_MODE_FILTER
     mov esi, 8                      // SECCOMP_FILTER_FLAG_NEW_LISTENER

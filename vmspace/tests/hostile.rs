@@ -76,6 +76,40 @@ fn who_waits_for_orders_about_another_call_does_not_hold_up_its_owner() {
 }
 
 #[test]
+fn who_chooses_how_its_calls_trap_chooses_among_two_ways_or_ends() {
+    let rig = Rig::new();
+    // The byte that the host asks for calls from outside of the stub; it belongs to the word that says whether the owner listens.
+    const SELECTOR: u64 = STATE + CALL + 80;
+    // mov [rsi], dl ; mov eax, 39 ; syscall ; add rbx, rax ; jmp to the mov eax
+    let code = [0x88, 0x16, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x01, 0xc3, 0xeb, 0xf4];
+    for selector in [0, 1, 2, 0x80, 0xff] {
+        let space = rig.space(&code);
+        let mut context = start(CODE);
+        (context.regs().rsi, context.regs().rdx) = (SELECTOR, selector);
+        for round in 0..50 {
+            match space.run(0, &mut context, &alone) {
+                Exit::Syscall { nr: 39, args, ip } if selector < 2 => {
+                    assert_eq!((args[1], args[2], ip), (SELECTOR, selector, CODE + 9));
+                    context.set_syscall_result(round);
+                }
+                Exit::Dead(why) if selector >= 2 => {
+                    assert!(why.contains("by signal 31"), "{why}");
+                    break;
+                }
+                exit => panic!("{selector}: {exit:?}"),
+            }
+        }
+        if selector < 2 {
+            let regs = context.regs();
+            assert_eq!((regs.rax, regs.rbx), (49, (0..49).sum()));
+        }
+    }
+    // The next one has its own.
+    let space = rig.space(SYSCALL_LOOP);
+    assert!(matches!(space.run(0, &mut start(CODE), &alone), Exit::Syscall { nr: 39, .. }));
+}
+
+#[test]
 fn the_next_user_of_a_space_does_not_inherit_mask_and_stack() {
     let rig = Rig::new();
     // The alternate stack is everything; the stack pointer is where frames come to lie in the right place nevertheless.

@@ -176,7 +176,7 @@ impl VmSpace for LinuxSpace {
             })
     }
 
-    fn traps_are_dear(&self, cpu: CpuId) -> bool {
+    fn runs_beside(&self, cpu: CpuId) -> bool {
         self.space.0.in_session(cpu.0)
     }
 

@@ -26,6 +26,8 @@ pub(super) const NAME: &str = "[gates]";
 const AREA_LEN: u64 = 4 * PAGE_SIZE;
 /// How many times a site traps before it is patched.
 const TRAPS: u64 = 24;
+/// How many times a trap counts where guest code has a host CPU of its own: its other calls come fast, and patching takes place while it goes on.
+const IN_SESSION: u64 = 3;
 /// Sites whose traps are counted: so many sets of places, which a site's address chooses from.
 const SETS: usize = 64;
 const WAYS: usize = 4;
@@ -44,8 +46,8 @@ impl Traps {
         Traps([const { [const { AtomicU64::new(0) }; WAYS] }; SETS])
     }
 
-    /// Counts one, or `TRAPS` at once if it is `dear`; whether it is time. Where more sites meet than there are places, those with the fewest traps push each other out, which only costs time.
-    pub(super) fn count(&self, site: u64, dear: impl Fn() -> bool) -> bool {
+    /// Counts one, `weight` times; whether it is time. Where more sites meet than there are places, those with the fewest traps push each other out, which only costs time.
+    pub(super) fn count(&self, site: u64, weight: u64) -> bool {
         // Fibonacci hashing: functions lie at multiples of something, and their calls at the same place in each.
         let set = (site.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize;
         let Some(places) = self.0.get(set) else { return false };
@@ -59,7 +61,7 @@ impl Traps {
         if before >= TRAPS {
             return false;
         }
-        let traps = if dear() { TRAPS } else { before + 1 };
+        let traps = (before + weight).min(TRAPS);
         place.store(site << 8 | traps, Ordering::Relaxed);
         traps == TRAPS
     }
@@ -105,10 +107,10 @@ impl Mm {
     /// own, while that wakes up ([`Mm::patch_busy_site`]). Blocks for the time of the host's calls.
     pub(crate) fn note_call(&self, cx: &Cx, ip: u64) {
         let site = ip.wrapping_sub(2);
-        let dear = || self.space.traps_are_dear(cx.cpu());
-        if self.gate.is_some() && self.traps.count(site, dear) {
+        let beside = self.space.runs_beside(cx.cpu());
+        if self.gate.is_some() && self.traps.count(site, if beside { IN_SESSION } else { 1 }) {
             cx.busy_site.set(Some(site));
-            if !dear() {
+            if !beside {
                 self.patch_busy_site(cx);
             }
         }
