@@ -108,6 +108,9 @@ pub trait VmSpace: Send + Sync {
     /// of work that need not be done at all. It must not suspend.
     fn run_beside(&self, cpu: CpuId, ctx: &mut dyn UserContext, meanwhile: &mut dyn FnMut()) -> Exit;
 
+    /// A program is about to begin in it, which makes many calls at first. Before that is told nothing has run in it.
+    fn expect_program(&self) {}
+
     /// Whether guest code of `cpu` had a host CPU of its own when it trapped, and goes on there.
     fn runs_beside(&self, _cpu: CpuId) -> bool {
         false

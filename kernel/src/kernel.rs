@@ -65,7 +65,7 @@ pub struct Kernel {
     /// Sockets: the protocol families.
     pub net: crate::net::Families,
     /// Where programs have `cpuid` instructions.
-    pub(crate) cpuid_sites: crate::mm::CpuidSites,
+    pub(crate) programs: crate::mm::Programs,
     ids: AtomicU64,
     status: Mutex<Option<Result<ExitStatus, StartError>>>,
     terminating: core::sync::atomic::AtomicBool,
@@ -109,7 +109,7 @@ impl Kernel {
             locks: crate::fs::lock::LockTable::new(),
             net: crate::net::Families::new(&frames),
             frames,
-            cpuid_sites: Default::default(),
+            programs: Default::default(),
             ids: AtomicU64::new(1),
             status: Mutex::new(None),
             terminating: Default::default(),

@@ -354,7 +354,7 @@ impl Mm {
         let (offset, shown) = (vma.offset_of(pages.start * PAGE_SIZE), vma.shown);
         let mut bytes = vec![0; ((pages.end - pages.start).min(COPY_PIECE) * PAGE_SIZE) as usize];
         let mut at = pages.start;
-        let mut after = None;
+        let mut after = inner.table.get(pages.start.wrapping_sub(1)).pfn();
         while at < pages.end {
             let want = (pages.end - at).min(COPY_PIECE) as u32;
             let Some((pfn, n)) = self.frames.alloc_run(want, after, Fill::Anything) else { break };

@@ -10,7 +10,7 @@ use super::batch::{Batch, What};
 use super::fault::read_file;
 use super::frames::{Fill, Pfn};
 use super::inner::Inner;
-use super::site::{self, SLOT_LEN};
+use super::site::{self, Plan, SLOT_LEN};
 use super::space::{MIN_ADDR, MapFlags, MapRequest, Mm};
 use super::table::Pte;
 use super::vma::{Object, Vma};
@@ -26,6 +26,8 @@ pub(super) const NAME: &str = "[gates]";
 const AREA_LEN: u64 = 4 * PAGE_SIZE;
 /// How many times a site traps before it is patched.
 const TRAPS: u64 = 24;
+/// Instead of a number for a site that need not be counted any more.
+const DONE: u64 = 0xff;
 /// How many times a trap counts where guest code has a host CPU of its own: its other calls come fast, and patching takes place while it goes on.
 const IN_SESSION: u64 = 3;
 /// Sites whose traps are counted: so many sets of places, which a site's address chooses from.
@@ -46,24 +48,30 @@ impl Traps {
         Traps([const { [const { AtomicU64::new(0) }; WAYS] }; SETS])
     }
 
-    /// Counts one, `weight` times; whether it is time. Where more sites meet than there are places, those with the fewest traps push each other out, which only costs time.
-    pub(super) fn count(&self, site: u64, weight: u64) -> bool {
+    /// Counts one, `weight` times; `None` when the site is [`done`](Traps::done), else how many there were. Where more sites meet than there are places, those with the fewest traps push
+    /// each other out, which only costs time.
+    pub(super) fn count(&self, site: u64, weight: impl Fn() -> u64) -> Option<u64> {
         // Fibonacci hashing: functions lie at multiples of something, and their calls at the same place in each.
         let set = (site.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize;
-        let Some(places) = self.0.get(set) else { return false };
+        let places = self.0.get(set)?;
         let word = |place: &&AtomicU64| place.load(Ordering::Relaxed);
         let known = places.iter().find(|place| word(place) >> 8 == site);
-        let Some(place) = known.or_else(|| places.iter().min_by_key(|place| word(place) & 0xff)) else {
-            return false;
-        };
+        let place = known.or_else(|| places.iter().min_by_key(|place| word(place) & 0xff))?;
         let old = word(&place);
         let before = if old >> 8 == site { old & 0xff } else { 0 };
-        if before >= TRAPS {
-            return false;
+        if before == DONE {
+            return None;
         }
-        let traps = (before + weight).min(TRAPS);
+        let traps = (before + weight()).min(DONE - 1);
         place.store(site << 8 | traps, Ordering::Relaxed);
-        traps == TRAPS
+        Some(traps)
+    }
+
+    /// The site has been patched, or can't be.
+    fn done(&self, site: u64) {
+        let places = self.0.iter().flatten();
+        let known = |place: &&AtomicU64| place.load(Ordering::Relaxed) >> 8 == site;
+        places.filter(known).for_each(|place| place.store(site << 8 | DONE, Ordering::Relaxed));
     }
 }
 
@@ -107,10 +115,14 @@ impl Mm {
     /// own, while that wakes up ([`Mm::patch_busy_site`]). Blocks for the time of the host's calls.
     pub(crate) fn note_call(&self, cx: &Cx, ip: u64) {
         let site = ip.wrapping_sub(2);
-        let beside = self.space.runs_beside(cx.cpu());
-        if self.gate.is_some() && self.traps.count(site, if beside { IN_SESSION } else { 1 }) {
+        let beside = || self.space.runs_beside(cx.cpu());
+        let weight = || if beside() { IN_SESSION } else { 1 };
+        let Some(traps) = self.gate.and_then(|_| self.traps.count(site, weight)) else { return };
+        self.note_first_call(site);
+        if traps >= TRAPS {
             cx.busy_site.set(Some(site));
-            if !beside {
+            // Who does not come back from a call does not get to it later.
+            if !beside() || traps >= 2 * TRAPS {
                 self.patch_busy_site(cx);
             }
         }
@@ -122,6 +134,7 @@ impl Mm {
         if let (Some(site), Some(gate)) = (site, self.gate) {
             // What can't be patched goes on trapping.
             let _ = self.patch(cx, site, gate);
+            self.traps.done(site);
         }
         site.is_some()
     }
@@ -179,6 +192,42 @@ impl Mm {
         let old = inner.table.set(page.number, Pte::new(copy).patched().shown(false));
         old.pfn().into_iter().for_each(|pfn| batch.put(pfn));
         self.commit(cx.cpu(), inner, &mut batch).ok().map(drop)
+    }
+
+    /// Patches these sites in a page of a file that is not shown yet, of a space that nothing has run in.
+    pub(super) fn patch_page(
+        &self,
+        cx: &Cx,
+        at: u64,
+        bytes: &[u8],
+        sites: &[(u64, Plan)],
+        gate: u64,
+        batch: &mut Batch,
+    ) -> Option<()> {
+        let start = self.make_area(cx, at, AREA_LEN)?;
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        inner.slots.push(Slots { start, sites: Vec::new() });
+        let before = inner.table.get(at / PAGE_SIZE);
+        let original = bytes;
+        let mut bytes = original.to_vec();
+        if let Some(pfn) = before.pfn() {
+            self.machine.ram().read(pfn.phys(), &mut bytes);
+        }
+        for (place, plan) in sites {
+            if !plan.has_same(&bytes, original) {
+                continue;
+            }
+            let slot = self.slot_near(inner, at)?;
+            let code = plan.slot(&bytes, at, slot, gate)?;
+            plan.apply(&mut bytes, at, slot)?;
+            self.write_slot(inner, slot, Site { moved: plan.moved(at).start, at: at + place }, &code, batch)?;
+        }
+        match before.pfn() {
+            Some(pfn) => self.machine.ram().write(pfn.phys(), &bytes),
+            None => self.put_page(inner, at, &bytes, Pte::patched)?,
+        }
+        Some(())
     }
 
     /// Shows the patched pages of an area where the machine shows the file instead, as it does after a `fork`. Whether the site is among what is

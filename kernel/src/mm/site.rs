@@ -284,6 +284,12 @@ impl Plan {
         at + self.moved.start as u64..at + self.moved.end as u64
     }
 
+    /// Whether two pages are the same where it changes them, and in what it moves.
+    pub(super) fn has_same(&self, a: &[u8], b: &[u8]) -> bool {
+        let pad = self.pad.map_or(0..0, |pad| pad..pad + JUMP_LEN);
+        [self.moved.clone(), pad].into_iter().all(|range| a.get(range.clone()) == b.get(range))
+    }
+
     /// Changes the page, which lies at `at`, so that the site uses the slot at `slot`. `None`, and nothing changed, when that is too far away.
     pub(super) fn apply(&self, page: &mut [u8], at: u64, slot: u64) -> Option<()> {
         let start = self.moved.start;

@@ -10,11 +10,12 @@
 use super::frames::Frames;
 use super::gate::Traps;
 use super::inner::Inner;
+use super::programs::FirstCode;
 use super::vma::{GUARD_GAP, VmaFlags};
 use crate::Kernel;
 use crate::error::{Error, Result};
 use crate::fs::{Mappable, OpenFile};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Once};
 use abi::Errno;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
@@ -157,6 +158,8 @@ pub struct Mm {
     /// Where patched system calls go, if the machine has a gate.
     pub(super) gate: Option<u64>,
     pub(super) traps: Traps,
+    /// The code that its program began with.
+    pub(super) first: Once<FirstCode>,
     /// What `membarrier(2)` was told to register.
     membarrier: AtomicU32,
 }
@@ -188,6 +191,7 @@ impl Mm {
             fault_count: AtomicU64::new(0),
             gate: machine.gate(),
             traps: Traps::new(),
+            first: Once::new(),
             membarrier: AtomicU32::new(0),
         }))
     }

@@ -20,93 +20,58 @@ use self::site::Site;
 use super::batch::Batch;
 use super::fault::read_file;
 use super::frames::{Fill, Pfn};
-use super::gate::patchable;
 use super::inner::Inner;
+use super::programs::FirstCode;
 use super::space::Mm;
 use super::table::Pte;
-use crate::sync::Mutex;
+use crate::sync::Once;
 use crate::task::Cx;
-use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::ops::Range;
-use hal::{HostFile, PAGE_SIZE};
+use hal::PAGE_SIZE;
 
-/// Number of files whose sites are kept.
-const FILES: usize = 8;
-/// How often a file's instructions are left to the CPU: finding them, and making the table, takes longer than executing them in one start.
+/// How often a program's instructions are left to the CPU: finding them, and making the table, takes longer than executing them in one start.
 const FIRST_STARTS: u32 = 1;
 
-/// The sites of files, for those that were looked at last.
+/// The sites of a program's first code, once they have been looked for.
 #[derive(Default)]
-pub(crate) struct CpuidSites(Mutex<Vec<Known>>);
-
-struct Known {
-    file: Weak<dyn HostFile>,
-    /// The piece that is looked at, in bytes of the file.
-    piece: Range<u64>,
-    starts: u32,
-    /// `None` until it has been looked at.
-    sites: Option<Arc<Vec<Site>>>,
-}
+pub(super) struct CpuidSites(Once<Vec<Site>>);
 
 impl CpuidSites {
-    /// A piece of a file is about to be started: where it has such instructions, if that happens often. Blocks for the host's reads.
-    fn start(&self, file: &Arc<dyn HostFile>, piece: &Range<u64>) -> Option<Arc<Vec<Site>>> {
-        // A file that is referred to weakly keeps its place in memory.
-        let same = |known: &Known| {
-            known.piece == *piece && core::ptr::addr_eq(known.file.as_ptr(), Arc::as_ptr(file))
-        };
-        {
-            let mut all = self.0.lock();
-            let at = all.iter().position(same).unwrap_or_else(|| {
-                if all.len() >= FILES {
-                    all.remove(0);
-                }
-                all.push(Known { file: Arc::downgrade(file), piece: piece.clone(), starts: 0, sites: None });
-                all.len() - 1
-            });
-            let known = all.get_mut(at)?;
-            known.starts = known.starts.saturating_add(1);
-            if known.starts <= FIRST_STARTS || known.sites.is_some() {
-                return known.sites.clone();
+    /// A program is about to begin: where it has such instructions, if that happens often. Blocks for the host's reads.
+    fn of(&self, code: &FirstCode) -> &[Site] {
+        match self.0.get() {
+            Some(sites) => sites,
+            None if code.starts < FIRST_STARTS => &[],
+            None => {
+                let found = site::find(&*code.file, code.piece.clone());
+                self.0.call_once(|| found)
             }
         }
-        let sites = Arc::new(site::find(&**file, piece.clone()));
-        if let Some(known) = self.0.lock().iter_mut().find(|known| same(known)) {
-            known.sites = Some(sites.clone());
-        }
-        Some(sites)
     }
 }
 
 impl Mm {
-    /// Before a new program runs, the first time at `start`: replaces what can be replaced in the code there. What does not work out is left alone.
-    pub(super) fn answer_cpuid(&self, cx: &Cx, start: u64, batch: &mut Batch) {
-        if cx.kernel.patches() {
-            let _ = self.try_answer_cpuid(cx, start, batch);
-        }
+    /// Before a new program runs, the first time: replaces what can be replaced in its first code. What does not work out is left alone.
+    pub(super) fn answer_cpuid(&self, cx: &Cx, first: &FirstCode, batch: &mut Batch) {
+        let _ = self.try_answer_cpuid(cx, first, batch);
     }
 
-    fn try_answer_cpuid(&self, cx: &Cx, start: u64, batch: &mut Batch) -> Option<()> {
-        let (file, at, piece) = {
-            let inner = self.inner.lock();
-            let vma = inner.areas.find(start)?;
-            (patchable(vma)?.clone(), vma.start, vma.offset..vma.offset + vma.len())
-        };
-        let sites = cx.kernel.cpuid_sites.start(&file, &piece)?;
+    fn try_answer_cpuid(&self, cx: &Cx, first: &FirstCode, batch: &mut Batch) -> Option<()> {
+        let FirstCode { file, piece, at, program, .. } = first;
+        let sites = program.cpuid.of(first);
         let answers = self.machine.cpuid();
         if sites.is_empty() || answers.is_empty() {
             return None;
         }
-        let area_len = code::len(answers, &sites).next_multiple_of(PAGE_SIZE);
-        let area = self.make_area(cx, at, area_len)?;
+        let area_len = code::len(answers, sites).next_multiple_of(PAGE_SIZE);
+        let area = self.make_area(cx, *at, area_len)?;
         let mut code = code::Area::new(answers, area);
         let mut inner = self.inner.lock();
         // The sites are in order.
         for sites in sites.chunk_by(|a, b| a.page() == b.page()) {
             let offset = sites.first()?.page();
             let mut bytes = alloc::vec![0; PAGE_SIZE as usize];
-            read_file(&*file, offset, &mut bytes).ok()?;
+            read_file(&**file, offset, &mut bytes).ok()?;
             let page = at + (offset - piece.start);
             let mut replaced = false;
             for site in sites {
@@ -125,7 +90,13 @@ impl Mm {
     }
 
     /// Makes a page of a space that nothing has run in, with this at its start.
-    fn put_page(&self, inner: &mut Inner, at: u64, bytes: &[u8], kind: impl Fn(Pte) -> Pte) -> Option<()> {
+    pub(super) fn put_page(
+        &self,
+        inner: &mut Inner,
+        at: u64,
+        bytes: &[u8],
+        kind: impl Fn(Pte) -> Pte,
+    ) -> Option<()> {
         let near = inner.table.get((at / PAGE_SIZE).wrapping_sub(1)).pfn();
         let fill = if bytes.len() < PAGE_SIZE as usize { Fill::Zero } else { Fill::Anything };
         let pfn: Pfn = self.frames.alloc_run(1, near, fill)?.0;

@@ -1,14 +1,13 @@
 //! Tests of replaced `cpuid` instructions. What the code that replaces them does is tested where it can run (`tests/abi`).
 
-use super::super::gate_tests::{FUNCTION, program_of};
+use super::super::gate_tests::{FUNCTION, map_program, program_of};
 use super::super::tests::{load, new_mm};
 use super::site::{Site, find};
 use super::*;
-use crate::fs::Mappable;
-use crate::mm::{MapFlags, MapRequest};
 use crate::testing;
 use hal::mock::MockMachine;
-use hal::{CpuidAnswer, Prot};
+use hal::{CpuidAnswer, HostFile, Prot};
+use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
@@ -158,17 +157,7 @@ fn a_new_program_is_shown_with_its_sites_replaced() {
             // The last time the sites are known.
             for start in 0..FIRST_STARTS + 2 {
                 let mm = new_mm(cx);
-                let request = MapRequest {
-                    addr: AT,
-                    len: 3 * PAGE,
-                    prot: Prot::READ | Prot::EXEC,
-                    flags: MapFlags::FIXED,
-                    object: Some(Mappable::Host(file.clone())),
-                    file: None,
-                    offset: 0,
-                    name: "",
-                };
-                mm.map(cx, request).unwrap();
+                map_program(cx, &mm, AT, &file);
                 mm.prepare(cx, AT + FUNCTION as u64, 0x7000_0000);
                 let at = AT + FUNCTION as u64;
                 let code = load(cx, &mm, at, 9).unwrap();

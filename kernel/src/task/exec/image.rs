@@ -259,11 +259,15 @@ fn map(cx: &Cx, mm: &Arc<Mm>, file: &Arc<OpenFile>, headers: &Headers, low: u64)
         0
     };
     let (mut code, mut data) = ((u64::MAX, 0), (u64::MAX, 0));
-    for segment in loads {
+    for segment in &loads {
         let start = segment.p_vaddr.wrapping_add(bias);
         let range = if segment.p_flags & 1 != 0 { &mut code } else { &mut data };
         *range = (range.0.min(start), range.1.max(start + segment.p_filesz));
         map_segment(cx, mm, file, segment, start)?;
+    }
+    mm.make_data(first.wrapping_add(bias)..last.wrapping_add(bias));
+    for segment in &loads {
+        clear_tail(cx, mm, segment, segment.p_vaddr.wrapping_add(bias))?;
     }
     Ok(Mapped { bias, end: last.wrapping_add(bias), code, data })
 }
@@ -317,8 +321,13 @@ fn map_segment(
     if end > mapped_end {
         mm.map(cx, request(mapped_end, end - mapped_end, prot, MapFlags::FIXED))?;
     }
-    // The rest of the last file page is zero, beyond the bss too: ld.so hands it out as memory.
-    if segment.p_memsz > segment.p_filesz && file_end % PAGE_SIZE != 0 && prot.contains(Prot::WRITE) {
+    Ok(())
+}
+
+/// The rest of the last file page is zero, beyond the bss too: ld.so hands it out as memory.
+fn clear_tail(cx: &Cx, mm: &Arc<Mm>, segment: &ProgramHeader, start: u64) -> Result<()> {
+    let file_end = start + segment.p_filesz;
+    if segment.p_memsz > segment.p_filesz && file_end % PAGE_SIZE != 0 && segment.p_flags & 2 != 0 {
         let zeros = [0u8; PAGE_SIZE as usize];
         // To the end of the page, not only of the segment: ld.so allocates from what is left of it and takes it to be zero.
         let len = (PAGE_SIZE - file_end % PAGE_SIZE) as usize;

@@ -20,6 +20,8 @@ pub(super) struct Stack {
 
 /// Longest single argument (`MAX_ARG_STRLEN`).
 const MAX_ARG: usize = 32 * PAGE_SIZE as usize;
+/// How much of it is made before anything is written, in pages, at most.
+const FIRST_PAGES: u64 = 16;
 /// How much of the stack is mapped at first; the rest grows on demand.
 const INITIAL: u64 = 132 * 1024;
 
@@ -77,6 +79,7 @@ pub(super) fn build(cx: &Cx, mm: &Arc<Mm>, program: &Program, image: &Image, cre
         },
     )?;
 
+    mm.make_data(top - wanted.min(FIRST_PAGES * PAGE_SIZE)..top);
     // Strings from the top down, then random bytes, then the vectors.
     let mut bytes: Vec<u8> = Vec::with_capacity(strings + 256);
     let block_len = strings + program.path.len() + 1 + PLATFORM.len() + 8;
