@@ -60,6 +60,8 @@ pub trait Machine: Send + Sync {
     fn clock_ns(&self, clock: ClockId) -> u64;
     /// A new, empty address space. Virtual CPU context; blocks for the time of the host calls.
     fn new_space(&self) -> Result<Arc<dyn VmSpace>, SpaceError>;
+    /// The calling virtual CPU has nothing to do: the machine does what it has put off. Does not block for long.
+    fn tidy(&self) {}
     /// Registers of a new guest thread: all zero.
     fn new_context(&self) -> Box<dyn UserContext>;
     /// The first address that guest mappings can't use.

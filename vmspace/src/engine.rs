@@ -10,7 +10,7 @@ use crate::area::Area;
 use crate::layout::{self, board, says};
 use crate::limit::Tasks;
 use crate::seat::Seats;
-use crate::space::{Body, Vmspace};
+use crate::space::{Body, Site, Vmspace};
 use crate::stub::Addresses;
 use crate::sys;
 use crate::tempo::Tempo;
@@ -19,12 +19,15 @@ use crate::zygote::Zygote;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Most destroyed address spaces that are kept for the next `create`.
 const RESERVE: usize = 8;
+
+/// Of so many one is empty by the time that another is wanted, where processes start one after the other.
+const ENOUGH: usize = 3;
 
 /// Makes address spaces. Its calls may come from any thread.
 ///
@@ -33,6 +36,9 @@ const RESERVE: usize = 8;
 pub struct Engine {
     nursery: Mutex<Nursery>,
     reserve: Mutex<Vec<Body>>,
+    /// How many of the reserve have yet to be emptied, and whether some that had to may not be empty yet.
+    put_off: AtomicUsize,
+    emptying: AtomicBool,
     control: OwnedFd,
     /// What mappers say there.
     status: Arc<Area>,
@@ -73,6 +79,9 @@ struct Slots {
 
 /// How long ago the guest's memory began to be unmapped where that will be done soon.
 const SOON: Duration = Duration::from_micros(200);
+
+/// An address space is emptied where its mapper is.
+const NOWHERE_ELSE: Option<Site<std::iter::Empty<usize>>> = None;
 
 /// Host tasks of an address space: mother, mapper, first runner. Further runners are not held against the limit, because a guest that has
 /// been started must be able to go on.
@@ -138,6 +147,8 @@ impl Engine {
         let engine = Engine {
             nursery: Mutex::new(Nursery { zygote: Some(zygote), under_way: None, made: None }),
             reserve: Mutex::new(Vec::new()),
+            put_off: AtomicUsize::new(0),
+            emptying: AtomicBool::new(false),
             board: Area::map(control.as_fd(), layout::BOARD_OFFSET, layout::BOARD_LEN as usize)?,
             control,
             status,
@@ -162,9 +173,10 @@ impl Engine {
         self.fresh.get().map_or(0, |fresh| fresh.fpu.1)
     }
 
-    /// An empty address space. Blocks for the time of the host calls. `EAGAIN` when there are as many as the host may be asked for.
-    pub fn create(self: &Arc<Engine>) -> io::Result<Vmspace> {
+    /// An empty address space, for virtual CPU `cpu`, if the caller is one. Blocks for the time of the host calls. `EAGAIN` when there are as many as the host may be asked for.
+    pub fn create(self: &Arc<Engine>, cpu: Option<usize>) -> io::Result<Vmspace> {
         let body = self.take_body()?;
+        self.empty_what_was_put_off(cpu);
         self.make_ahead();
         Ok(Vmspace::new(self.clone(), body))
     }
@@ -179,8 +191,8 @@ impl Engine {
         if let Some(body) = nursery.made.take() {
             return Ok(body);
         }
-        // What is about to be empty is there sooner than a new one; a large one is not.
-        if let Some(body) = self.spare(|body| body.empties_since() < SOON) {
+        // What is about to be empty, or need only be emptied, is there sooner than a new one; a large one is not.
+        if let Some(body) = self.spare(|body| !body.is_emptied() || body.is_empty_within(SOON)) {
             return Ok(body);
         }
         let new = self.begin_body(&mut nursery, false).and_then(|()| self.finish_body(&mut nursery));
@@ -190,11 +202,14 @@ impl Engine {
     /// One of the reserve, the last that is `wanted`, with nothing in it. Waits for that.
     fn spare(&self, wanted: impl Fn(&Body) -> bool) -> Option<Body> {
         loop {
-            let body = {
+            let mut body = {
                 let mut reserve = lock(&self.reserve);
                 let at = reserve.iter().rposition(&wanted)?;
                 reserve.remove(at)
             };
+            if !body.is_emptied() {
+                body.empty(NOWHERE_ELSE);
+            }
             if body.cleanse(&self.control, slot_offset(body.slot)) {
                 return Some(body);
             }
@@ -211,8 +226,12 @@ impl Engine {
     /// Has the next address space begun, if there is none for whoever comes next, and a host CPU to make it on.
     fn make_ahead(&self) {
         let mut nursery = lock(&self.nursery);
-        let wanted = nursery.under_way.is_none() && nursery.made.is_none() && lock(&self.reserve).is_empty();
-        if wanted && self.cpus.len() > 1 {
+        let none = nursery.under_way.is_none() && nursery.made.is_none();
+        let wanted = || {
+            let reserve = lock(&self.reserve);
+            reserve.len() < ENOUGH && !reserve.iter().any(Body::is_empty)
+        };
+        if none && self.cpus.len() > 1 && wanted() {
             // Whoever needs it hears why it can't be made.
             let _ = self.begin_body(&mut nursery, true);
         }
@@ -317,14 +336,47 @@ impl Engine {
         body.add_runner(listener, &self.fresh)
     }
 
-    /// Takes an address space back: emptied for the next user if it is sound, else ended.
-    pub(crate) fn give_back(&self, mut body: Body) {
+    /// Takes an address space back from virtual CPU `cpu`: emptied for the next user if it is sound, else ended. In a session others want the host CPUs just now, and it is put off
+    /// until the next address space is wanted, whose maker works while it is done at his seat, or the virtual CPU is idle.
+    pub(crate) fn give_back(&self, mut body: Body, cpu: usize) {
         let full = self.closed.load(Ordering::SeqCst) || lock(&self.reserve).len() >= RESERVE;
-        if full || !body.empty(self.other_cpus()) {
+        if full || !body.vacate() {
             return self.discard(body);
         }
         let mut reserve = lock(&self.reserve);
+        if body.is_large() {
+            body.empty(Some(Site::AnyOf(self.other_cpus())));
+        } else if self.seats.goes_on(cpu) {
+            self.put_off.fetch_add(1, Ordering::Relaxed);
+        } else {
+            body.empty(NOWHERE_ELSE);
+        }
         reserve.push(body);
+    }
+
+    /// Empties what has yet to be: at the seat of virtual CPU `cpu`, if it has one.
+    fn empty_what_was_put_off(&self, cpu: Option<usize>) {
+        if self.put_off.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let seat = cpu.and_then(|cpu| self.seats.clear(cpu));
+        let mut reserve = lock(&self.reserve);
+        self.put_off.store(0, Ordering::Relaxed);
+        self.emptying.store(true, Ordering::Relaxed);
+        for body in reserve.iter_mut().filter(|body| !body.is_emptied()) {
+            body.empty(seat.map(Site::<std::iter::Empty<usize>>::Seat));
+        }
+    }
+
+    /// The calling virtual CPU is about to be idle: does what was put off.
+    pub fn tidy(&self) {
+        self.empty_what_was_put_off(None);
+        if self.emptying.load(Ordering::Relaxed) {
+            // Whose mapper went to sleep just before it was told to begin goes on when it is looked at.
+            let reserve = lock(&self.reserve);
+            let under_way = reserve.iter().filter(|body| !body.is_empty()).count();
+            self.emptying.store(under_way > 0, Ordering::Relaxed);
+        }
     }
 
     /// Ends an address space that nobody can use any more.

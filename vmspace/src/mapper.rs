@@ -23,6 +23,11 @@ const ORDERS_OFFSET: usize = layout::STATE_LEN as usize;
 /// A call to make: number and arguments.
 pub(crate) type Call = [u64; 7];
 
+/// Has a mapper that stands by go to sleep, or not begin to.
+pub(crate) fn send_to_sleep(orders: &Area) {
+    orders.store(ORDERS_OFFSET + orders::STANDBY as usize, 0);
+}
+
 /// Where a mapper runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -33,14 +38,12 @@ enum Place {
     Beside(usize),
 }
 
-/// Batches that come this fast are worth the move to where a session takes place.
-const BURST: Duration = Duration::from_micros(60);
 /// How long the owner looks for the end of what is done beside him.
-const LOOK: Duration = Duration::from_micros(50);
+const LOOK: Duration = Duration::from_micros(250);
 /// How often he looks for it before he looks whether the mapper has gone to sleep.
 const LOOKS: u32 = 400;
 /// How often a mapper that stands by yields.
-const STANDBY: u64 = 2;
+const STANDBY: u64 = 64;
 
 /// A host task that makes calls for the owner.
 pub(crate) struct Mapper {
@@ -63,8 +66,8 @@ pub(crate) struct Mapper {
     place: Place,
     /// Number of calls that it was given by [`Mapper::start`] and not asked about yet.
     started: usize,
-    /// When the owner began to wait for a batch last.
-    last: Option<Instant>,
+    /// Its report of them, if that has been looked at.
+    reported: Option<Notification>,
 }
 
 impl Mapper {
@@ -100,7 +103,7 @@ impl Mapper {
             in_batch: 0,
             place: Place::Anywhere,
             started: 0,
-            last: None,
+            reported: None,
         })
     }
 
@@ -112,11 +115,9 @@ impl Mapper {
         }
     }
 
-    /// Whether it should do the next batch on this host CPU, of a session: because it stands by there, or because batches come fast. To wake it there, with the
-    /// runner that has to make room, takes three times as long as on the owner's.
-    pub(crate) fn belongs_beside(&self, host: usize) -> bool {
-        let stands_by = self.place == Place::Beside(host) && self.waiting.is_none() && !self.has_finished();
-        stands_by || self.last.is_some_and(|last| last.elapsed() < BURST)
+    /// Whether it has the file that this key stands for.
+    pub(crate) fn has_file(&self, key: u64) -> bool {
+        key != 0 && self.files.contains(&key)
     }
 
     /// Has it run on another host CPU than the calling thread.
@@ -191,6 +192,17 @@ impl Mapper {
         self.order(calls, if beside { STANDBY } else { 0 })
     }
 
+    /// Has it begin to unmap all below an address, and sleep then.
+    pub(crate) fn start_unmapping(&mut self, end: u64) -> Result<(), Fatal> {
+        if self.waiting.is_none() && self.speaks() {
+            // It has gone to sleep, which nobody has heard of yet.
+            self.waiting = Some(receive(self.listener.as_fd(), self.pid)?.id);
+        }
+        self.in_batch = 0;
+        self.started = 1;
+        self.order(&[[libc::SYS_munmap as u64, 0, end, 0, 0, 0, 0]], 0)
+    }
+
     fn order(&mut self, calls: &[Call], standby: u64) -> Result<(), Fatal> {
         let header = |word: u64| ORDERS_OFFSET + word as usize;
         let words = calls.iter().flatten();
@@ -209,26 +221,33 @@ impl Mapper {
         sys::answer(self.listener.as_fd(), id, 0).map(drop).map_err(|_| KILLED.into())
     }
 
+    /// The next notification, if it is the report of the last batch. If it is an older one, it went to sleep just before it was told more.
+    fn next_report(&self) -> Result<Option<Notification>, Fatal> {
+        let n = receive(self.listener.as_fd(), self.pid)?;
+        if n.args[2] == self.batch {
+            return Ok(Some(n));
+        }
+        self.wake(n.id).map(|()| None)
+    }
+
     /// Its report of the last batch.
     fn report(&self) -> Result<Notification, Fatal> {
         loop {
-            let n = receive(self.listener.as_fd(), self.pid)?;
-            if n.args[2] == self.batch {
+            if let Some(n) = self.next_report()? {
                 return Ok(n);
             }
-            // It went to sleep just before.
-            self.wake(n.id)?;
         }
     }
 
     /// Waits until what was started last is done; the result is that of [`Mapper::make`].
     pub(crate) fn finish(&mut self) -> Result<Result<(), (usize, i32)>, Fatal> {
         let calls = std::mem::take(&mut self.started);
-        self.last = Some(Instant::now());
-        if matches!(self.place, Place::Beside(_)) && self.look() {
-            return Ok(Ok(()));
-        }
-        let done = self.report()?;
+        let done = match (self.reported.take(), self.place) {
+            (Some(report), _) => Some(report),
+            (None, Place::Beside(_)) => self.look()?,
+            (None, _) => Some(self.report()?),
+        };
+        let Some(done) = done else { return Ok(Ok(())) };
         self.waiting = Some(done.id);
         match (done.args[1] as usize).min(calls) {
             0 => Ok(Ok(())),
@@ -236,26 +255,47 @@ impl Mapper {
         }
     }
 
-    /// Looks for a while whether it says that the last batch is done, or goes to sleep.
-    fn look(&self) -> bool {
-        let Some(word) = self.word else { return false };
+    /// Looks whether it says that the last batch is done, or reports by a notification; after a while waits for that.
+    fn look(&self) -> Result<Option<Notification>, Fatal> {
         let start = Instant::now();
-        while start.elapsed() < LOOK {
+        while let Some(word) = self.word
+            && start.elapsed() < LOOK
+        {
             for _ in 0..LOOKS {
                 if self.status.load(word) == self.batch {
-                    return true;
+                    return Ok(None);
                 }
                 std::hint::spin_loop();
             }
-            if self.has_finished() {
-                return false;
+            if self.speaks()
+                && let Some(report) = self.next_report()?
+            {
+                return Ok(Some(report));
             }
         }
-        false
+        send_to_sleep(&self.area);
+        self.report().map(Some)
     }
 
-    /// Whether [`Mapper::finish`] would not block.
-    pub(crate) fn has_finished(&self) -> bool {
+    /// What tells it to sleep.
+    pub(crate) fn orders(&self) -> &Arc<Area> {
+        &self.area
+    }
+
+    /// Whether it has something to say, which may be that it went to sleep some time ago.
+    fn speaks(&self) -> bool {
         sys::is_ready(self.listener.as_fd())
+    }
+
+    /// Whether [`Mapper::finish`] would not block. Who went to sleep just before he was told to begin goes on.
+    pub(crate) fn has_finished(&mut self) -> bool {
+        if self.reported.is_none() && self.speaks() {
+            match self.next_report() {
+                Ok(report) => self.reported = report,
+                // Who waits for it hears why.
+                Err(_) => return true,
+            }
+        }
+        self.reported.is_some()
     }
 }

@@ -5,6 +5,7 @@ use crate::gate::Heard;
 use crate::layout::{call, listening};
 use crate::rivals::Rivals;
 use crate::runner::{Fatal, Inner, Runner};
+use crate::seat::Seat;
 use crate::sys;
 use crate::tempo::Tempo;
 use crate::turns::Turns;
@@ -19,18 +20,18 @@ const AWAY: Duration = Duration::from_micros(400);
 const SILENCE: i32 = 6;
 /// Traps that come this fast on average are worth a session, in round trips ([`crate::tempo`]). Others are as well served by turns, with the guest's
 /// data still in the caches of its CPU.
-const GAP: u32 = 3;
+const GAP: u32 = 6;
 /// A session ends when its calls take longer than that, with what the owner does about them; also in round trips.
-const SLOW: u32 = 5;
+const SLOW: u32 = 8;
 /// A session whose calls come this fast does more than its two host CPUs would do for a task and another one that waits most of the time, with a switch
 /// for each call. In round trips.
 const DENSE: u32 = 3;
 /// After such a pause counting starts anew.
 const PAUSE: Duration = Duration::from_millis(1);
-/// So many calls of patched sites are looked at first.
-const BURST: i32 = 48;
+/// So many traps are looked at first.
+const BURST: u32 = 48;
 /// How far the demand on a burst grows when sessions are not worth it.
-const MOST_BURST: i32 = 1 << 12;
+const MOST_BURST: u32 = 1 << 12;
 /// What a disturbance takes away, in calls that a session saves the switches of. Whatever needs both host CPUs costs as much as some dozens of them: waking the
 /// runner, and changing what its address space shows while it runs elsewhere.
 const DISTURBANCE: i32 = 24;
@@ -55,15 +56,47 @@ enum Silence {
     Starved,
 }
 
+/// How much a virtual CPU wants a session: the history of its traps outside of one, of whatever address space.
+#[derive(Debug)]
+pub(crate) struct Demand {
+    /// Traps that a session would have made cheaper, since the last pause.
+    traps: u32,
+    /// When the last one came, and the moving average of the time between them.
+    last: Instant,
+    gap: Duration,
+}
+
+impl Default for Demand {
+    fn default() -> Demand {
+        Demand { traps: 0, last: Instant::now(), gap: PAUSE }
+    }
+}
+
+impl Demand {
+    /// Guest code trapped; whether a session should begin, because there were so many traps, and they came fast for a host where a round trip takes `round`. Then counting starts anew.
+    fn trapped(&mut self, now: Instant, wanted: u32, round: Duration) -> bool {
+        let gap = now.duration_since(std::mem::replace(&mut self.last, now));
+        self.traps = if gap > PAUSE { 0 } else { self.traps.saturating_add(1) };
+        self.gap = (self.gap * 15 + gap.min(PAUSE)) / 16;
+        let pays = self.gap < round * GAP && self.traps >= wanted;
+        if pays {
+            self.traps = 0;
+        }
+        pays
+    }
+}
+
 /// When to listen: the history of a runner's calls.
 #[derive(Debug)]
 pub(crate) struct Pace {
+    /// Whether the runner has not run for this address space yet.
+    new: bool,
     /// Where the session takes place; `None` while the runner shares the owner's host CPU.
     session: Option<Moved>,
-    /// Traps that a session would have made cheaper, or calls that one has, less what would have cost or has cost more.
+    /// Calls that the session has made cheaper, less what has cost more.
     credit: i32,
-    /// How much of it the next session takes.
-    wanted: i32,
+    /// How many traps the next session takes.
+    wanted: u32,
     /// Whether somebody else had a CPU of the session, which says nothing about the runner.
     starved: bool,
     /// How long the runner had waited for CPUs when the last session ended in silence, in nanoseconds.
@@ -74,9 +107,8 @@ pub(crate) struct Pace {
     /// Whether calls came at the rate of [`DENSE`] when that was looked at last, and whether another runner has had the seat since.
     dense: bool,
     shared: bool,
-    /// When the last trap came, or the last sample of the session; and the moving average of the time between traps.
+    /// When the last trap came, or the last sample of the session.
     last: Instant,
-    gap: Duration,
     /// What a round trip takes.
     round: Duration,
     /// How often the address space has been changed, as far as that is in the credit.
@@ -94,6 +126,7 @@ impl Pace {
     pub(crate) fn new() -> Pace {
         let round = Tempo::default().round();
         Pace {
+            new: true,
             session: None,
             credit: 0,
             wanted: BURST,
@@ -104,10 +137,14 @@ impl Pace {
             dense: false,
             shared: false,
             last: Instant::now(),
-            gap: round * GAP,
             round,
             changes: 0,
         }
+    }
+
+    /// Whether the runner has not run yet; once.
+    pub(crate) fn is_new(&mut self) -> bool {
+        std::mem::take(&mut self.new)
     }
 
     /// Whether the owner listens.
@@ -123,6 +160,11 @@ impl Pace {
     /// Whether there is a session that makes good use of both host CPUs.
     pub(crate) fn is_dense(&self) -> bool {
         self.session.is_some() && self.dense
+    }
+
+    /// Whether another runner has had the seat lately: then it is right to sleep.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// Another runner has had the seat: the time until the next sample is not only this one's.
@@ -152,9 +194,6 @@ impl Pace {
     /// Something happened that is dearer in a session.
     pub(crate) fn disturbed(&mut self) {
         self.credit -= DISTURBANCE;
-        if !self.in_session() {
-            self.credit = self.credit.max(0);
-        }
     }
 
     /// There has been no call for a while; whether to go on listening.
@@ -186,22 +225,6 @@ impl Pace {
         if self.changes == changes.wrapping_sub(1) {
             self.changes = changes;
         }
-    }
-
-    /// The guest trapped outside of a session, `by_gate` if it was a call of a patched site; whether one should begin, if there is a CPU for it, or be `joined`.
-    /// A program that starts makes other calls, and changes what its address space shows between them, which is dearer in a session: then there should be none. `gap` is
-    /// the time since the last one, `factor` how many times as many traps as usual it takes.
-    fn trapped(&mut self, gap: Duration, by_gate: bool, joined: bool, factor: u32) -> bool {
-        if gap > PAUSE {
-            self.credit = 0;
-            return by_gate && joined;
-        }
-        self.gap = (self.gap * 15 + gap) / 16;
-        if !by_gate {
-            return false;
-        }
-        self.credit += 1;
-        joined || self.gap < self.round * GAP && self.credit >= self.wanted.saturating_mul(factor as i32)
     }
 
     fn begin(&mut self, home: usize, host: usize) {
@@ -303,14 +326,14 @@ impl Runner {
         by_gate: bool,
         joined: bool,
         lend: impl Fn() -> Option<usize>,
-        rivals: &Rivals,
+        seat: &Seat,
         tempo: &Tempo,
     ) {
         if inner.pace.in_session() {
             return;
         }
         inner.pace.keeps(tempo);
-        let now = Instant::now();
+        let (now, rivals) = (Instant::now(), &seat.rivals);
         // Now it is known whether it was silent because it had no CPU.
         if let Some(before) = inner.pace.waited_ns.take()
             && sys::waited_for_cpu_ns(self.pid).saturating_sub(before) > AWAY.as_nanos() as u64
@@ -319,21 +342,32 @@ impl Runner {
         }
         let gap = now.duration_since(std::mem::replace(&mut inner.pace.last, now));
         let factor = rivals.session_factor(now);
-        if inner.pace.trapped(gap, by_gate, joined && factor == 1, factor) {
-            match lend() {
-                Some(host) => {
-                    sys::bind(self.pid, host);
-                    inner.pace.begin(sys::current_cpu(), host);
-                    inner.turns = Turns::new();
-                    self.put(call::LISTENING, listening::ON_ANOTHER_CPU);
-                    return;
-                }
-                None => inner.pace.credit = 0,
+        let pays = seat.demand().trapped(now, inner.pace.wanted.saturating_mul(factor), inner.pace.round);
+        if pays || joined && factor == 1 {
+            if let Some(host) = lend() {
+                return self.move_to(inner, host);
             }
         }
         if by_gate {
             self.consider_turns(inner, gap, rivals);
         }
+    }
+
+    /// A runner that has not run yet begins in the session of the one that ran before.
+    pub(crate) fn join(&self, inner: &mut Inner, lend: impl Fn() -> Option<usize>, seat: &Seat) {
+        if seat.rivals.session_factor(Instant::now()) == 1
+            && let Some(host) = lend()
+        {
+            self.move_to(inner, host);
+        }
+    }
+
+    /// Begins a session there.
+    fn move_to(&self, inner: &mut Inner, host: usize) {
+        sys::bind(self.pid, host);
+        inner.pace.begin(sys::current_cpu(), host);
+        inner.turns = Turns::new();
+        self.put(call::LISTENING, listening::ON_ANOTHER_CPU);
     }
 
     /// Ends a session that is not worth it.
@@ -370,24 +404,29 @@ mod tests {
     use super::*;
 
     /// How long a burst has to be after a session of so many samples, in which somebody may have had one of its CPUs.
-    fn after(pace: &mut Pace, samples: u32, starved: bool) -> i32 {
+    fn after(pace: &mut Pace, samples: u32, starved: bool) -> u32 {
         (pace.samples, pace.starved) = (samples, starved);
         pace.end();
         pace.wanted
     }
 
-    /// Whether a session begins at calls that come every 15 µs, where a round trip takes as long as this.
-    fn begins(round: Duration) -> bool {
-        let (mut pace, tempo) = (Pace::new(), Tempo::default());
-        tempo.note(round);
-        pace.keeps(&tempo);
-        (0..4 * BURST).any(|_| pace.trapped(Duration::from_micros(15), true, false, 1))
+    /// Whether calls that come so fast begin a session where a round trip takes as long, and how many it takes.
+    fn begins(gap: Duration, round: Duration) -> Option<u32> {
+        let mut demand = Demand::default();
+        let mut now = demand.last;
+        (1..8 * BURST).find(|_| {
+            now += gap;
+            demand.trapped(now, BURST, round)
+        })
     }
 
     #[test]
     fn the_slower_the_host_changes_tasks_the_sooner_a_session_pays() {
-        assert!(!begins(Duration::from_micros(4)));
-        assert!(begins(Duration::from_micros(7)));
+        let micros = Duration::from_micros;
+        assert_eq!(begins(micros(30), micros(4)), None);
+        assert!(begins(micros(30), micros(7)).is_some());
+        assert!(begins(micros(5), micros(4)).is_some_and(|calls| calls >= BURST));
+        assert_eq!(begins(2 * PAUSE, PAUSE), None);
     }
 
     #[test]

@@ -4,13 +4,15 @@
 //! at a time is told to go on. The others stand aside: they are runnable and yield, so that going from one to the other takes a switch of host tasks
 //! on that CPU and no call of the owner's; who has stood aside for long goes to sleep.
 
+use crate::area::Area;
 use crate::engine::lock;
 use crate::layout::{MAX_RUNNERS, call, order, trap};
-use crate::pace::Pace;
+use crate::mapper::{Mapper, send_to_sleep};
+use crate::pace::{Demand, Pace};
 use crate::rivals::Rivals;
 use crate::runner::{Inner, Mode, Runner};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 /// How often a runner yields before it sleeps. Each time is a turn of another one, or a fraction of a microsecond when there is none.
@@ -22,7 +24,7 @@ const AWAY: Duration = Duration::from_millis(1);
 /// The seat of a virtual CPU. Only its own thread takes it; others may take the host CPU from it.
 #[derive(Default)]
 #[repr(align(64))]
-struct Seat {
+pub(crate) struct Seat {
     /// The host CPU plus one; 0 is none.
     host: AtomicUsize,
     /// The session that goes on: its host CPU plus one, and whether it is a dense one in the lowest bit; 0 is none.
@@ -32,12 +34,21 @@ struct Seat {
     /// Address of the runner that has been told to go on last, and the runner: while it is there the address is nobody else's.
     address: AtomicUsize,
     runner: Mutex<Weak<Runner>>,
-    rivals: Rivals,
+    /// Who competes with its runners.
+    pub(crate) rivals: Rivals,
+    demand: Mutex<Demand>,
+    /// Of the mapper that stands by there.
+    mapper: Mutex<Weak<Area>>,
 }
 
 impl Seat {
     fn last(&self) -> Option<Arc<Runner>> {
         lock(&self.runner).upgrade()
+    }
+
+    /// How much the virtual CPU wants a session.
+    pub(crate) fn demand(&self) -> MutexGuard<'_, Demand> {
+        lock(&self.demand)
     }
 }
 
@@ -58,9 +69,9 @@ impl Seats {
         }
     }
 
-    /// Who competes with the runners of virtual CPU `cpu`, which there is.
-    pub(crate) fn rivals(&self, cpu: usize) -> &Rivals {
-        &self.seats[cpu].rivals
+    /// The seat of virtual CPU `cpu`, which there is.
+    pub(crate) fn of(&self, cpu: usize) -> &Seat {
+        &self.seats[cpu]
     }
 
     /// Asks for a host CPU for the sessions of virtual CPU `cpu`: whoever has it and sleeps gives it up.
@@ -118,10 +129,41 @@ impl Seats {
         (session & 1 != 0).then(|| (session >> 1) - 1)
     }
 
+    /// Whether a session goes on at virtual CPU `cpu`.
+    pub(crate) fn goes_on(&self, cpu: usize) -> bool {
+        self.session(cpu) != 0
+    }
+
     /// Whether the session of another runner goes on at virtual CPU `cpu`.
     pub(crate) fn is_joined_by(&self, cpu: usize, runner: &Arc<Runner>) -> bool {
         let other = |seat: &Seat| seat.address.load(Ordering::Relaxed) != Arc::as_ptr(runner) as usize;
         self.session(cpu) != 0 && self.seats.get(cpu).is_some_and(other)
+    }
+
+    /// The host CPU where the session of virtual CPU `cpu` goes on, whose runner leaves it to others for a while.
+    pub(crate) fn clear(&self, cpu: usize) -> Option<usize> {
+        let host = (self.session(cpu) >> 1).checked_sub(1)?;
+        if let Some(runner) = self.last(cpu) {
+            runner.stand_aside(host);
+        }
+        Some(host)
+    }
+
+    /// A mapper is about to stand by at the seat of virtual CPU `cpu`: another one sleeps from now on.
+    pub(crate) fn stands_by(&self, cpu: usize, mapper: &Mapper) {
+        let Some(seat) = self.seats.get(cpu) else { return };
+        let mut last = lock(&seat.mapper);
+        if last.as_ptr() != Arc::as_ptr(mapper.orders()) {
+            let before = std::mem::replace(&mut *last, Arc::downgrade(mapper.orders()));
+            if let Some(before) = before.upgrade() {
+                send_to_sleep(&before);
+            }
+        }
+    }
+
+    /// The runner that ran last on virtual CPU `cpu` in a session.
+    pub(crate) fn last(&self, cpu: usize) -> Option<Arc<Runner>> {
+        self.seats.get(cpu).filter(|_| self.goes_on(cpu))?.last()
     }
 
     /// Whether the runner that ran last on virtual CPU `cpu` is in a session.

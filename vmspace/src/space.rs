@@ -14,7 +14,7 @@ use crate::trust::{self, Fresh};
 use crate::turns::Turns;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -27,14 +27,22 @@ pub(crate) struct Body {
     runners: Mutex<Vec<Arc<Runner>>>,
     /// Where the vDSO's `clock_gettime` is.
     clock: Option<u64>,
-    /// When [`Body::empty`] began.
-    emptied: Instant,
+    /// When [`Body::empty`] began; `None` while it is in use or has to be put off.
+    emptied: Option<Instant>,
     /// How much RAM has been shown since, in bytes.
     shown: AtomicU64,
 }
 
-/// To unmap as much takes longer than to wake another host CPU for it, in bytes.
+/// See [`Body::is_large`], in bytes.
 const MUCH: u64 = 8 << 20;
+
+/// Where an address space is emptied.
+pub(crate) enum Site<I> {
+    /// On a host CPU where a session takes place.
+    Seat(usize),
+    /// On some of these.
+    AnyOf(I),
+}
 
 impl Body {
     /// Takes over a mother's first task, the mapper.
@@ -55,7 +63,7 @@ impl Body {
             mapper,
             runners: Mutex::new(Vec::new()),
             clock,
-            emptied: Instant::now(),
+            emptied: None,
             shown: AtomicU64::new(0),
         })
     }
@@ -75,36 +83,51 @@ impl Body {
         self.area.store((layout::STATE_LEN + orders::TASKS) as usize, tasks);
     }
 
-    /// Takes all runners out of guest code and begins to unmap everything of the guest's; [`Body::cleanse`] waits for the end. Until then no runner
-    /// runs, so nobody sees what is left. False when that did not work and the processes have to go.
-    /// It is done on `elsewhere`, host CPUs that the caller is not on, if there are such and much is to be unmapped.
-    pub(crate) fn empty(&mut self, elsewhere: impl Iterator<Item = usize>) -> bool {
-        self.emptied = Instant::now();
-        for runner in lock(&self.runners).iter() {
+    /// Takes all runners out of guest code; none runs until [`Body::cleanse`], so nobody sees what is left. False when that did not work and the processes have to
+    /// go. [`Body::empty`] comes next, some time.
+    pub(crate) fn vacate(&mut self) -> bool {
+        self.emptied = None;
+        lock(&self.runners).iter().all(|runner| {
             let mut inner = lock(&runner.inner);
             // A thread that has left the address space (execve) still wants its registers.
             runner.clear_places(&mut inner);
-            if runner.evict(&mut inner).is_err() {
-                return false;
-            }
+            let evicted = runner.evict(&mut inner).is_ok();
             runner.come_home(&mut inner);
-        }
-        let call = [libc::SYS_munmap as u64, 0, layout::REGION, 0, 0, 0, 0];
-        let mut mapper = lock(&self.mapper);
-        if self.shown.swap(0, Ordering::Relaxed) > MUCH {
-            mapper.leave_for(elsewhere);
-        }
-        mapper.start(&[call]).is_ok()
+            evicted
+        })
     }
 
-    /// How long ago that began.
-    pub(crate) fn empties_since(&self) -> Duration {
-        self.emptied.elapsed()
+    /// Whether that takes long: to unmap as much takes longer than to wake another host CPU for it.
+    pub(crate) fn is_large(&self) -> bool {
+        self.shown.load(Ordering::Relaxed) > MUCH
+    }
+
+    /// Begins to unmap everything of the guest's, where it is said, or else where the mapper is; [`Body::cleanse`] waits for the end. What does not work is heard of then.
+    pub(crate) fn empty(&mut self, on: Option<Site<impl Iterator<Item = usize>>>) {
+        self.emptied = Some(Instant::now());
+        self.shown.store(0, Ordering::Relaxed);
+        let mut mapper = lock(&self.mapper);
+        match on {
+            Some(Site::Seat(host)) => mapper.go_to(host),
+            Some(Site::AnyOf(cpus)) => mapper.leave_for(cpus),
+            None => {}
+        }
+        let _ = mapper.start_unmapping(layout::REGION);
+    }
+
+    /// Whether that has begun.
+    pub(crate) fn is_emptied(&self) -> bool {
+        self.emptied.is_some()
+    }
+
+    /// Whether that began less than so long ago.
+    pub(crate) fn is_empty_within(&self, time: Duration) -> bool {
+        self.emptied.is_some_and(|emptied| emptied.elapsed() < time)
     }
 
     /// Whether everything is unmapped by now.
     pub(crate) fn is_empty(&self) -> bool {
-        lock(&self.mapper).has_finished()
+        self.is_emptied() && lock(&self.mapper).has_finished()
     }
 
     /// Waits for the end of [`Body::empty`], and leaves no trace of the guest in memory that the next one can read or in the host tasks. False when
@@ -294,6 +317,10 @@ pub struct Vmspace {
     early_kicks: Box<[AtomicBool]>,
     /// How often it has been changed.
     changes: AtomicU32,
+    /// Whether what runs first makes many calls.
+    program: AtomicBool,
+    /// The virtual CPU that ran in it last.
+    last_cpu: AtomicUsize,
     dead: OnceLock<String>,
 }
 
@@ -306,6 +333,8 @@ impl Vmspace {
             assign: Mutex::new(()),
             early_kicks: (0..layout::MAX_RUNNERS).map(|_| AtomicBool::new(false)).collect(),
             changes: AtomicU32::new(0),
+            program: AtomicBool::new(false),
+            last_cpu: AtomicUsize::new(usize::MAX),
             dead: OnceLock::new(),
         }
     }
@@ -360,21 +389,28 @@ impl Vmspace {
         let bytes = ops.iter().map(|op| if let Op::MapRam { len, .. } = op { *len } else { 0 }).sum();
         body.shown.fetch_add(bytes, Ordering::Relaxed);
         let mut mapper = lock(&body.mapper);
-        // Whoever has the runner's lock takes it out of what it waits for.
-        let runner = self.by_cpu.get(cpu).and_then(OnceLock::get);
-        let mut own = runner.and_then(|runner| Some((runner, runner.inner.try_lock().ok()?)));
         let changes = self.changes.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        if let Some((_, inner)) = &mut own {
+        // Who gets a file sleeps meanwhile.
+        let new_file = |op: &Op<'_>| matches!(op, Op::MapFile { key, .. } if !mapper.has_file(*key));
+        let beside = !ops.iter().any(new_file);
+        // A program is prepared beside the session of whoever starts it. Whoever has a runner's lock takes it out of what it waits for.
+        let own = self.by_cpu.get(cpu).and_then(OnceLock::get);
+        let runner = match own {
+            Some(own) => Some(own.clone()),
+            None => self.engine.seats.last(cpu).filter(|_| self.program.load(Ordering::Relaxed)),
+        };
+        let mut waiting = runner.as_ref().and_then(|runner| Some((runner, runner.inner.try_lock().ok()?)));
+        if let (Some(_), Some((_, inner))) = (own, &mut waiting) {
             inner.pace.has_changed(changes);
         }
-        // Who gets a file sleeps meanwhile.
-        let files = ops.iter().any(|op| matches!(op, Op::MapFile { .. }));
-        let session = own
-            .filter(|_| !files)
-            .and_then(|(runner, inner)| Some((runner, runner.waits_on(&inner)?, inner)))
-            .filter(|(_, host, _)| mapper.belongs_beside(*host));
+        let session = waiting
+            .filter(|_| beside)
+            .and_then(|(runner, inner)| Some((runner, runner.waits_on(&inner)?, inner)));
         match &session {
-            Some((_, host, _)) => mapper.go_to(*host),
+            Some((_, host, _)) => {
+                self.engine.seats.stands_by(cpu, &mapper);
+                mapper.go_to(*host);
+            }
             None => mapper.follow(cpu),
         }
         let make = |mapper: &mut Mapper, calls: &[Call]| {
@@ -415,6 +451,11 @@ impl Vmspace {
             }
         }
         if calls.is_empty() { Ok(()) } else { flush(&mut mapper, &mut calls) }
+    }
+
+    /// What runs first is the beginning of a program, which makes many calls: where a session goes on, it begins there.
+    pub fn expect_program(&self) {
+        self.program.store(true, Ordering::Relaxed);
     }
 
     /// Whether guest code of virtual CPU `cpu` had a host CPU of its own when it stopped.
@@ -459,6 +500,7 @@ impl Vmspace {
         meanwhile: &mut dyn FnMut(),
     ) -> Result<Exit, Fatal> {
         let runner = self.runner(cpu)?;
+        self.last_cpu.store(cpu, Ordering::Relaxed);
         context.flush();
         let mut inner = lock(&runner.inner);
         if inner.holds(&context.cell).is_none() {
@@ -476,6 +518,11 @@ impl Vmspace {
         }
         if take_flag(&self.early_kicks[cpu]) {
             return Ok(Exit::Interrupted);
+        }
+        let begins = inner.pace.is_new() && self.program.load(Ordering::Relaxed);
+        if begins && self.engine.seats.goes_on(cpu) {
+            let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
+            runner.join(&mut inner, lend, self.engine.seats.of(cpu));
         }
         if take_flag(&runner.kicked) {
             return Ok(Exit::Interrupted);
@@ -544,11 +591,13 @@ impl Vmspace {
         spare: &dyn Fn() -> Option<usize>,
     ) -> Result<Exit, Fatal> {
         let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
-        let rivals = self.engine.seats.rivals(cpu);
-        let heard = runner.hear(inner, spare, rivals)?;
+        let seat = self.engine.seats.of(cpu);
+        let heard = runner.hear(inner, spare, &seat.rivals)?;
         let by_gate = matches!(heard, Heard::Call { .. });
-        let joined = self.engine.seats.is_joined_by(cpu, runner);
-        runner.consider_listening(inner, by_gate, joined, lend, rivals, &self.engine.tempo);
+        // A copy of a process soon executes a program, or waits for another one: it pays when its own calls do.
+        let joins = by_gate && self.program.load(Ordering::Relaxed);
+        let joined = joins && self.engine.seats.is_joined_by(cpu, runner);
+        runner.consider_listening(inner, by_gate, joined, lend, seat, &self.engine.tempo);
         match heard {
             Heard::Direct(n) => {
                 let nr = u64::from(n.nr as u32);
@@ -630,6 +679,9 @@ fn trapped(runner: &Runner, args: &[u64; 6], in_gate: bool) -> Exit {
 impl Drop for Vmspace {
     fn drop(&mut self) {
         let Some(body) = self.body.take() else { return };
-        if self.dead.get().is_some() { self.engine.discard(body) } else { self.engine.give_back(body) }
+        match self.dead.get() {
+            Some(_) => self.engine.discard(body),
+            None => self.engine.give_back(body, self.last_cpu.load(Ordering::Relaxed)),
+        }
     }
 }

@@ -266,8 +266,11 @@ at vmspace_stub_closed
     syscall
     cmp [rbp + {ORDERS_SEQUENCE}], r15
     jne 36b
+    cmp dword ptr [rbp + {ORDERS_STANDBY}], 0
+    je 38f
     dec ebx
     jnz 37b
+38:
     xor eax, eax
     jmp 31b
 

@@ -116,7 +116,7 @@ fn mothers_make_what_they_are_told_to() {
         thread::yield_now();
     }
     // A runner that nobody has asked for would be taken for one of this address space's.
-    let other = rig.engine.create().unwrap();
+    let other = rig.engine.create(None).unwrap();
     let show = Op::MapRam { at: DATA, len: 4096, prot: RX, offset: 0, populate: false };
     other.update(0, &[show]).unwrap();
     for cpu in 0..3 {

@@ -2,21 +2,13 @@
 
 mod rig;
 
-use rig::{CODE, DATA, DATA_OFFSET, Rig, alone};
+use rig::{CODE, DATA, DATA_OFFSET, Rig, alone, call, other_cpu};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use vmspace::{Context, DefaultActions, Engine, Exit, Op, Vmspace};
 
 const NR: u64 = 39;
-
-/// A CPU that the calling thread is not bound to; the tests need two.
-fn other_cpu() -> Option<usize> {
-    // SAFETY: no arguments.
-    let here = unsafe { libc::sched_getcpu() } as usize;
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
-    (count > 1).then(|| (here + 1) % count)
-}
 
 /// Binds the calling thread to these CPUs.
 fn bind(cpus: impl IntoIterator<Item = usize>) {
@@ -33,18 +25,6 @@ fn bound() -> fn() -> Option<usize> {
     // SAFETY: no arguments.
     bind([unsafe { libc::sched_getcpu() } as usize]);
     alone
-}
-
-/// A call through the gate, as a patched site makes it.
-fn call(engine: &Engine, nr: u64) -> Vec<u8> {
-    let mut code = vec![0xb8]; // mov eax, nr
-    code.extend((nr as u32).to_le_bytes());
-    code.extend([0x48, 0x8d, 0x0d, 13, 0, 0, 0]); // lea rcx, [rip + 13]
-    code.extend([0x49, 0xbb]); // movabs r11, gate
-    code.extend(engine.gate().unwrap().to_le_bytes());
-    code.extend([0x41, 0xff, 0xe3]); // jmp r11
-    code.extend([0x0f, 0x05]); // syscall
-    code
 }
 
 /// A short jump to the beginning of the code.

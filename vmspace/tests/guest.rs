@@ -195,7 +195,7 @@ fn the_stub_is_of_no_use_to_guest_code() {
     assert!(matches!(quiet.run(0, &mut calm, &alone), Exit::Syscall { .. }));
     // Jump to every byte of the code, with registers that would make interesting calls.
     for offset in 0..0xc00u64 {
-        let space = rig.engine.create().unwrap();
+        let space = rig.engine.create(None).unwrap();
         rig.ram.write_all_at(SYSCALL_LOOP, 0).unwrap();
         space.update(0, &[Op::MapRam { at: CODE, len: 4096, prot: RX, offset: 0, populate: false }]).unwrap();
         let mut context = start(0x7fff_ff00_0000 + offset);
@@ -241,7 +241,7 @@ fn a_recycled_space_is_empty() {
         let mut context = start(CODE);
         assert!(matches!(space.run(0, &mut context, &alone), Exit::Syscall { nr: 39, .. }), "round {round}");
         drop(space);
-        let next = rig.engine.create().unwrap();
+        let next = rig.engine.create(None).unwrap();
         let exit = next.run(0, &mut start(CODE), &alone);
         assert!(matches!(exit, Exit::Fault { trapno: 14, addr: CODE, .. }), "{exit:?}");
     }

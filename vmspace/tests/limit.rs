@@ -17,7 +17,7 @@ fn address_spaces_leave_room_for_the_host() {
     let engine = Engine::new(&OwnedFd::from(rig::memory_file())).unwrap();
     let mut spaces = Vec::new();
     let error = loop {
-        match engine.create() {
+        match engine.create(None) {
             Ok(space) => spaces.push(space),
             Err(error) => break error,
         }
@@ -28,5 +28,5 @@ fn address_spaces_leave_room_for_the_host() {
     assert!(spaces.len() <= 66, "{}", spaces.len());
     // One that is given back makes room for one.
     spaces.truncate(spaces.len() - 1);
-    spaces.push(engine.create().unwrap());
+    spaces.push(engine.create(None).unwrap());
 }

@@ -231,6 +231,9 @@ impl Machine for LinuxMachine {
     fn new_space(&self) -> Result<Arc<dyn VmSpace>, SpaceError> {
         self.spaces.create(&self.cpus)
     }
+    fn tidy(&self) {
+        self.spaces.tidy();
+    }
     fn new_context(&self) -> Box<dyn UserContext> {
         self.spaces.context()
     }

@@ -4,8 +4,8 @@ use crate::cpu::{Kick, LinuxCpus};
 use crate::hostfile::LinuxFile;
 use crate::ram::LinuxRam;
 use hal::{
-    Backing, CpuId, Exit, Fault, MapOp, Offers, Populate, Prot, Regs, SpaceError, StatOffer, UserContext,
-    VirtAddr, VmSpace,
+    Backing, Cpu, CpuId, Exit, Fault, MapOp, Offers, Populate, Prot, Regs, SpaceError, StatOffer,
+    UserContext, VirtAddr, VmSpace,
 };
 use std::any::Any;
 use std::sync::Arc;
@@ -49,12 +49,17 @@ impl Spaces {
     }
 
     pub(crate) fn create(&self, cpus: &Arc<LinuxCpus>) -> Result<Arc<dyn VmSpace>, SpaceError> {
-        let space = self.engine.create().map_err(|e| match e.raw_os_error() {
+        let current = cpus.current().map(|cpu| cpu.0);
+        let space = self.engine.create(current).map_err(|e| match e.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => SpaceError::NoMemory,
             _ => SpaceError::Dead(e.to_string()),
         })?;
         let made = self.made.clone();
         Ok(Arc::new(LinuxSpace { space: Arc::new(Target(space)), cpus: cpus.clone(), made }))
+    }
+
+    pub(crate) fn tidy(&self) {
+        self.engine.tidy();
     }
 
     pub(crate) fn context(&self) -> Box<dyn UserContext> {
@@ -174,6 +179,10 @@ impl VmSpace for LinuxSpace {
                 )),
                 UpdateError::Dead(why) => SpaceError::Dead(why),
             })
+    }
+
+    fn expect_program(&self) {
+        self.space.0.expect_program();
     }
 
     fn runs_beside(&self, cpu: CpuId) -> bool {

@@ -120,6 +120,7 @@ fn idle(kernel: &Kernel, cpu: CpuId) -> Option<Arc<Task>> {
             let clean_up = kernel.frames.may_give_back().then(|| sched.now_ns() + CLEAN_UP_NS);
             let hand_over = if lent { None } else { sched.next_hand_over() };
             let deadline = [sched.timers.earliest(), hand_over, clean_up];
+            sched.machine.tidy();
             sched.machine.cpu().idle(cpu, deadline.into_iter().flatten().min());
             if clean_up.is_some_and(|at| sched.now_ns() >= at) {
                 kernel.frames.give_back_some();

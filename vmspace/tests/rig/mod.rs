@@ -31,6 +31,26 @@ pub fn alone() -> Option<usize> {
     None
 }
 
+/// A CPU that the calling thread is not bound to; the tests need two.
+pub fn other_cpu() -> Option<usize> {
+    // SAFETY: no arguments.
+    let here = unsafe { libc::sched_getcpu() } as usize;
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    (count > 1).then(|| (here + 1) % count)
+}
+
+/// A call through the gate, as a patched site makes it.
+pub fn call(engine: &Engine, nr: u64) -> Vec<u8> {
+    let mut code = vec![0xb8]; // mov eax, nr
+    code.extend((nr as u32).to_le_bytes());
+    code.extend([0x48, 0x8d, 0x0d, 13, 0, 0, 0]); // lea rcx, [rip + 13]
+    code.extend([0x49, 0xbb]); // movabs r11, gate
+    code.extend(engine.gate().unwrap().to_le_bytes());
+    code.extend([0x41, 0xff, 0xe3]); // jmp r11
+    code.extend([0x0f, 0x05]); // syscall
+    code
+}
+
 /// Ids of all children of this process.
 pub fn children() -> Vec<i32> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
@@ -72,7 +92,7 @@ impl Rig {
     /// An address space with this code and a page of data.
     pub fn space(&self, code: &[u8]) -> Vmspace {
         self.ram.write_all_at(code, 0).unwrap();
-        let space = self.engine.create().unwrap();
+        let space = self.engine.create(None).unwrap();
         let map = |at, prot, offset| Op::MapRam { at, len: 4096, prot, offset, populate: false };
         space.update(0, &[map(CODE, RX, 0), map(DATA, RW, DATA_OFFSET)]).unwrap();
         space
