@@ -26,7 +26,7 @@ use std::time::Duration;
 /// Most destroyed address spaces that are kept for the next `create`.
 const RESERVE: usize = 8;
 
-/// Of so many one is empty by the time that another is wanted, where processes start one after the other.
+/// Of so many one is empty by the time that another is wanted, where emptying is put off and processes start one after the other.
 const ENOUGH: usize = 3;
 
 /// Makes address spaces. Its calls may come from any thread.
@@ -176,8 +176,8 @@ impl Engine {
     /// An empty address space, for virtual CPU `cpu`, if the caller is one. Blocks for the time of the host calls. `EAGAIN` when there are as many as the host may be asked for.
     pub fn create(self: &Arc<Engine>, cpu: Option<usize>) -> io::Result<Vmspace> {
         let body = self.take_body()?;
-        self.empty_what_was_put_off(cpu);
-        self.make_ahead();
+        let put_off = self.empty_what_was_put_off(cpu);
+        self.make_ahead(put_off);
         Ok(Vmspace::new(self.clone(), body))
     }
 
@@ -223,13 +223,13 @@ impl Engine {
         self.cpus.iter().copied().filter(move |&cpu| cpu != own)
     }
 
-    /// Has the next address space begun, if there is none for whoever comes next, and a host CPU to make it on.
-    fn make_ahead(&self) {
+    /// Has the next address space begun, if there is none for whoever comes next, and a host CPU to make it on: none at all, or, where emptying is `put_off`, too few for one to be empty then.
+    fn make_ahead(&self, put_off: bool) {
         let mut nursery = lock(&self.nursery);
         let none = nursery.under_way.is_none() && nursery.made.is_none();
         let wanted = || {
             let reserve = lock(&self.reserve);
-            reserve.len() < ENOUGH && !reserve.iter().any(Body::is_empty)
+            reserve.is_empty() || put_off && reserve.len() < ENOUGH && !reserve.iter().any(Body::is_empty)
         };
         if none && self.cpus.len() > 1 && wanted() {
             // Whoever needs it hears why it can't be made.
@@ -354,10 +354,10 @@ impl Engine {
         reserve.push(body);
     }
 
-    /// Empties what has yet to be: at the seat of virtual CPU `cpu`, if it has one.
-    fn empty_what_was_put_off(&self, cpu: Option<usize>) {
+    /// Empties what has yet to be: at the seat of virtual CPU `cpu`, if it has one. Whether there was anything.
+    fn empty_what_was_put_off(&self, cpu: Option<usize>) -> bool {
         if self.put_off.load(Ordering::Relaxed) == 0 {
-            return;
+            return false;
         }
         let seat = cpu.and_then(|cpu| self.seats.clear(cpu));
         let mut reserve = lock(&self.reserve);
@@ -366,6 +366,7 @@ impl Engine {
         for body in reserve.iter_mut().filter(|body| !body.is_emptied()) {
             body.empty(seat.map(Site::<std::iter::Empty<usize>>::Seat));
         }
+        true
     }
 
     /// The calling virtual CPU is about to be idle: does what was put off.
