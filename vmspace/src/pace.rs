@@ -354,10 +354,8 @@ impl Runner {
     }
 
     /// A runner that has not run yet begins in the session of the one that ran before.
-    pub(crate) fn join(&self, inner: &mut Inner, lend: impl Fn() -> Option<usize>, seat: &Seat) {
-        if seat.rivals.session_factor(Instant::now()) == 1
-            && let Some(host) = lend()
-        {
+    pub(crate) fn join(&self, inner: &mut Inner, lend: impl Fn() -> Option<usize>) {
+        if let Some(host) = lend() {
             self.move_to(inner, host);
         }
     }

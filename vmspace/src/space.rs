@@ -522,7 +522,7 @@ impl Vmspace {
         let begins = inner.pace.is_new() && self.program.load(Ordering::Relaxed);
         if begins && self.engine.seats.goes_on(cpu) {
             let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
-            runner.join(&mut inner, lend, self.engine.seats.of(cpu));
+            runner.join(&mut inner, lend);
         }
         if take_flag(&runner.kicked) {
             return Ok(Exit::Interrupted);
