@@ -64,7 +64,7 @@ pub struct Kernel {
     pub locks: Arc<crate::fs::lock::LockTable>,
     /// Sockets: the protocol families.
     pub net: crate::net::Families,
-    /// Where programs have `cpuid` instructions.
+    /// What is known of the code that programs begin with.
     pub(crate) programs: crate::mm::Programs,
     ids: AtomicU64,
     status: Mutex<Option<Result<ExitStatus, StartError>>>,

@@ -19,7 +19,7 @@ use crate::zygote::Zygote;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -36,8 +36,8 @@ const ENOUGH: usize = 3;
 pub struct Engine {
     nursery: Mutex<Nursery>,
     reserve: Mutex<Vec<Body>>,
-    /// How many of the reserve have yet to be emptied, and whether some that had to may not be empty yet.
-    put_off: AtomicUsize,
+    /// Whether some of the reserve have yet to be emptied, and whether some that had to may not be empty yet.
+    put_off: AtomicBool,
     emptying: AtomicBool,
     control: OwnedFd,
     /// What mappers say there.
@@ -79,9 +79,6 @@ struct Slots {
 
 /// How long ago the guest's memory began to be unmapped where that will be done soon.
 const SOON: Duration = Duration::from_micros(200);
-
-/// An address space is emptied where its mapper is.
-const NOWHERE_ELSE: Option<Site<std::iter::Empty<usize>>> = None;
 
 /// Host tasks of an address space: mother, mapper, first runner. Further runners are not held against the limit, because a guest that has
 /// been started must be able to go on.
@@ -147,7 +144,7 @@ impl Engine {
         let engine = Engine {
             nursery: Mutex::new(Nursery { zygote: Some(zygote), under_way: None, made: None }),
             reserve: Mutex::new(Vec::new()),
-            put_off: AtomicUsize::new(0),
+            put_off: AtomicBool::new(false),
             emptying: AtomicBool::new(false),
             board: Area::map(control.as_fd(), layout::BOARD_OFFSET, layout::BOARD_LEN as usize)?,
             control,
@@ -208,7 +205,7 @@ impl Engine {
                 reserve.remove(at)
             };
             if !body.is_emptied() {
-                body.empty(NOWHERE_ELSE);
+                body.empty(&Site::Here);
             }
             if body.cleanse(&self.control, slot_offset(body.slot)) {
                 return Some(body);
@@ -345,26 +342,26 @@ impl Engine {
         }
         let mut reserve = lock(&self.reserve);
         if body.is_large() {
-            body.empty(Some(Site::AnyOf(self.other_cpus())));
+            body.empty(&Site::AnyOf(self.other_cpus().collect()));
         } else if self.seats.goes_on(cpu) {
-            self.put_off.fetch_add(1, Ordering::Relaxed);
+            self.put_off.store(true, Ordering::Relaxed);
         } else {
-            body.empty(NOWHERE_ELSE);
+            body.empty(&Site::Here);
         }
         reserve.push(body);
     }
 
     /// Empties what has yet to be: at the seat of virtual CPU `cpu`, if it has one. Whether there was anything.
     fn empty_what_was_put_off(&self, cpu: Option<usize>) -> bool {
-        if self.put_off.load(Ordering::Relaxed) == 0 {
+        if !self.put_off.load(Ordering::Relaxed) {
             return false;
         }
-        let seat = cpu.and_then(|cpu| self.seats.clear(cpu));
+        let site = cpu.and_then(|cpu| self.seats.clear(cpu)).map_or(Site::Here, Site::Seat);
         let mut reserve = lock(&self.reserve);
-        self.put_off.store(0, Ordering::Relaxed);
+        self.put_off.store(false, Ordering::Relaxed);
         self.emptying.store(true, Ordering::Relaxed);
         for body in reserve.iter_mut().filter(|body| !body.is_emptied()) {
-            body.empty(seat.map(Site::<std::iter::Empty<usize>>::Seat));
+            body.empty(&site);
         }
         true
     }

@@ -316,7 +316,7 @@ impl Runner {
             if !busy {
                 return Err(Runner::intrusion(n));
             }
-            if inner.pace.in_session() && !inner.pace.is_shared() {
+            if !inner.pace.is_shared() {
                 inner.pace.disturbed();
             }
             inner.turns.has_slept();

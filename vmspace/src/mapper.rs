@@ -129,10 +129,9 @@ impl Mapper {
     }
 
     /// Has it run on these host CPUs, of which the calling thread's is none, until it is placed again.
-    pub(crate) fn leave_for(&mut self, cpus: impl Iterator<Item = usize>) {
-        let mut cpus = cpus.peekable();
-        if cpus.peek().is_some() {
-            sys::use_cpus(self.pid, cpus);
+    pub(crate) fn leave_for(&mut self, cpus: &[usize]) {
+        if !cpus.is_empty() {
+            sys::use_cpus(self.pid, cpus.iter().copied());
             self.place = Place::Anywhere;
         }
     }

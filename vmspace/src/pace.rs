@@ -143,7 +143,7 @@ impl Pace {
     }
 
     /// Whether the runner has not run yet; once.
-    pub(crate) fn is_new(&mut self) -> bool {
+    pub(crate) fn take_new(&mut self) -> bool {
         std::mem::take(&mut self.new)
     }
 
@@ -191,9 +191,11 @@ impl Pace {
         }
     }
 
-    /// Something happened that is dearer in a session.
+    /// Something happened that is dearer in a session, if there is one.
     pub(crate) fn disturbed(&mut self) {
-        self.credit -= DISTURBANCE;
+        if self.in_session() {
+            self.credit -= DISTURBANCE;
+        }
     }
 
     /// There has been no call for a while; whether to go on listening.
@@ -343,29 +345,22 @@ impl Runner {
         let gap = now.duration_since(std::mem::replace(&mut inner.pace.last, now));
         let factor = rivals.session_factor(now);
         let pays = seat.demand().trapped(now, inner.pace.wanted.saturating_mul(factor), inner.pace.round);
-        if pays || joined && factor == 1 {
-            if let Some(host) = lend() {
-                return self.move_to(inner, host);
-            }
+        if (pays || joined && factor == 1) && self.begin_session(inner, lend) {
+            return;
         }
         if by_gate {
             self.consider_turns(inner, gap, rivals);
         }
     }
 
-    /// A runner that has not run yet begins in the session of the one that ran before.
-    pub(crate) fn join(&self, inner: &mut Inner, lend: impl Fn() -> Option<usize>) {
-        if let Some(host) = lend() {
-            self.move_to(inner, host);
-        }
-    }
-
-    /// Begins a session there.
-    fn move_to(&self, inner: &mut Inner, host: usize) {
+    /// Begins a session on a host CPU that `lend` gets; whether there is one.
+    pub(crate) fn begin_session(&self, inner: &mut Inner, lend: impl Fn() -> Option<usize>) -> bool {
+        let Some(host) = lend() else { return false };
         sys::bind(self.pid, host);
         inner.pace.begin(sys::current_cpu(), host);
         inner.turns = Turns::new();
         self.put(call::LISTENING, listening::ON_ANOTHER_CPU);
+        true
     }
 
     /// Ends a session that is not worth it.

@@ -137,7 +137,7 @@ impl Seats {
     /// Whether the session of another runner goes on at virtual CPU `cpu`.
     pub(crate) fn is_joined_by(&self, cpu: usize, runner: &Arc<Runner>) -> bool {
         let other = |seat: &Seat| seat.address.load(Ordering::Relaxed) != Arc::as_ptr(runner) as usize;
-        self.session(cpu) != 0 && self.seats.get(cpu).is_some_and(other)
+        self.goes_on(cpu) && self.seats.get(cpu).is_some_and(other)
     }
 
     /// The host CPU where the session of virtual CPU `cpu` goes on, whose runner leaves it to others for a while.
@@ -169,7 +169,7 @@ impl Seats {
     /// Whether the runner that ran last on virtual CPU `cpu` is in a session.
     pub(crate) fn is_taken(&self, cpu: usize) -> bool {
         let none_left = |seat: &Seat| seat.left_ns.load(Ordering::Relaxed) == 0;
-        self.session(cpu) != 0 && self.seats.get(cpu).is_some_and(none_left)
+        self.goes_on(cpu) && self.seats.get(cpu).is_some_and(none_left)
     }
 
     /// The runner has been told to go on, and is in a session: whoever was before it stands aside. A runner whose session is on a host CPU that has been lent to

@@ -37,11 +37,13 @@ pub(crate) struct Body {
 const MUCH: u64 = 8 << 20;
 
 /// Where an address space is emptied.
-pub(crate) enum Site<I> {
+pub(crate) enum Site {
+    /// Where its mapper is.
+    Here,
     /// On a host CPU where a session takes place.
     Seat(usize),
-    /// On some of these.
-    AnyOf(I),
+    /// On some of these, if there are any.
+    AnyOf(Vec<usize>),
 }
 
 impl Body {
@@ -102,15 +104,15 @@ impl Body {
         self.shown.load(Ordering::Relaxed) > MUCH
     }
 
-    /// Begins to unmap everything of the guest's, where it is said, or else where the mapper is; [`Body::cleanse`] waits for the end. What does not work is heard of then.
-    pub(crate) fn empty(&mut self, on: Option<Site<impl Iterator<Item = usize>>>) {
+    /// Begins to unmap everything of the guest's, there; [`Body::cleanse`] waits for the end. What does not work is heard of then.
+    pub(crate) fn empty(&mut self, site: &Site) {
         self.emptied = Some(Instant::now());
         self.shown.store(0, Ordering::Relaxed);
         let mut mapper = lock(&self.mapper);
-        match on {
-            Some(Site::Seat(host)) => mapper.go_to(host),
-            Some(Site::AnyOf(cpus)) => mapper.leave_for(cpus),
-            None => {}
+        match site {
+            Site::Here => {}
+            Site::Seat(host) => mapper.go_to(*host),
+            Site::AnyOf(cpus) => mapper.leave_for(cpus),
         }
         let _ = mapper.start_unmapping(layout::REGION);
     }
@@ -519,10 +521,9 @@ impl Vmspace {
         if take_flag(&self.early_kicks[cpu]) {
             return Ok(Exit::Interrupted);
         }
-        let begins = inner.pace.is_new() && self.program.load(Ordering::Relaxed);
+        let begins = inner.pace.take_new() && self.program.load(Ordering::Relaxed);
         if begins && self.engine.seats.goes_on(cpu) {
-            let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
-            runner.join(&mut inner, lend);
+            runner.begin_session(&mut inner, || self.lent(cpu, spare));
         }
         if take_flag(&runner.kicked) {
             return Ok(Exit::Interrupted);
@@ -581,6 +582,11 @@ impl Vmspace {
         }
     }
 
+    /// A host CPU for sessions of virtual CPU `cpu`, if there is one to spare.
+    fn lent(&self, cpu: usize, spare: &dyn Fn() -> Option<usize>) -> Option<usize> {
+        spare().filter(|host| self.engine.seats.lend(cpu, *host))
+    }
+
     /// Waits until guest code stops.
     fn leave(
         &self,
@@ -590,14 +596,13 @@ impl Vmspace {
         context: &mut Context,
         spare: &dyn Fn() -> Option<usize>,
     ) -> Result<Exit, Fatal> {
-        let lend = || spare().filter(|host| self.engine.seats.lend(cpu, *host));
         let seat = self.engine.seats.of(cpu);
         let heard = runner.hear(inner, spare, &seat.rivals)?;
         let by_gate = matches!(heard, Heard::Call { .. });
         // A copy of a process soon executes a program, or waits for another one: it pays when its own calls do.
         let joins = by_gate && self.program.load(Ordering::Relaxed);
         let joined = joins && self.engine.seats.is_joined_by(cpu, runner);
-        runner.consider_listening(inner, by_gate, joined, lend, seat, &self.engine.tempo);
+        runner.consider_listening(inner, by_gate, joined, || self.lent(cpu, spare), seat, &self.engine.tempo);
         match heard {
             Heard::Direct(n) => {
                 let nr = u64::from(n.nr as u32);

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use rig::{CODE, DATA, DATA_OFFSET, Rig, alone, call, other_cpu};
+use rig::{CODE, DATA, DATA_OFFSET, Rig, alone, call, jump_back, other_cpu};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +25,6 @@ fn bound() -> fn() -> Option<usize> {
     // SAFETY: no arguments.
     bind([unsafe { libc::sched_getcpu() } as usize]);
     alone
-}
-
-/// A short jump to the beginning of the code.
-fn jump_back(code: &mut Vec<u8>, opcode: u8) {
-    code.push(opcode);
-    code.push((-(code.len() as i8 + 1)) as u8);
 }
 
 /// An endless loop of these calls through the gate, with three arguments each. The results are or'ed into `rbx`, and `r12` counts the rounds.

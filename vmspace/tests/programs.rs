@@ -2,7 +2,7 @@
 
 mod rig;
 
-use rig::{CODE, DATA, Rig, call, children, other_cpu, start};
+use rig::{CODE, DATA, Rig, call, children, jump_back, other_cpu, start};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ const PAGES: [u64; 3] = [0x30_000, 0x31_000, 0x32_000];
 fn program() -> Vec<u8> {
     let mut code = vec![0xb8, NR as u8, 0, 0, 0, 0x0f, 0x05, 0x48, 0x8b, 0x04, 0x25];
     code.extend((DATA as u32).to_le_bytes());
-    code.extend([0x48, 0x01, 0xc3, 0xeb]);
-    code.push((-(code.len() as i8 + 1)) as u8);
+    code.extend([0x48, 0x01, 0xc3]);
+    jump_back(&mut code, 0xeb);
     code
 }
 
@@ -54,8 +54,7 @@ fn shows_something(pid: i32) -> bool {
 fn programs_that_begin_in_a_session_are_served_and_leave_nothing() {
     let rig = Rig::new();
     let mut code = call(&rig.engine, NR);
-    code.push(0xeb);
-    code.push((-(code.len() as i8 + 1)) as u8);
+    jump_back(&mut code, 0xeb);
     let outer = rig.space(&code);
     rig.ram.write_all_at(&program(), PROGRAM).unwrap();
     for (i, page) in (0u64..).zip(PAGES) {

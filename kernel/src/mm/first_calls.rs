@@ -38,7 +38,7 @@ pub(super) struct PatchedPage {
     offset: u64,
     bytes: Vec<u8>,
     /// Where its sites are in it, and what to do about them.
-    pub(super) sites: Vec<(u64, Plan)>,
+    sites: Vec<(u64, Plan)>,
 }
 
 impl FirstCalls {

@@ -162,14 +162,7 @@ impl Mm {
         let mut page = page?;
         let at = page.number * PAGE_SIZE;
         let plan = site::plan(&*page.file, page.offset, &page.bytes, site - at).ok()?;
-        let near = || self.slot_near(&self.inner.lock(), at);
-        let mut slot = near();
-        if slot.is_none() {
-            let start = self.make_area(cx, at, AREA_LEN)?;
-            self.inner.lock().slots.push(Slots { start, sites: Vec::new() });
-            slot = near();
-        }
-        let slot = slot?;
+        let slot = self.room_near(cx, at)?;
         let code = plan.slot(&page.bytes, at, slot, gate)?;
         plan.apply(&mut page.bytes, at, slot)?;
 
@@ -199,17 +192,15 @@ impl Mm {
         &self,
         cx: &Cx,
         at: u64,
-        bytes: &[u8],
+        original: &[u8],
         sites: &[(u64, Plan)],
         gate: u64,
         batch: &mut Batch,
     ) -> Option<()> {
-        let start = self.make_area(cx, at, AREA_LEN)?;
+        self.room_near(cx, at)?;
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
-        inner.slots.push(Slots { start, sites: Vec::new() });
         let before = inner.table.get(at / PAGE_SIZE);
-        let original = bytes;
         let mut bytes = original.to_vec();
         if let Some(pfn) = before.pfn() {
             self.machine.ram().read(pfn.phys(), &mut bytes);
@@ -269,6 +260,17 @@ impl Mm {
             slots.start.abs_diff(at) < REACH && slots.next() + SLOT_LEN as u64 <= slots.start + AREA_LEN
         };
         inner.slots.iter().find(near).map(Slots::next)
+    }
+
+    /// The same, in a new area if there is none.
+    fn room_near(&self, cx: &Cx, at: u64) -> Option<u64> {
+        let near = || self.slot_near(&self.inner.lock(), at);
+        if let Some(slot) = near() {
+            return Some(slot);
+        }
+        let start = self.make_area(cx, at, AREA_LEN)?;
+        self.inner.lock().slots.push(Slots { start, sites: Vec::new() });
+        near()
     }
 
     /// Makes an area for code in place of other code: a little below that, or, where a program begins too low for that, well above it. Not in the way of its heap.

@@ -11,7 +11,7 @@ use core::ops::Range;
 use hal::PAGE_SIZE;
 
 /// How much of the stack below the first stack pointer exists from the start, in pages.
-pub(crate) const STACK_PAGES: u64 = 4;
+const STACK_PAGES: u64 = 4;
 /// Writable areas of the image up to this size, in pages, exist from the start.
 const DATA_PAGES: u64 = 32;
 
@@ -21,7 +21,9 @@ impl Mm {
     pub(crate) fn prepare(&self, cx: &Cx, start: u64, sp: u64) {
         self.space.expect_program();
         let mut batch = Batch::default();
-        if let Some(first) = self.first_code(cx, start).filter(|_| cx.kernel.patches()) {
+        if cx.kernel.patches()
+            && let Some(first) = self.first_code(cx, start)
+        {
             self.answer_cpuid(cx, &first, &mut batch);
             self.patch_first_calls(cx, &first, &mut batch);
             self.first.call_once(|| first);

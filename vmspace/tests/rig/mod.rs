@@ -51,6 +51,12 @@ pub fn call(engine: &Engine, nr: u64) -> Vec<u8> {
     code
 }
 
+/// A short jump to the beginning of the code.
+pub fn jump_back(code: &mut Vec<u8>, opcode: u8) {
+    code.push(opcode);
+    code.push((-(code.len() as i8 + 1)) as u8);
+}
+
 /// Ids of all children of this process.
 pub fn children() -> Vec<i32> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
