@@ -108,8 +108,18 @@ pub trait VmSpace: Send + Sync {
     /// of work that need not be done at all. It must not suspend.
     fn run_beside(&self, cpu: CpuId, ctx: &mut dyn UserContext, meanwhile: &mut dyn FnMut()) -> Exit;
 
-    /// A program is about to begin in it, which makes many calls at first. Before that is told nothing has run in it.
-    fn expect_program(&self) {}
+    /// Begins to apply changes to an address space that nobody runs in, or applies them. [`VmSpace::finish_update`] with the same changes comes before guest code runs.
+    fn begin_update(&self, cpu: CpuId, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
+        self.update(cpu, ops)
+    }
+
+    /// Waits until changes that were begun hold. Blocks as [`VmSpace::update`] does, and fails like that.
+    fn finish_update(&self, _cpu: CpuId, _ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
+        Ok(())
+    }
+
+    /// A program that `cpu` starts is about to be shown and to begin in it, which makes many calls at first. Before that is told nothing has run in it.
+    fn expect_program(&self, _cpu: CpuId) {}
 
     /// Whether guest code of `cpu` had a host CPU of its own when it trapped, and goes on there.
     fn runs_beside(&self, _cpu: CpuId) -> bool {

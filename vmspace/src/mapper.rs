@@ -44,6 +44,8 @@ const LOOK: Duration = Duration::from_micros(250);
 const LOOKS: u32 = 400;
 /// How often a mapper that stands by yields.
 const STANDBY: u64 = 64;
+/// The same for one that was woken before there is something to do: some hundred microseconds.
+const WOKEN_EARLY: u64 = 256;
 
 /// A host task that makes calls for the owner.
 pub(crate) struct Mapper {
@@ -185,14 +187,31 @@ impl Mapper {
 
     /// Has it begin with calls. [`Mapper::finish`] comes before anything else.
     pub(crate) fn start(&mut self, calls: &[Call]) -> Result<(), Fatal> {
+        self.begin(calls, STANDBY)
+    }
+
+    /// Wakes it where it is, so that it stands by when the first calls come.
+    pub(crate) fn wake_early(&mut self) -> Result<(), Fatal> {
+        // One that changes nothing.
+        self.begin(&[[libc::SYS_getpid as u64, 0, 0, 0, 0, 0, 0]], WOKEN_EARLY)
+    }
+
+    fn begin(&mut self, calls: &[Call], standby: u64) -> Result<(), Fatal> {
         self.in_batch = 0;
         self.started = calls.len();
         let beside = matches!(self.place, Place::Beside(_)) && self.word.is_some();
-        self.order(calls, if beside { STANDBY } else { 0 })
+        self.order(calls, if beside { standby } else { 0 })
+    }
+
+    /// Waits for the end of what was started and not waited for, if anything was.
+    pub(crate) fn settle(&mut self) -> Result<Result<(), (usize, i32)>, Fatal> {
+        if self.started > 0 { self.finish() } else { Ok(Ok(())) }
     }
 
     /// Has it begin to unmap all below an address, and sleep then.
     pub(crate) fn start_unmapping(&mut self, end: u64) -> Result<(), Fatal> {
+        // What has not worked out is unmapped, too.
+        let _ = self.settle()?;
         if self.waiting.is_none() && self.speaks() {
             // It has gone to sleep, which nobody has heard of yet.
             self.waiting = Some(receive(self.listener.as_fd(), self.pid)?.id);

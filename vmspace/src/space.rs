@@ -265,6 +265,14 @@ impl Op<'_> {
     }
 }
 
+/// When to wait for the end of a change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Now,
+    /// When [`Vmspace::finish_update`] says so.
+    Later,
+}
+
 /// Why [`Vmspace::update`] failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpdateError {
@@ -381,16 +389,40 @@ impl Vmspace {
     /// Changes the address space; on return the changes hold for every CPU. `cpu` is the calling thread's virtual CPU, which need not be one that
     /// the space runs on. Blocks for the time of the host calls.
     pub fn update(&self, cpu: usize, ops: &[Op<'_>]) -> Result<(), UpdateError> {
-        let dead = |why: Fatal| UpdateError::Dead(self.die(why));
+        self.change(cpu, ops, Wait::Now)
+    }
+
+    /// Begins to change an address space that nobody runs in, where a host CPU has nothing better to do, and else changes it. [`Vmspace::finish_update`] comes
+    /// before guest code runs.
+    pub fn begin_update(&self, cpu: usize, ops: &[Op<'_>]) -> Result<(), UpdateError> {
+        self.change(cpu, ops, Wait::Later)
+    }
+
+    /// Waits for the end of what was begun; the result is that of [`Vmspace::update`].
+    pub fn finish_update(&self) -> Result<(), UpdateError> {
+        let body = self.body()?;
+        self.settle(&mut lock(&body.mapper))
+    }
+
+    fn body(&self) -> Result<&Body, UpdateError> {
         if let Some(why) = self.dead.get() {
             return Err(UpdateError::Dead(why.clone()));
         }
-        let Some(body) = &self.body else {
-            return Err(UpdateError::Dead("the address space is gone".into()));
-        };
+        self.body.as_ref().ok_or_else(|| UpdateError::Dead("the address space is gone".into()))
+    }
+
+    fn settle(&self, mapper: &mut Mapper) -> Result<(), UpdateError> {
+        let settled = mapper.settle().map_err(|why| UpdateError::Dead(self.die(why)))?;
+        settled.map_err(|(index, errno)| UpdateError::Failed { index, errno })
+    }
+
+    fn change(&self, cpu: usize, ops: &[Op<'_>], wait: Wait) -> Result<(), UpdateError> {
+        let dead = |why: Fatal| UpdateError::Dead(self.die(why));
+        let body = self.body()?;
         let bytes = ops.iter().map(|op| if let Op::MapRam { len, .. } = op { *len } else { 0 }).sum();
         body.shown.fetch_add(bytes, Ordering::Relaxed);
         let mut mapper = lock(&body.mapper);
+        self.settle(&mut mapper)?;
         let changes = self.changes.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         // Who gets a file sleeps meanwhile.
         let new_file = |op: &Op<'_>| matches!(op, Op::MapFile { key, .. } if !mapper.has_file(*key));
@@ -415,6 +447,7 @@ impl Vmspace {
             }
             None => mapper.follow(cpu),
         }
+        let later = wait == Wait::Later && ops.len() <= layout::MAX_BATCH;
         let make = |mapper: &mut Mapper, calls: &[Call]| {
             let Some((runner, _, inner)) = &session else {
                 let begin = Instant::now();
@@ -426,6 +459,9 @@ impl Vmspace {
             };
             mapper.start(calls)?;
             runner.step_aside(inner);
+            if later {
+                return Ok(Ok(()));
+            }
             let made = mapper.finish();
             runner.step_back(inner);
             made
@@ -455,9 +491,17 @@ impl Vmspace {
         if calls.is_empty() { Ok(()) } else { flush(&mut mapper, &mut calls) }
     }
 
-    /// What runs first is the beginning of a program, which makes many calls: where a session goes on, it begins there.
-    pub fn expect_program(&self) {
+    /// What runs first is the beginning of a program, which virtual CPU `cpu` starts: it makes many calls, and where a session goes on, it begins there. It will be shown
+    /// soon, so the mapper wakes up.
+    pub fn expect_program(&self, cpu: usize) {
         self.program.store(true, Ordering::Relaxed);
+        if let (Ok(body), Some(host)) = (self.body(), self.engine.seats.clear(cpu)) {
+            let mut mapper = lock(&body.mapper);
+            self.engine.seats.stands_by(cpu, &mapper);
+            mapper.go_to(host);
+            // Whoever wants something of it hears if it does not.
+            let _ = mapper.wake_early();
+        }
     }
 
     /// Whether guest code of virtual CPU `cpu` had a host CPU of its own when it stopped.

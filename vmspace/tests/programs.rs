@@ -25,7 +25,7 @@ fn program() -> Vec<u8> {
 /// Starts the program in a space of its own and serves some of its calls, with another page of data for each.
 fn run_program(rig: &Rig, round: u64) -> Vmspace {
     let space = rig.engine.create(Some(0)).unwrap();
-    space.expect_program();
+    space.expect_program(0);
     let map = |at, prot, offset| Op::MapRam { at, len: 4096, prot, offset, populate: true };
     space.update(0, &[map(CODE, rig::RX, PROGRAM), map(DATA, rig::RW, PAGES[0])]).unwrap();
     let (mut context, mut sum) = (start(CODE), 0);

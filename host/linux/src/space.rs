@@ -146,43 +146,56 @@ fn fill<'a>(op: &MapOp<'a>, made: u64) -> Option<Op<'a>> {
     }
 }
 
+/// These changes as the `vmspace` crate has them.
+fn with_ops<R>(ops: &[MapOp<'_>], made: u64, then: impl FnOnce(&[Op<'_>]) -> R) -> R {
+    match ops {
+        [one] if fill(one, made).is_none() => then(&[op(one, made)]),
+        all => {
+            let maps = all.iter().map(|change| op(change, made));
+            let all: Vec<_> = maps.chain(all.iter().filter_map(|change| fill(change, made))).collect();
+            then(&all)
+        }
+    }
+}
+
+/// What the kernel is told of these changes.
+fn told(updated: Result<(), UpdateError>, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
+    updated.or_else(|e| match e {
+        // What is not made now is made when it is touched.
+        UpdateError::Failed { index, .. } if index >= ops.len() => Ok(()),
+        UpdateError::Failed { errno: libc::ENOMEM | libc::EAGAIN | libc::ENFILE | libc::EMFILE, .. } => {
+            Err(SpaceError::NoMemory)
+        }
+        UpdateError::Failed { index, .. }
+            if matches!(ops.get(index), Some(MapOp::Map { backing: Backing::File { .. }, .. })) =>
+        {
+            Err(SpaceError::Refused(index))
+        }
+        UpdateError::Failed { index, errno } => Err(SpaceError::Dead(format!(
+            "the host refused change {index}: {}",
+            std::io::Error::from_raw_os_error(errno)
+        ))),
+        UpdateError::Dead(why) => Err(SpaceError::Dead(why)),
+    })
+}
+
 impl VmSpace for LinuxSpace {
     fn update(&self, cpu: CpuId, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
         let made = self.made.load(Ordering::Relaxed);
-        let updated = match ops {
-            [one] if fill(one, made).is_none() => self.space.0.update(cpu.0, &[op(one, made)]),
-            all => {
-                let maps = all.iter().map(|change| op(change, made));
-                let all: Vec<_> = maps.chain(all.iter().filter_map(|change| fill(change, made))).collect();
-                self.space.0.update(cpu.0, &all)
-            }
-        };
-        updated
-            .or_else(|e| match e {
-                // What is not made now is made when it is touched.
-                UpdateError::Failed { index, .. } if index >= ops.len() => Ok(()),
-                failed => Err(failed),
-            })
-            .map_err(|e| match e {
-                UpdateError::Failed {
-                    errno: libc::ENOMEM | libc::EAGAIN | libc::ENFILE | libc::EMFILE,
-                    ..
-                } => SpaceError::NoMemory,
-                UpdateError::Failed { index, .. }
-                    if matches!(ops.get(index), Some(MapOp::Map { backing: Backing::File { .. }, .. })) =>
-                {
-                    SpaceError::Refused(index)
-                }
-                UpdateError::Failed { index, errno } => SpaceError::Dead(format!(
-                    "the host refused change {index}: {}",
-                    std::io::Error::from_raw_os_error(errno)
-                )),
-                UpdateError::Dead(why) => SpaceError::Dead(why),
-            })
+        told(with_ops(ops, made, |ops| self.space.0.update(cpu.0, ops)), ops)
     }
 
-    fn expect_program(&self) {
-        self.space.0.expect_program();
+    fn begin_update(&self, cpu: CpuId, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
+        let made = self.made.load(Ordering::Relaxed);
+        told(with_ops(ops, made, |ops| self.space.0.begin_update(cpu.0, ops)), ops)
+    }
+
+    fn finish_update(&self, _cpu: CpuId, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
+        told(self.space.0.finish_update(), ops)
+    }
+
+    fn expect_program(&self, cpu: CpuId) {
+        self.space.0.expect_program(cpu.0);
     }
 
     fn runs_beside(&self, cpu: CpuId) -> bool {

@@ -112,6 +112,16 @@ impl Batch {
         }
     }
 
+    /// Does something with the changes, if there are any.
+    fn with_ops(&self, then: impl FnOnce(&[MapOp<'_>]) -> Result<(), SpaceError>) -> Result<(), SpaceError> {
+        let op = |change| op(change, self.populate(change));
+        match &self.changes[..] {
+            [] => Ok(()),
+            [one] => then(&[op(one)]),
+            all => then(&all.iter().map(op).collect::<Vec<_>>()),
+        }
+    }
+
     /// A reference to give up once no CPU can use the frame any more.
     pub(super) fn put(&mut self, pfn: Pfn) {
         self.freed.push(pfn);
@@ -165,20 +175,41 @@ impl Mm {
     }
 
     fn apply(&self, cpu: CpuId, inner: &mut Inner, batch: &Batch) -> Result<Commit, SpaceError> {
-        let changes = &batch.changes;
-        let op = |change| op(change, batch.populate(change));
-        if changes.is_empty() {
-            return Ok(Commit::Done);
-        }
-        let updated = match &changes[..] {
-            [one] => self.space.update(cpu, &[op(one)]),
-            all => self.space.update(cpu, &all.iter().map(op).collect::<Vec<_>>()),
-        };
+        let updated = batch.with_ops(|ops| self.space.update(cpu, ops));
+        self.applied(cpu, inner, batch, updated)
+    }
+
+    /// Begins to apply a batch to an address space where nothing has run, so that nobody can use what it frees. [`Mm::finish`] comes before something does.
+    pub(super) fn begin(
+        &self,
+        cpu: CpuId,
+        inner: &mut Inner,
+        batch: &mut Batch,
+    ) -> Result<Commit, SpaceError> {
+        let begun = batch.with_ops(|ops| self.space.begin_update(cpu, ops));
+        self.frames.put_all(take(&mut batch.freed));
+        self.applied(cpu, inner, batch, begun)
+    }
+
+    /// Waits until what was begun is applied.
+    pub(super) fn finish(&self, cpu: CpuId, inner: &mut Inner, batch: &Batch) -> Result<Commit, SpaceError> {
+        let done = batch.with_ops(|ops| self.space.finish_update(cpu, ops));
+        self.applied(cpu, inner, batch, done)
+    }
+
+    /// What the host says of a batch.
+    fn applied(
+        &self,
+        cpu: CpuId,
+        inner: &mut Inner,
+        batch: &Batch,
+        updated: Result<(), SpaceError>,
+    ) -> Result<Commit, SpaceError> {
         match updated {
             Ok(()) => return Ok(Commit::Done),
             Err(SpaceError::NoMemory) => {}
             Err(SpaceError::Refused(index)) => {
-                if let Some(Change::Map { at, .. }) = changes.get(index)
+                if let Some(Change::Map { at, .. }) = batch.changes.get(index)
                     && let Some(vma) = inner.areas.find_mut(*at)
                 {
                     vma.refused = true;

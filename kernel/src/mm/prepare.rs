@@ -15,11 +15,18 @@ const STACK_PAGES: u64 = 4;
 /// Writable areas of the image up to this size, in pages, exist from the start.
 const DATA_PAGES: u64 = 32;
 
+/// What [`Mm::prepare`] has begun to show.
+pub(crate) struct Preparation(Batch);
+
 impl Mm {
-    /// Shows a program that was just loaded and begins at `start`: its files, its data, and its stack around `sp`. What does not work out is left to
-    /// faults.
-    pub(crate) fn prepare(&self, cx: &Cx, start: u64, sp: u64) {
-        self.space.expect_program();
+    /// A program is about to be loaded.
+    pub(crate) fn expect_program(&self, cx: &Cx) {
+        self.space.expect_program(cx.cpu());
+    }
+
+    /// Begins to show a program that was just loaded and begins at `start`: its files, its data, and its stack around `sp`. What does not work out is left to
+    /// faults. The caller does what else there is to do before the program runs, and then [`Mm::prepared`].
+    pub(crate) fn prepare(&self, cx: &Cx, start: u64, sp: u64) -> Preparation {
         let mut batch = Batch::default();
         if cx.kernel.patches()
             && let Some(first) = self.first_code(cx, start)
@@ -56,7 +63,13 @@ impl Mm {
         }
         inner.note_resident();
         // A failure leaves less shown than there could be, which the page table knows.
-        let _ = self.commit(cx.cpu(), inner, &mut batch);
+        let _ = self.begin(cx.cpu(), inner, &mut batch);
+        Preparation(batch)
+    }
+
+    /// The end of that. Blocks for the host's calls at most.
+    pub(crate) fn prepared(&self, cx: &Cx, preparation: &Preparation) {
+        let _ = self.finish(cx.cpu(), &mut self.inner.lock(), &preparation.0);
     }
 
     /// Makes the pages of small writable areas in a range of addresses, of a program that is being loaded, so that they are in one piece of RAM whatever is written first.

@@ -111,6 +111,7 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     let head = script::follow(cx, &mut program)?;
     stack::check_sizes(cx, &program)?;
     let mm = new_memory(cx)?;
+    mm.expect_program(cx);
     let personality = cx.process().personality.load(Ordering::Relaxed);
     let randomize =
         personality & image::ADDR_NO_RANDOMIZE == 0 && cx.kernel.settings.randomize_va_space.get() > 0;
@@ -122,7 +123,7 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     let image = image::load(cx, &mm, &program.file, &head)?;
     let creds = new_credentials(cx, &program.file);
     let stack = stack::build(cx, &mm, &program, &image, &creds)?;
-    mm.prepare(cx, image.start, stack.sp);
+    let preparation = mm.prepare(cx, image.start, stack.sp);
 
     // From here on there is no way back.
     end_other_threads(cx)?;
@@ -174,6 +175,7 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     }
     // The leader's id, and perhaps another user.
     cx.answers_stale.set(true);
+    cx.mm().prepared(cx, &preparation);
     let mut user = cx.user.borrow_mut();
     *user.regs() = Regs { rip: image.start, rsp: stack.sp, eflags: 0x202, ..Regs::default() };
     user.swap_fpu(&mut Vec::new());
