@@ -223,10 +223,21 @@ pub struct Context {
     pub(crate) stat: Option<Arc<StatOffer>>,
     /// What [`Context::take_closed`] says.
     pub(crate) closed: u64,
-    /// Start and length of a range that nobody has rights to once the thread goes on.
-    pub(crate) withdraws: Option<(u64, u64)>,
+    /// A range that nobody has more than these rights to once the thread goes on.
+    pub(crate) withdraws: Option<Withdrawal>,
     /// What the gate does for this thread while it runs. Copies begin with nothing.
     pub offers: Offers,
+}
+
+/// A range of memory that loses rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// Guest address.
+    pub at: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// The rights that are left, `PROT_*`.
+    pub left: i32,
 }
 
 impl Context {
@@ -281,14 +292,16 @@ impl Context {
         self.answers = Arc::new(answers.iter().copied().filter(|(_, value)| *value as i64 >= 0).collect());
     }
 
-    /// Has all rights taken from a range of the address space, in bytes, before guest code of this thread runs again; the thread does it itself if it waits in
-    /// the gate. What is not mapped there stays so. False when another range waits already.
-    pub fn withdraw(&mut self, at: u64, len: u64) -> bool {
-        if self.withdraws.is_some() || at.checked_add(len).is_none_or(|end| end > layout::REGION) {
-            return false;
+    /// Has rights taken from a range of the address space before guest code of this thread runs again; the thread does it itself if it waits in
+    /// the gate. What is not mapped there stays so. False when another range waits already, or more than the right to read is left.
+    pub fn withdraw(&mut self, what: Withdrawal) -> bool {
+        let Withdrawal { at, len, left } = what;
+        let sound = at.checked_add(len).is_some_and(|end| end <= layout::REGION);
+        let possible = self.withdraws.is_none() && sound && [libc::PROT_NONE, libc::PROT_READ].contains(&left);
+        if possible {
+            self.withdraws = Some(what);
         }
-        self.withdraws = Some((at, len));
-        true
+        possible
     }
 
     /// What `fstat` of one descriptor is answered with, from now on. Copies begin with none.

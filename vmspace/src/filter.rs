@@ -3,7 +3,7 @@
 //! A mapper never runs guest code: its filter lets everything pass but the call that it waits with. Runners:
 //! every system call of guest code ends in the owner's hands: in a notification, or, where he wants all registers anyway and while he listens, in the signal handler. Five calls pass without it, each from one instruction of the text, or two, and,
 //! where it has arguments that matter, with constant ones: `rt_sigreturn`, which changes only the caller's own registers and signal mask;
-//! `sched_yield`, by which a runner leaves its CPU to its owner or to another one of the same virtual CPU; `mprotect` where it takes all rights from memory below the stub region; and the two by which a
+//! `sched_yield`, by which a runner leaves its CPU to its owner or to another one of the same virtual CPU; `mprotect` where it leaves no right, or that to read, to memory below the stub region; and the two by which a
 //! new runner gives its listener away and closes its descriptors, which have no effect when repeated.
 
 use crate::layout::{MOST_WITHDRAWN, REGION, TEXT, fd, nr};
@@ -82,8 +82,8 @@ pub fn runner(addresses: &Addresses) -> Vec<u64> {
     for rule in [sigreturn, aside(addresses.gate.yielded), aside(addresses.yielded), send, close] {
         append(&mut program, &rule, &[instruction(RET_K, 0, 0, ALLOW)]);
     }
-    let withdraw = [(IP, addresses.gate.withdrawn), (NR, libc::SYS_mprotect as u64), (ARGS + 16, 0)];
-    append(&mut program, &withdraw, &if_below_region());
+    let withdraw = [(IP, addresses.gate.withdrawn), (NR, libc::SYS_mprotect as u64)];
+    append(&mut program, &withdraw, &if_it_only_takes());
     program.push(instruction(LD_W_ABS, 0, 0, NR));
     for (i, number) in WHOLE.iter().enumerate() {
         // To the TRAP behind the NOTIFY.
@@ -94,11 +94,15 @@ pub fn runner(addresses: &Addresses) -> Vec<u64> {
     program
 }
 
-/// Allows a call whose range, the first two arguments, is not longer than [`MOST_WITHDRAWN`] and ends below [`REGION`].
-fn if_below_region() -> [u64; 10] {
+/// Allows a call whose range, the first two arguments, is not longer than [`MOST_WITHDRAWN`] and ends below [`REGION`], with no rights but `PROT_READ` in the third.
+fn if_it_only_takes() -> [u64; 14] {
     let (high, low) = (|value: u64| (value >> 32) as u32, |value: u64| value as u32);
     let last = REGION - MOST_WITHDRAWN - 1;
     [
+        instruction(LD_W_ABS, 0, 0, ARGS + 20),
+        instruction(JEQ_K, 0, 12, 0),
+        instruction(LD_W_ABS, 0, 0, ARGS + 16),
+        instruction(JGT_K, 10, 0, libc::PROT_READ as u32),
         instruction(LD_W_ABS, 0, 0, ARGS + 12),
         instruction(JEQ_K, 0, 8, high(MOST_WITHDRAWN)),
         instruction(LD_W_ABS, 0, 0, ARGS + 8),
@@ -226,7 +230,8 @@ mod tests {
         let handed_over = [fd::HAND_OVER as u64, TEXT + data::MSGHDR, 0, 7, 7, 7];
         let closing = [0, 0xffff_ffff, 0, 7, 7, 7];
         let withdrawing = [0x40_0000, 0x1000, 0, 7, 7, 7];
-        let all = [[0; 6], [7; 6], handed_over, closing, withdrawing];
+        let protecting = [0x40_0000, 0x1000, 1, 7, 7, 7];
+        let all = [[0; 6], [7; 6], handed_over, closing, withdrawing, protecting];
         let mut passed = Vec::new();
         for args in all {
             for ip in addresses() {
@@ -246,7 +251,7 @@ mod tests {
         let mut expected: Vec<_> = free.iter().flat_map(|&(ip, nr)| all.map(|args| (ip, nr, args))).collect();
         expected.push((a.sent, libc::SYS_sendmsg as u32, handed_over));
         expected.push((a.closed, libc::SYS_close_range as u32, closing));
-        for args in [[0; 6], withdrawing] {
+        for args in [[0; 6], withdrawing, protecting] {
             expected.push((a.gate.withdrawn, libc::SYS_mprotect as u32, args));
         }
         passed.sort_unstable();
@@ -303,9 +308,12 @@ mod tests {
         for at in near.into_iter().flat_map(edges) {
             for len in lens {
                 let allowed = at < REGION - MOST_WITHDRAWN && len <= MOST_WITHDRAWN;
-                assert_eq!(verdict(at, len, 0) == ALLOW, allowed, "{at:#x} and {len:#x} bytes");
-                for bit in 0..64 {
-                    assert_eq!(verdict(at, len, 1 << bit), NOTIFY, "rights {:#x}", 1u64 << bit);
+                for prot in [0, 1] {
+                    assert_eq!(verdict(at, len, prot) == ALLOW, allowed, "{at:#x} and {len:#x} bytes");
+                    for bit in 1..64 {
+                        let prot = prot | 1 << bit;
+                        assert_eq!(verdict(at, len, prot), NOTIFY, "rights {prot:#x}");
+                    }
                 }
             }
         }

@@ -279,10 +279,11 @@ at vmspace_stub_gate_waited
 at vmspace_stub_gate_yielded
     jmp 62b
 
-    // Take all rights from memory that the call has freed. A range that is not the owner's either harms nobody else: the filter lets none pass that gives rights.
+    // Take rights from memory as the call was to, or because it has freed it. A range that is not the owner's harms nobody else: the filter lets no right pass but that to read, and what
+    // an address space shows at all its guest may read.
 69: mov rdi, gs:[{WITHDRAWN}]
     mov rsi, gs:[{WITHDRAWN} + 8]
-    xor edx, edx
+    mov edx, gs:[{WITHDRAWN} + 16]
     mov eax, {NR_MPROTECT}
     syscall
 at vmspace_stub_gate_withdrawn

@@ -176,7 +176,7 @@ pub mod call {
     pub const SP: u64 = 256;
     /// When it did so first: the lower half of the time-stamp counter.
     pub const LEFT: u64 = 264;
-    /// Start and length of the range for [`super::order::WITHDRAW`].
+    /// Start and length of the range for [`super::order::WITHDRAW`], and the rights that are left.
     pub const WITHDRAW: u64 = 272;
     /// The thread's signal mask, for [`super::answer::SIGMASK`]; in a line of its own, because the owner looks at it after each call.
     pub const SIGMASK: u64 = 320;
@@ -220,7 +220,7 @@ pub mod order {
     pub const ANSWERED: u32 = 2;
     /// Load other registers, and go on with them.
     pub const LOAD: u32 = 3;
-    /// Take all rights from a range of memory, [`super::call::WITHDRAW`], and go on with the result.
+    /// Take rights from a range of memory, [`super::call::WITHDRAW`], and go on with the result.
     pub const WITHDRAW: u32 = 4;
     /// Leave the CPU to another runner and wait on: another order for the same call follows.
     pub const ASIDE: u32 = 5;

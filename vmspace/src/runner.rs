@@ -11,7 +11,7 @@
 //! Lock order: a runner's `inner`, then a context's cell.
 
 use crate::area::Area;
-use crate::context::{Answers, Cell, Offers, Place, StatOffer};
+use crate::context::{Answers, Cell, Offers, Place, StatOffer, Withdrawal};
 use crate::engine::{KICK, SIGNALS, lock};
 use crate::gate::Eager;
 use crate::layout::{self, nr, uc};
@@ -62,10 +62,10 @@ pub(crate) struct Inner {
     pub stat: Option<Arc<StatOffer>>,
     /// With which calls it saves all registers.
     pub eager: Eager,
-    /// From which range of memory it was told to take all rights with its last answer, and a range for which it has not done so.
-    pub withdrawn: Option<(u64, u64)>,
+    /// From which range of memory it was told to take rights with its last answer, and a range for which it has not done so.
+    pub withdrawn: Option<Withdrawal>,
     /// See [`Inner::withdrawn`].
-    pub undone: Option<(u64, u64)>,
+    pub undone: Option<Withdrawal>,
     /// Where it saves registers.
     pub places: Places,
     /// Whether it has a CPU of its own.

@@ -1,7 +1,7 @@
 //! Address spaces.
 
 use crate::area::Area;
-use crate::context::{Answers, Context, Offers, Place};
+use crate::context::{Answers, Context, Offers, Place, Withdrawal};
 use crate::engine::{Engine, KICK, lock};
 use crate::gate::{Eager, Heard, SYSCALL_LEN};
 use crate::layout::{self, call, fd, listening, orders};
@@ -555,7 +555,7 @@ impl Vmspace {
             context.leave_other(Some(runner));
             inner = lock(&runner.inner);
         }
-        if let Some((_, len)) = context.withdraws
+        if let Some(Withdrawal { len, .. }) = context.withdraws
             && (len > layout::MOST_WITHDRAWN || !runner.will_answer_in_gate(&inner, context))
         {
             drop(inner);
@@ -613,10 +613,10 @@ impl Vmspace {
         exit
     }
 
-    /// Takes all rights from a range.
-    fn withdraw(&self, cpu: usize, range: Option<(u64, u64)>) -> Result<(), Fatal> {
-        let Some((at, len)) = range else { return Ok(()) };
-        match self.update(cpu, &[Op::Protect { at, len, prot: libc::PROT_NONE }]) {
+    /// Takes rights from a range.
+    fn withdraw(&self, cpu: usize, what: Option<Withdrawal>) -> Result<(), Fatal> {
+        let Some(Withdrawal { at, len, left: prot }) = what else { return Ok(()) };
+        match self.update(cpu, &[Op::Protect { at, len, prot }]) {
             // What is not there any more can't be used either.
             Ok(()) | Err(UpdateError::Failed { errno: libc::ENOMEM, .. }) => Ok(()),
             Err(UpdateError::Failed { errno, .. }) => {

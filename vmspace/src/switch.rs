@@ -1,6 +1,6 @@
 //! Giving a runner other registers: taking out those that it holds, and loading a context's.
 
-use crate::context::{Cell, Context, Full, Place};
+use crate::context::{Cell, Context, Full, Place, Withdrawal};
 use crate::engine::{KICK, lock};
 use crate::layout::{call, order};
 use crate::runner::{Fatal, Inner, Mode, Runner};
@@ -38,11 +38,12 @@ impl Runner {
             (Some(Place::Gate), Mode::Taken { id, nr, .. }) => {
                 self.put(call::RESULT, result.unwrap_or(nr));
                 inner.withdrawn = context.withdraws.take();
-                let Some((at, len)) = inner.withdrawn else {
+                let Some(Withdrawal { at, len, left }) = inner.withdrawn else {
                     return self.give_order(inner, id, order::ANSWERED);
                 };
                 self.put(call::WITHDRAW, at);
                 self.put(call::WITHDRAW + 8, len);
+                self.put(call::WITHDRAW + 16, left as u64);
                 return self.give_order(inner, id, order::WITHDRAW);
             }
             (Some(Place::Frame), Mode::Handler { id }) => {

@@ -6,7 +6,7 @@ use rig::{CODE, DATA, DATA_OFFSET, Rig, alone, call, jump_back, other_cpu};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vmspace::{Context, DefaultActions, Engine, Exit, Op, Vmspace};
+use vmspace::{Context, DefaultActions, Engine, Exit, Op, Vmspace, Withdrawal};
 
 const NR: u64 = 39;
 
@@ -584,8 +584,9 @@ fn nobody_reaches_what_a_call_has_freed() {
                             context.set_syscall_result(calls);
                             gone = calls % 3 != 0;
                             if gone {
-                                assert!(context.withdraw(DATA, 4096));
-                                assert!(!context.withdraw(DATA, 4096), "one at a time");
+                                let gone = Withdrawal { at: DATA, len: 4096, left: (calls % 2) as i32 };
+                                assert!(context.withdraw(gone));
+                                assert!(!context.withdraw(gone), "one at a time");
                             }
                         }
                         Exit::Fault { trapno: 14, addr: DATA, .. } => {
@@ -606,7 +607,9 @@ fn nobody_reaches_what_a_call_has_freed() {
         }
     }
     // There is nothing above what a guest can have.
-    assert!(!start().withdraw(rig.engine.user_limit(), 4096));
+    assert!(!start().withdraw(Withdrawal { at: rig.engine.user_limit(), len: 4096, left: 0 }));
+    // And no right is given.
+    assert!(!start().withdraw(Withdrawal { at: DATA, len: 4096, left: libc::PROT_WRITE }));
 }
 
 #[test]

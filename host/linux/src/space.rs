@@ -10,7 +10,7 @@ use hal::{
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use vmspace::{Context, Engine, Op, UpdateError, Vmspace};
+use vmspace::{Context, Engine, Op, UpdateError, Vmspace, Withdrawal};
 
 /// Makes address spaces.
 pub(crate) struct Spaces {
@@ -330,8 +330,8 @@ impl UserContext for LinuxContext {
         self.inner.take_closed()
     }
 
-    fn withdraw(&mut self, at: VirtAddr, len: u64) -> bool {
-        self.inner.withdraw(at.0, len)
+    fn withdraw(&mut self, at: VirtAddr, len: u64, left: Prot) -> bool {
+        self.inner.withdraw(Withdrawal { at: at.0, len, left: left.bits() as i32 })
     }
 
     fn sigmask(&self) -> Option<u64> {

@@ -164,6 +164,9 @@ impl Mm {
                 return Ok(());
             }
             inner.table.update(page..page + 1, |_, pte| pte.hidden());
+            if let Some(vma) = inner.areas.find_mut(addr).filter(|_| pte.pfn().is_none()) {
+                vma.shown = false;
+            }
         }
         inner.spurious = u64::MAX;
         // Once more when the host had no room and everything was thrown away to make some.

@@ -249,7 +249,7 @@ impl Mm {
             }
             at = to;
         }
-        self.commit(cx.cpu(), inner, &mut batch)?;
+        self.commit_freed(cx, inner, &mut batch)?;
         result
     }
 

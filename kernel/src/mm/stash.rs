@@ -20,6 +20,8 @@ use hal::{PAGE_SIZE, Prot};
 const MOST_PAGES: u32 = 64;
 /// See [`MOST_PAGES`].
 const MOST_RUNS: usize = 8;
+/// How many pieces of files.
+const MOST_HIDDEN: usize = 8;
 /// None are kept when less than this part of RAM is free.
 const SPARE_PART: u64 = 8;
 /// The rights of memory whose pages are kept.
@@ -50,6 +52,8 @@ pub(super) struct Stash {
     runs: Vec<Run>,
     /// What is to be taken out of the machine's address space before that shows anything else.
     displaced: Vec<Run>,
+    /// The same of files, which nobody has rights to: where and how long, in bytes.
+    hidden: Vec<(u64, u64)>,
 }
 
 impl Stash {
@@ -68,8 +72,21 @@ impl Stash {
         }
     }
 
+    /// Whether nothing has to be taken out but pieces of files, and not too many.
+    pub(super) fn has_room(&self) -> bool {
+        self.displaced.is_empty() && self.hidden.len() < MOST_HIDDEN
+    }
+
+    /// A file was unmapped that the machine shows there without any rights.
+    pub(super) fn leave_hidden(&mut self, at: u64, len: u64) {
+        self.hidden.push((at, len));
+    }
+
     /// To be called before a batch is applied: what was displaced goes with it.
     pub(super) fn leave(&mut self, batch: &mut Batch) {
+        for (at, len) in self.hidden.drain(..) {
+            batch.unmap_first(at, len);
+        }
         for run in self.displaced.drain(..) {
             batch.unmap_first(run.page * PAGE_SIZE, u64::from(run.len) * PAGE_SIZE);
             run.frames().for_each(|pfn| batch.put(pfn));
@@ -78,6 +95,7 @@ impl Stash {
 
     /// The machine shows nothing any more: gives all frames up.
     pub(super) fn forget(&mut self, frames: &Frames) {
+        self.hidden.clear();
         let all = take(&mut self.runs).into_iter().chain(take(&mut self.displaced));
         frames.put_all(all.flat_map(Run::frames));
     }
