@@ -42,9 +42,14 @@ pub(super) struct PatchedPage {
 }
 
 impl FirstCalls {
+    /// Whether they have been counted.
+    pub(super) fn are_known(&self) -> bool {
+        self.pages.is_completed()
+    }
+
     /// A call of the site there has trapped.
     pub(super) fn note(&self, offset: u64) {
-        if self.pages.is_completed() {
+        if self.are_known() {
             return;
         }
         let mut traps = self.traps.lock();

@@ -247,6 +247,10 @@ impl Drop for Hold {
 }
 
 impl Frame {
+    pub(super) fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
     /// Its address.
     pub fn phys(&self) -> PhysAddr {
         self.pfn.phys()

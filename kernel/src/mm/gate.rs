@@ -96,6 +96,12 @@ impl Slots {
     fn next(&self) -> u64 {
         self.start + (self.sites.len() * SLOT_LEN) as u64
     }
+
+    /// The same slots where everything is this much further up.
+    pub(super) fn moved(&self, by: u64) -> Slots {
+        let site = |site: &Site| Site { moved: site.moved.wrapping_add(by), at: site.at.wrapping_add(by) };
+        Slots { start: self.start.wrapping_add(by), sites: self.sites.iter().map(site).collect() }
+    }
 }
 
 /// A page that shall be patched, as it is now.
@@ -280,7 +286,7 @@ impl Mm {
         places.into_iter().flatten().find_map(|at| self.make_area_at(cx, near, at, len))
     }
 
-    fn make_area_at(&self, cx: &Cx, near: u64, addr: u64, len: u64) -> Option<u64> {
+    pub(super) fn make_area_at(&self, cx: &Cx, near: u64, addr: u64, len: u64) -> Option<u64> {
         let request = MapRequest {
             addr,
             len,

@@ -8,6 +8,7 @@ mod copy;
 mod cpuid;
 mod fault;
 mod first_calls;
+mod first_pages;
 mod fork;
 mod frames;
 mod free_map;

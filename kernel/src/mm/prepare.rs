@@ -31,8 +31,11 @@ impl Mm {
         if cx.kernel.patches()
             && let Some(first) = self.first_code(cx, start)
         {
-            self.answer_cpuid(cx, &first, &mut batch);
-            self.patch_first_calls(cx, &first, &mut batch);
+            if !self.reuse_first_pages(cx, &first, &mut batch) {
+                self.answer_cpuid(cx, &first, &mut batch);
+                self.patch_first_calls(cx, &first, &mut batch);
+                self.keep_first_pages(cx, &first);
+            }
             self.first.call_once(|| first);
         }
         let mut guard = self.inner.lock();

@@ -5,6 +5,7 @@
 
 use super::cpuid::CpuidSites;
 use super::first_calls::FirstCalls;
+use super::first_pages::FirstPages;
 use super::gate::patchable;
 use super::space::Mm;
 use crate::sync::Mutex;
@@ -35,6 +36,14 @@ pub(super) struct Program {
     starts: AtomicU32,
     pub(super) cpuid: CpuidSites,
     pub(super) calls: FirstCalls,
+    pub(super) pages: FirstPages,
+}
+
+impl Program {
+    /// Whether later starts will find nothing more.
+    pub(super) fn is_known(&self) -> bool {
+        self.cpuid.are_known() && self.calls.are_known()
+    }
 }
 
 /// The code that an address space begins with.

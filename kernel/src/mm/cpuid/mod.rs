@@ -37,6 +37,11 @@ const FIRST_STARTS: u32 = 1;
 pub(super) struct CpuidSites(Once<Vec<Site>>);
 
 impl CpuidSites {
+    /// Whether they have been looked for.
+    pub(super) fn are_known(&self) -> bool {
+        self.0.is_completed()
+    }
+
     /// A program is about to begin: where it has such instructions, if that happens often. Blocks for the host's reads.
     fn of(&self, code: &FirstCode) -> &[Site] {
         match self.0.get() {
