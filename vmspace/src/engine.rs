@@ -36,9 +36,10 @@ const ENOUGH: usize = 3;
 pub struct Engine {
     nursery: Mutex<Nursery>,
     reserve: Mutex<Vec<Body>>,
-    /// Whether some of the reserve have yet to be emptied, and whether some that had to may not be empty yet.
+    /// Whether some of the reserve have yet to be emptied, whether some that had to may not be empty yet, and whether some have yet to be cleansed.
     put_off: AtomicBool,
     emptying: AtomicBool,
+    unclean: AtomicBool,
     control: OwnedFd,
     /// What mappers say there.
     status: Arc<Area>,
@@ -146,6 +147,7 @@ impl Engine {
             reserve: Mutex::new(Vec::new()),
             put_off: AtomicBool::new(false),
             emptying: AtomicBool::new(false),
+            unclean: AtomicBool::new(false),
             board: Area::map(control.as_fd(), layout::BOARD_OFFSET, layout::BOARD_LEN as usize)?,
             control,
             status,
@@ -179,7 +181,7 @@ impl Engine {
     }
 
     fn take_body(&self) -> io::Result<Body> {
-        if let Some(body) = self.spare(Body::is_empty) {
+        if let Some(body) = self.spare(Body::is_clean).or_else(|| self.spare(Body::is_empty)) {
             return Ok(body);
         }
         let mut nursery = lock(&self.nursery);
@@ -204,7 +206,7 @@ impl Engine {
                 let at = reserve.iter().rposition(&wanted)?;
                 reserve.remove(at)
             };
-            if !body.is_emptied() {
+            if !body.is_emptied() && !body.is_clean() {
                 body.empty(&Site::Here);
             }
             if body.cleanse(&self.control, slot_offset(body.slot)) {
@@ -360,10 +362,34 @@ impl Engine {
         let mut reserve = lock(&self.reserve);
         self.put_off.store(false, Ordering::Relaxed);
         self.emptying.store(true, Ordering::Relaxed);
+        self.unclean.store(true, Ordering::Relaxed);
         for body in reserve.iter_mut().filter(|body| !body.is_emptied()) {
             body.empty(&site);
         }
         true
+    }
+
+    /// The calling thread has nothing better to do for some dozens of microseconds: cleanses what is empty by now.
+    pub(crate) fn cleanse_ahead(&self) {
+        if !self.unclean.load(Ordering::Relaxed) {
+            return;
+        }
+        self.unclean.store(false, Ordering::Relaxed);
+        let unclean = |body: &mut Body| body.is_emptied() && !body.is_clean();
+        let bodies: Vec<Body> = lock(&self.reserve).extract_if(.., unclean).collect();
+        let mut nursery = lock(&self.nursery);
+        let _ = self.settle(&mut nursery);
+        let new = nursery.made.take();
+        drop(nursery);
+        for mut body in bodies.into_iter().chain(new) {
+            if !body.is_empty() {
+                self.unclean.store(true, Ordering::Relaxed);
+            } else if !body.cleanse(&self.control, slot_offset(body.slot)) {
+                self.discard(body);
+                continue;
+            }
+            lock(&self.reserve).push(body);
+        }
     }
 
     /// The calling virtual CPU is about to be idle: does what was put off.

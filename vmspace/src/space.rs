@@ -29,6 +29,8 @@ pub(crate) struct Body {
     clock: Option<u64>,
     /// When [`Body::empty`] began; `None` while it is in use or has to be put off.
     emptied: Option<Instant>,
+    /// Whether [`Body::cleanse`] has been done since, or it is new.
+    clean: bool,
     /// How much RAM has been shown since, in bytes.
     shown: AtomicU64,
 }
@@ -65,7 +67,8 @@ impl Body {
             mapper,
             runners: Mutex::new(Vec::new()),
             clock,
-            emptied: None,
+            emptied: Some(Instant::now()),
+            clean: true,
             shown: AtomicU64::new(0),
         })
     }
@@ -88,7 +91,7 @@ impl Body {
     /// Takes all runners out of guest code; none runs until [`Body::cleanse`], so nobody sees what is left. False when that did not work and the processes have to
     /// go. [`Body::empty`] comes next, some time.
     pub(crate) fn vacate(&mut self) -> bool {
-        self.emptied = None;
+        (self.emptied, self.clean) = (None, false);
         lock(&self.runners).iter().all(|runner| {
             let mut inner = lock(&runner.inner);
             // A thread that has left the address space (execve) still wants its registers.
@@ -129,18 +132,26 @@ impl Body {
 
     /// Whether everything is unmapped by now.
     pub(crate) fn is_empty(&self) -> bool {
-        self.is_emptied() && lock(&self.mapper).has_finished()
+        self.clean || self.is_emptied() && lock(&self.mapper).has_finished()
+    }
+
+    /// Whether it is ready for the next user.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.clean
     }
 
     /// Waits for the end of [`Body::empty`], and leaves no trace of the guest in memory that the next one can read or in the host tasks. False when
     /// that did not work and the processes have to go. `control` is the control memory, in which this space's starts at `offset`.
-    pub(crate) fn cleanse(&self, control: &OwnedFd, offset: u64) -> bool {
+    pub(crate) fn cleanse(&mut self, control: &OwnedFd, offset: u64) -> bool {
+        if self.clean {
+            return true;
+        }
         let runners = lock(&self.runners);
         if !matches!(lock(&self.mapper).finish(), Ok(Ok(()))) {
             return false;
         }
         trust::clear_areas(control, &self.area, offset, runners.len());
-        runners.iter().all(|runner| {
+        self.clean = runners.iter().all(|runner| {
             let mut inner = lock(&runner.inner);
             runner.clear_gate(self.clock);
             (inner.places, inner.eager) = (Places::default(), Eager::default());
@@ -152,7 +163,8 @@ impl Body {
             // The next guest's calls come as they come.
             (inner.pace, inner.turns) = (Pace::new(), Turns::new());
             cleansed
-        })
+        });
+        self.clean
     }
 
     /// Whether the gate of its runners can switch threads.
@@ -565,10 +577,10 @@ impl Vmspace {
         if take_flag(&self.early_kicks[cpu]) {
             return Ok(Exit::Interrupted);
         }
-        let begins = inner.pace.take_new() && self.program.load(Ordering::Relaxed);
-        if begins && self.engine.seats.goes_on(cpu) {
-            runner.begin_session(&mut inner, || self.lent(cpu, spare));
-        }
+        let begins = inner.pace.take_new()
+            && self.program.load(Ordering::Relaxed)
+            && self.engine.seats.goes_on(cpu)
+            && runner.begin_session(&mut inner, || self.lent(cpu, spare));
         if take_flag(&runner.kicked) {
             return Ok(Exit::Interrupted);
         }
@@ -587,6 +599,10 @@ impl Vmspace {
                 runner.entered_guest();
             }
             self.engine.seats.take(cpu, runner, &mut inner);
+            if begins {
+                // The first call of a program comes after some dozens of microseconds.
+                self.engine.cleanse_ahead();
+            }
             if inner.pace.in_session() {
                 meanwhile();
                 inner.pace.has_seen(self.changes.load(Ordering::Relaxed));
