@@ -23,7 +23,7 @@ pub use guest::Guest;
 pub use hostfs::{HostOp, MockFs};
 pub use node::MockNode;
 pub use ram::MockRam;
-pub use space::{MockBacking, MockContext, MockMapping, MockOp, MockSpace};
+pub use space::{MockBacking, MockContext, MockMapping, MockOp, MockSpace, Withdrawn};
 pub use stream::MockStream;
 
 use crate::{
@@ -261,6 +261,10 @@ impl MockMachine {
     /// What [`UserContext::set_syscall_result`] was called with, in order: context id and value. Emptied.
     pub fn take_results(&self) -> Vec<(usize, u64)> {
         self.shared.take_results()
+    }
+    /// What contexts were told to take rights from since this was asked last, which they do from the first time on; the mock's address spaces stay as they are.
+    pub fn take_withdrawn(&self) -> Vec<Withdrawn> {
+        self.shared.take_withdrawn()
     }
     /// Number of address spaces that have not been dropped.
     pub fn live_spaces(&self) -> usize {

@@ -297,7 +297,8 @@ impl Context {
     pub fn withdraw(&mut self, what: Withdrawal) -> bool {
         let Withdrawal { at, len, left } = what;
         let sound = at.checked_add(len).is_some_and(|end| end <= layout::REGION);
-        let possible = self.withdraws.is_none() && sound && [libc::PROT_NONE, libc::PROT_READ].contains(&left);
+        let possible =
+            self.withdraws.is_none() && sound && [libc::PROT_NONE, libc::PROT_READ].contains(&left);
         if possible {
             self.withdraws = Some(what);
         }

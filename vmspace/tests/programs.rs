@@ -6,7 +6,7 @@ use rig::{CODE, DATA, Rig, call, children, jump_back, other_cpu, start};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
-use vmspace::{Exit, Op, Vmspace};
+use vmspace::{Context, Exit, Op, UpdateError, Vmspace};
 
 const NR: u64 = 39;
 /// Where the program's code and its pages of data are in RAM.
@@ -27,7 +27,12 @@ fn run_program(rig: &Rig, round: u64) -> Vmspace {
     let space = rig.engine.create(Some(0)).unwrap();
     space.expect_program(0);
     let map = |at, prot, offset| Op::MapRam { at, len: 4096, prot, offset, populate: true };
-    space.update(0, &[map(CODE, rig::RX, PROGRAM), map(DATA, rig::RW, PAGES[0])]).unwrap();
+    space.begin_update(0, &[map(CODE, rig::RX, PROGRAM), map(DATA, rig::RW, PAGES[0])]).unwrap();
+    if round % 7 == 3 {
+        // It never begins.
+        return space;
+    }
+    space.finish_update().unwrap();
     let (mut context, mut sum) = (start(CODE), 0);
     for i in 0..10 + round % 5 {
         match space.run(0, &mut context, &other_cpu) {
@@ -50,23 +55,53 @@ fn shows_something(pid: i32) -> bool {
     maps.lines().filter_map(start).any(|at| at < 0x7fff_0000_0000)
 }
 
+/// A space whose calls come fast, and a thread in it.
+fn busy(rig: &Rig) -> (Vmspace, Context) {
+    let mut code = call(&rig.engine, NR);
+    jump_back(&mut code, 0xeb);
+    (rig.space(&code), start(CODE))
+}
+
+/// Has a session begin.
+fn keep_busy(outer: &Vmspace, context: &mut Context) {
+    for _ in 0..60 {
+        assert!(matches!(outer.run(0, context, &other_cpu), Exit::Syscall { nr: NR, .. }));
+        context.set_syscall_result(0);
+    }
+}
+
+#[test]
+fn changes_that_were_begun_fail_when_they_are_waited_for() {
+    let rig = Rig::new();
+    let (outer, mut context) = busy(&rig);
+    let map = |at| Op::MapRam { at, len: 4096, prot: rig::RW, offset: PROGRAM, populate: false };
+    let hole = || Op::Protect { at: DATA + (1 << 20), len: 4096, prot: rig::RW };
+    for _ in 0..50 {
+        keep_busy(&outer, &mut context);
+        let space = rig.engine.create(Some(0)).unwrap();
+        space.expect_program(0);
+        let failed = |index| Err(UpdateError::Failed { index, errno: libc::ENOMEM });
+        let at_last = |begun: Result<(), UpdateError>| begun.and_then(|()| space.finish_update());
+        assert_eq!(at_last(space.begin_update(0, &[map(CODE), hole(), map(DATA)])), failed(1));
+        assert_eq!(space.finish_update(), Ok(()), "once");
+        // Or when something else is changed.
+        if space.begin_update(0, &[map(CODE), map(DATA), hole()]).is_ok() {
+            assert_eq!(space.update(0, &[map(DATA)]), failed(2));
+        }
+        assert_eq!(space.update(0, &[map(DATA)]), Ok(()));
+    }
+}
+
 #[test]
 fn programs_that_begin_in_a_session_are_served_and_leave_nothing() {
     let rig = Rig::new();
-    let mut code = call(&rig.engine, NR);
-    jump_back(&mut code, 0xeb);
-    let outer = rig.space(&code);
+    let (outer, mut context) = busy(&rig);
     rig.ram.write_all_at(&program(), PROGRAM).unwrap();
     for (i, page) in (0u64..).zip(PAGES) {
         rig.ram.write_all_at(&(1000 + i).to_le_bytes(), page).unwrap();
     }
-    let mut context = start(CODE);
     for round in 0..400 {
-        // Calls that come fast, so that there is a session.
-        for _ in 0..60 {
-            assert!(matches!(outer.run(0, &mut context, &other_cpu), Exit::Syscall { nr: NR, .. }));
-            context.set_syscall_result(0);
-        }
+        keep_busy(&outer, &mut context);
         let space = run_program(&rig, round);
         if round % 3 == 0 {
             // Another one before this is gone.

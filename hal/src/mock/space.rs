@@ -28,6 +28,7 @@ pub(super) struct Shared {
     failing_update: Mutex<Option<(usize, SpaceError)>>,
     failing_space: Mutex<Option<SpaceError>>,
     results: Mutex<Vec<(usize, u64)>>,
+    withdrawn: Mutex<Option<Vec<Withdrawn>>>,
     contexts: AtomicUsize,
     spaces: AtomicUsize,
     code: CodeMap,
@@ -42,6 +43,7 @@ impl Shared {
             failing_update: Mutex::default(),
             failing_space: Mutex::default(),
             results: Mutex::default(),
+            withdrawn: Mutex::default(),
             contexts: AtomicUsize::new(0),
             spaces: AtomicUsize::new(0),
             code: CodeMap::new(),
@@ -62,10 +64,16 @@ impl Shared {
     pub(super) fn take_results(&self) -> Vec<(usize, u64)> {
         core::mem::take(&mut lock(&self.results))
     }
+    pub(super) fn take_withdrawn(&self) -> Vec<Withdrawn> {
+        lock(&self.withdrawn).replace(Vec::new()).unwrap_or_default()
+    }
     pub(super) fn live_spaces(&self) -> usize {
         self.spaces.load(Ordering::SeqCst)
     }
 }
+
+/// What contexts were told by [`UserContext::withdraw`]: address, length in bytes, the rights that are left.
+pub type Withdrawn = (VirtAddr, u64, Prot);
 
 /// What a page or a range shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -442,6 +450,15 @@ impl UserContext for MockContext {
     }
     fn take_closed(&mut self) -> u64 {
         std::mem::take(&mut self.closed)
+    }
+    fn withdraw(&mut self, at: VirtAddr, len: u64, left: Prot) -> bool {
+        match &mut *lock(&self.shared.withdrawn) {
+            Some(list) => {
+                list.push((at, len, left));
+                true
+            }
+            None => false,
+        }
     }
     fn duplicate(&mut self) -> Box<dyn UserContext> {
         let mut copy = MockContext::new(&self.shared);

@@ -101,16 +101,20 @@ impl Mm {
         }
         let inner = self.inner.lock();
         let distance = |at: u64| at.wrapping_sub(code.at).cast_signed();
-        let page = |(page, pte): (u64, Pte)| {
-            Some((distance(page * PAGE_SIZE), self.frames.share(pte.pfn()?)))
-        };
+        let page =
+            |(page, pte): (u64, Pte)| Some((distance(page * PAGE_SIZE), self.frames.share(pte.pfn()?)));
         let own = inner.areas.iter().filter(|vma| vma.name == NAME);
         let areas: Vec<_> = own.collect();
         let code_pages = code.at / PAGE_SIZE..(code.at + code.piece.end - code.piece.start) / PAGE_SIZE;
         let kept = Kept {
             stamp,
             areas: areas.iter().map(|vma| (distance(vma.start), vma.len())).collect(),
-            code: inner.table.range(code_pages).filter(|(_, pte)| pte.is_patched()).filter_map(page).collect(),
+            code: inner
+                .table
+                .range(code_pages)
+                .filter(|(_, pte)| pte.is_patched())
+                .filter_map(page)
+                .collect(),
             others: areas.iter().flat_map(|vma| inner.table.range(vma.pages())).filter_map(page).collect(),
             slots: inner.slots.clone(),
             at: code.at,

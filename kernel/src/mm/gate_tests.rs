@@ -6,8 +6,9 @@ use crate::fs::Mappable;
 use crate::task::Cx;
 use crate::testing;
 use abi::Errno;
-use hal::mock::MockMachine;
-use hal::{HostFile, PAGE_SIZE, Prot};
+use abi::time::Timespec;
+use hal::mock::{MockMachine, MockSpace};
+use hal::{HostFile, PAGE_SIZE, Prot, VirtAddr};
 use std::sync::Arc;
 use std::vec::Vec;
 
@@ -235,6 +236,63 @@ fn calls_of_a_starting_program_are_patched_once_they_are_known() {
             }
         });
     }
+}
+
+#[test]
+fn later_starts_share_the_pages_of_the_first_code_while_the_file_stays() {
+    let call = [0xb8, 39, 0, 0, 0, 0x0f, 0x05];
+    let function = [&call.repeat(5)[..], &[0xc3]].concat();
+    let site = |i: usize| (FUNCTION + 7 * i + 5) as u64;
+    let machine = MockMachine::builder().gate(GATE).build();
+    machine.mock_fs().add_file("/program", 0o755, &program_of(&function));
+    machine.advance(10_000_000_000);
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let file: Arc<dyn HostFile> = Arc::new(machine.mock_fs().file("/program"));
+        let run = |at: u64| {
+            let mm = new_mm(cx);
+            map_program(cx, &mm, at, &file);
+            mm.prepare(cx, at + FUNCTION as u64, 0x7000_0000);
+            (0..5).for_each(|i| mm.note_call(cx, at + site(i) + 2));
+            mm
+        };
+        let code = |mm: &Mm, at: u64| load(cx, mm, at + FUNCTION as u64, function.len()).unwrap();
+        let frame = |mm: &Mm, at: u64| {
+            MockSpace::of(&**mm.space()).frame(VirtAddr(at + (FUNCTION as u64 & !(PAGE - 1))))
+        };
+        let at = 0x5000_0000;
+        (0..4).for_each(|_| drop(run(at)));
+        let first = run(at);
+        let patched = code(&first, at);
+        assert_ne!(patched, function);
+        // Elsewhere: the same code in the same frame, and its slots lead there.
+        let other = at + 0x1234_5000;
+        let second = run(other);
+        assert_eq!((code(&second, other), frame(&second, other)), (patched.clone(), frame(&first, at)));
+        let areas = |mm: &Mm, at: u64| {
+            let own = mm.vmas().into_iter().filter(|vma| vma.name == "[gates]");
+            own.map(|vma| (vma.start.wrapping_sub(at), vma.end.wrapping_sub(at))).collect::<Vec<_>>()
+        };
+        assert_eq!(areas(&second, other), areas(&first, at));
+        let (distance, _) = areas(&second, other)[0];
+        assert_eq!(second.outside_slots(other.wrapping_add(distance)), other + site(0) - 5);
+        // No room at that distance: pages of its own.
+        let third = new_mm(cx);
+        let in_the_way = MapRequest { addr: at.wrapping_add(distance), flags: MapFlags::FIXED, ..anon(PAGE) };
+        third.map(cx, in_the_way).unwrap();
+        map_program(cx, &third, at, &file);
+        third.prepare(cx, at + FUNCTION as u64, 0x7000_0000);
+        assert_ne!(code(&third, at), function);
+        assert_ne!(frame(&third, at), frame(&first, at));
+        // Whoever writes to it changes nobody else's.
+        second.protect(cx, other, 3 * PAGE, RWX).unwrap();
+        store(cx, &second, other + FUNCTION as u64, b"x");
+        assert_eq!(code(&first, at), patched);
+        // Another content.
+        machine.mock_fs().set_time(Timespec { sec: 5, nsec: 0 });
+        let new: Vec<u8> = function.iter().rev().copied().collect();
+        machine.mock_fs().file("/program").write_at(FUNCTION as u64, &new).unwrap();
+        assert_eq!(code(&run(at), at), new);
+    });
 }
 
 #[test]

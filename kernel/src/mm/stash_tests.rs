@@ -2,10 +2,11 @@
 
 use super::tests::{SEGV_MAPERR, anon, load, new_mm, store};
 use super::*;
+use crate::fs::Mappable;
 use crate::task::Cx;
 use crate::testing;
 use hal::mock::{MockMachine, MockOp, MockSpace};
-use hal::{PAGE_SIZE, Prot, SpaceError, VirtAddr};
+use hal::{HostFile, MapOp, PAGE_SIZE, Prot, SpaceError, VirtAddr};
 use std::sync::Arc;
 use std::vec::Vec;
 
@@ -43,6 +44,72 @@ fn memory_that_comes_back_is_zero_and_costs_one_change_each_way() {
             assert_eq!(load(cx, &mm, at + page * PAGE, 6).unwrap(), [0; 6]);
         }
         assert_eq!((mm.resident_pages(), mm.stats().faults), (PAGES, faults));
+    });
+}
+
+#[test]
+fn a_file_that_a_thread_hides_is_taken_out_with_the_next_change() {
+    let machine = MockMachine::new();
+    machine.mock_fs().add_file("/file", 0o644, &[7; 3 * PAGE as usize]);
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let file: Arc<dyn HostFile> = Arc::new(machine.mock_fs().file("/file"));
+        let mm = new_mm(cx);
+        let map = |prot| {
+            let object = Some(Mappable::Host(file.clone()));
+            mm.map(cx, MapRequest { prot, object, ..anon(3 * PAGE) }).unwrap().0
+        };
+        machine.take_withdrawn();
+        let at = map(Prot::READ);
+        assert_eq!(load(cx, &mm, at, 1).unwrap(), [7]);
+        ops(&mm);
+        mm.unmap(cx, at, 3 * PAGE).unwrap();
+        assert_eq!(machine.take_withdrawn(), [(VirtAddr(at), 3 * PAGE, Prot::empty())]);
+        assert_eq!(ops(&mm), []);
+        assert_eq!(mm.vmas().len(), 0);
+        // Before anything else is shown, there or elsewhere.
+        let next = mm.map(cx, anon(PAGE)).unwrap().0;
+        assert_eq!(store(cx, &mm, next, b"x"), FaultOutcome::Handled);
+        assert_eq!(ops(&mm)[0], MockOp::Unmap(VirtAddr(at), 3 * PAGE));
+        // With pages of its own, whose frames others get, nothing may stay.
+        let at = map(RW);
+        assert_eq!(store(cx, &mm, at, b"x"), FaultOutcome::Handled);
+        ops(&mm);
+        mm.unmap(cx, at, 3 * PAGE).unwrap();
+        assert_eq!(machine.take_withdrawn(), []);
+        assert_eq!(ops(&mm), [MockOp::Unmap(VirtAddr(at), 3 * PAGE)]);
+    });
+}
+
+#[test]
+fn rights_that_a_call_gives_up_a_thread_takes_away_itself_but_gives_none() {
+    let machine = MockMachine::new();
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(PAGES * PAGE)).unwrap().0;
+        store(cx, &mm, at, b"x");
+        ops(&mm);
+        machine.take_withdrawn();
+        mm.protect(cx, at, PAGES * PAGE, Prot::READ).unwrap();
+        assert_eq!(machine.take_withdrawn(), [(VirtAddr(at), PAGES * PAGE, Prot::READ)]);
+        assert_eq!(ops(&mm), []);
+        mm.protect(cx, at, PAGES * PAGE, Prot::READ | Prot::EXEC).unwrap();
+        assert_eq!(machine.take_withdrawn(), []);
+        assert_eq!(ops(&mm), [MockOp::Protect(VirtAddr(at), PAGES * PAGE, Prot::READ | Prot::EXEC)]);
+    });
+}
+
+#[test]
+fn a_file_that_the_machine_does_not_show_any_more_is_shown_again() {
+    let machine = MockMachine::new();
+    machine.mock_fs().add_file("/file", 0o644, &[7; PAGE as usize]);
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let object = Some(Mappable::Host(Arc::new(machine.mock_fs().file("/file"))));
+        let mm = new_mm(cx);
+        let at = mm.map(cx, MapRequest { prot: Prot::READ, object, ..anon(PAGE) }).unwrap().0;
+        assert_eq!(load(cx, &mm, at, 1).unwrap(), [7]);
+        // A thread was late to hide what was there before.
+        mm.space().update(cx.cpu(), &[MapOp::Unmap { at: VirtAddr(at), len: PAGE }]).unwrap();
+        assert_eq!(load(cx, &mm, at, 1).unwrap(), [7]);
     });
 }
 
