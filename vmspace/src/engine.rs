@@ -369,8 +369,8 @@ impl Engine {
         true
     }
 
-    /// The calling thread has nothing better to do for some dozens of microseconds: cleanses what is empty by now.
-    pub(crate) fn cleanse_ahead(&self) {
+    /// Virtual CPU `cpu`, in a session, has nothing better to do for some dozens of microseconds: cleanses what is empty by now. Programs will begin at its seat.
+    pub(crate) fn cleanse_ahead(&self, cpu: usize) {
         if !self.unclean.load(Ordering::Relaxed) {
             return;
         }
@@ -384,7 +384,9 @@ impl Engine {
         for mut body in bodies.into_iter().chain(new) {
             if !body.is_empty() {
                 self.unclean.store(true, Ordering::Relaxed);
-            } else if !body.cleanse(&self.control, slot_offset(body.slot)) {
+            } else if body.cleanse(&self.control, slot_offset(body.slot)) {
+                self.seats.host(cpu).into_iter().for_each(|host| body.waits_at(host));
+            } else {
                 self.discard(body);
                 continue;
             }

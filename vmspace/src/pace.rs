@@ -356,7 +356,7 @@ impl Runner {
     /// Begins a session on a host CPU that `lend` gets; whether there is one.
     pub(crate) fn begin_session(&self, inner: &mut Inner, lend: impl Fn() -> Option<usize>) -> bool {
         let Some(host) = lend() else { return false };
-        sys::bind(self.pid, host);
+        self.bind(host);
         inner.pace.begin(sys::current_cpu(), host);
         inner.turns = Turns::new();
         self.put(call::LISTENING, listening::ON_ANOTHER_CPU);
@@ -383,12 +383,24 @@ impl Runner {
 
     /// The end of a session: the runner shares its owner's CPU again. Also of turns.
     pub(crate) fn come_home(&self, inner: &mut Inner) {
+        if let Some(Moved { home, .. }) = self.end_session(inner) {
+            self.bind(home);
+        }
+    }
+
+    /// The same for a runner that has nothing more to do: it stays where it is.
+    pub(crate) fn end_listening(&self, inner: &mut Inner) {
+        self.end_session(inner);
+    }
+
+    fn end_session(&self, inner: &mut Inner) -> Option<Moved> {
         self.end_turns(inner);
-        if let Some(Moved { home, .. }) = inner.pace.session.take() {
+        let session = inner.pace.session.take();
+        if session.is_some() {
             self.swap(call::LISTENING, listening::NOT);
-            sys::bind(self.pid, home);
             inner.pace.end();
         }
+        session
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Inner {
     pub mode: Mode,
     /// Whose registers it holds.
     pub owner: Option<Owner>,
+    /// The notification that it sleeps in, in its handler, where that is known and nobody has gone on with it since.
+    pub rests: Option<u64>,
     /// The last call through the gate that was taken, or can't be any more.
     pub call: u32,
     /// FS and GS base at the last trap.
@@ -104,6 +106,8 @@ pub(crate) struct Runner {
     unkickable: AtomicBool,
     /// The virtual CPU that used it last.
     pub cpu: AtomicUsize,
+    /// The host CPU that it was bound to, plus one; 0 when it shares its owner's.
+    bound: AtomicUsize,
 }
 
 /// Why an address space can't go on.
@@ -163,6 +167,7 @@ impl Runner {
             inner: Mutex::new(Inner {
                 mode: Mode::Handler { id: Some(first.id) },
                 owner: None,
+                rests: None,
                 call: 0,
                 bases: (0, 0),
                 answers: Answers::default(),
@@ -183,6 +188,7 @@ impl Runner {
             sent: Mutex::new((u64::MAX, 0)),
             unkickable: AtomicBool::new(false),
             cpu: AtomicUsize::new(usize::MAX),
+            bound: AtomicUsize::new(0),
         };
         runner.clear_gate(clock);
         Ok(runner)
@@ -190,6 +196,26 @@ impl Runner {
 
     pub(crate) fn listener(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
+    }
+
+    /// Binds it to a host CPU.
+    pub(crate) fn bind(&self, host: usize) {
+        if self.bound.swap(host + 1, Ordering::Relaxed) != host + 1 {
+            sys::bind(self.pid, host);
+        }
+    }
+
+    /// Has it run where the calling thread runs, if a session has left it elsewhere.
+    pub(crate) fn stay_here(&self) {
+        if self.bound.load(Ordering::Relaxed) != 0 {
+            self.bind(sys::current_cpu());
+        }
+    }
+
+    /// Lets it run where the calling thread may run.
+    pub(crate) fn share_cpus(&self) {
+        self.bound.store(0, Ordering::Relaxed);
+        sys::share_cpus(self.pid);
     }
 
     pub(crate) fn uc_offset(&self) -> usize {

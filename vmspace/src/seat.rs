@@ -129,6 +129,11 @@ impl Seats {
         (session & 1 != 0).then(|| (session >> 1) - 1)
     }
 
+    /// Its host CPU.
+    pub(crate) fn host(&self, cpu: usize) -> Option<usize> {
+        (self.session(cpu) >> 1).checked_sub(1)
+    }
+
     /// Whether a session goes on at virtual CPU `cpu`.
     pub(crate) fn goes_on(&self, cpu: usize) -> bool {
         self.session(cpu) != 0
@@ -142,7 +147,7 @@ impl Seats {
 
     /// The host CPU where the session of virtual CPU `cpu` goes on, whose runner leaves it to others for a while.
     pub(crate) fn clear(&self, cpu: usize) -> Option<usize> {
-        let host = (self.session(cpu) >> 1).checked_sub(1)?;
+        let host = self.host(cpu)?;
         if let Some(runner) = self.last(cpu) {
             runner.stand_aside(host);
         }

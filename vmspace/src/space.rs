@@ -88,17 +88,16 @@ impl Body {
         self.area.store((layout::STATE_LEN + orders::TASKS) as usize, tasks);
     }
 
-    /// Takes all runners out of guest code; none runs until [`Body::cleanse`], so nobody sees what is left. False when that did not work and the processes have to
-    /// go. [`Body::empty`] comes next, some time.
+    /// Takes all runners out of guest code; none runs until [`Body::cleanse`], so nobody sees what is left, or what others have instead by then. False when that did not work and the processes
+    /// have to go. [`Body::empty`] comes next, some time.
     pub(crate) fn vacate(&mut self) -> bool {
         (self.emptied, self.clean) = (None, false);
         lock(&self.runners).iter().all(|runner| {
             let mut inner = lock(&runner.inner);
+            runner.end_listening(&mut inner);
             // A thread that has left the address space (execve) still wants its registers.
             runner.clear_places(&mut inner);
-            let evicted = runner.evict(&mut inner).is_ok();
-            runner.come_home(&mut inner);
-            evicted
+            runner.evict(&mut inner).and_then(|()| runner.stop(&mut inner)).is_ok()
         })
     }
 
@@ -135,6 +134,11 @@ impl Body {
         self.clean || self.is_emptied() && lock(&self.mapper).has_finished()
     }
 
+    /// Has its first runner wait on that host CPU.
+    pub(crate) fn waits_at(&self, host: usize) {
+        lock(&self.runners).first().into_iter().for_each(|runner| runner.bind(host));
+    }
+
     /// Whether it is ready for the next user.
     pub(crate) fn is_clean(&self) -> bool {
         self.clean
@@ -159,6 +163,7 @@ impl Body {
             (inner.answers, inner.offers) = (Answers::default(), Offers::default());
             (inner.withdrawn, inner.undone, inner.stat) = (None, None, None);
             runner.kicked.store(false, Ordering::SeqCst);
+            runner.stay_here();
             let cleansed = runner.cleanse(&mut inner).is_ok();
             // The next guest's calls come as they come.
             (inner.pace, inner.turns) = (Pace::new(), Turns::new());
@@ -375,7 +380,7 @@ impl Vmspace {
         }
         let runner = self.assign(cpu)?;
         if runner.cpu.swap(cpu, Ordering::Relaxed) != cpu {
-            sys::share_cpus(runner.pid);
+            runner.share_cpus();
         }
         Ok(slot.get_or_init(|| runner))
     }
@@ -577,10 +582,14 @@ impl Vmspace {
         if take_flag(&self.early_kicks[cpu]) {
             return Ok(Exit::Interrupted);
         }
-        let begins = inner.pace.take_new()
+        let new = inner.pace.take_new();
+        let begins = new
             && self.program.load(Ordering::Relaxed)
             && self.engine.seats.goes_on(cpu)
             && runner.begin_session(&mut inner, || self.lent(cpu, spare));
+        if new && !begins {
+            runner.stay_here();
+        }
         if take_flag(&runner.kicked) {
             return Ok(Exit::Interrupted);
         }
@@ -601,7 +610,7 @@ impl Vmspace {
             self.engine.seats.take(cpu, runner, &mut inner);
             if begins {
                 // The first call of a program comes after some dozens of microseconds.
-                self.engine.cleanse_ahead();
+                self.engine.cleanse_ahead(cpu);
             }
             if inner.pace.in_session() {
                 meanwhile();

@@ -11,10 +11,12 @@ use crate::layout::{self, AREA_LEN, AREA_STACK, uc};
 use crate::runner::{Fatal, Inner, Mode, Runner, from_stub};
 use crate::sys::{self, Notification};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long nobody asks why a kick is not answered.
 pub(crate) const LOOK: Duration = Duration::from_millis(20);
+/// How long to look whether it sleeps before doing so oneself.
+const SOON: Duration = Duration::from_micros(50);
 /// How much CPU time a runner may use with a kick unanswered before the address space counts as hostile, in nanoseconds. Time on the clock
 /// says nothing: on a busy host it may be long before a runner runs at all, or before the thread that drives it sees what it reported.
 pub(crate) const KICK_PATIENCE_NS: u64 = 100_000_000;
@@ -107,6 +109,35 @@ impl Runner {
         }
     }
 
+    /// Waits until the runner sleeps, as the host says: by its memory, where it only waits for orders, guest code may say so and run on. Nobody listens to it any more.
+    pub(crate) fn stop(&self, inner: &mut Inner) -> Result<(), Fatal> {
+        let (Mode::Taken { id, .. } | Mode::Free { id } | Mode::Handler { id }) = &mut inner.mode else {
+            return Ok(());
+        };
+        if id.is_some() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        while !sys::is_ready(self.listener()) {
+            if start.elapsed() > SOON && !sys::is_ready_within(self.listener(), LOOK) {
+                return self.kick_out(inner).map(drop);
+            }
+        }
+        let n = self.receive()?;
+        if self.is_wait(&n) {
+            // The handler looks at its words when it wakes up, the gate only at its orders.
+            match n.ip == self.addresses.rested {
+                true => inner.rests = Some(n.id),
+                false => *id = Some(n.id),
+            }
+            return Ok(());
+        }
+        if !from_stub(&n) {
+            return self.kick_out(inner).map(drop);
+        }
+        self.in_handler(inner, &n).map(drop)
+    }
+
     /// Takes everything out of the task that the guest code which ran in it may have left there; the address space has nothing mapped any more. It
     /// goes through an empty frame, which sets mask and stack, and has to report a fault at address zero from the right place. The stack pointer
     /// is zero meanwhile: the host does not change an alternate stack that it points into.
@@ -122,6 +153,7 @@ impl Runner {
                 return Err("the runner is not in its handler".into());
             };
             self.leave_handler(id)?;
+            self.wake(inner.rests.take())?;
             let mut n = self.receive_new()?;
             if self.is_wait(&n) {
                 // It went to sleep just before.

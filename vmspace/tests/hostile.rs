@@ -2,8 +2,10 @@
 
 mod rig;
 
-use rig::{CODE, DATA, Rig, SYSCALL_LOOP, alone, start};
+use rig::{CODE, DATA, DATA_OFFSET, Rig, SYSCALL_LOOP, alone, call, jump_back, other_cpu, start};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use vmspace::{Context, Exit};
 
 /// The runners' areas, and the size of one.
@@ -73,6 +75,76 @@ fn who_waits_for_orders_about_another_call_does_not_hold_up_its_owner() {
         assert!(matches!(exit, Exit::Syscall { nr: 39, .. }), "{exit:?}");
     }
     context.regs();
+}
+
+#[test]
+fn who_pretends_to_wait_for_an_answer_stops_with_its_space() {
+    let rig = Rig::new();
+    let mut code = call(&rig.engine, 39);
+    code.extend([0x48, 0x85, 0xc0]); // test rax, rax
+    jump_back(&mut code, 0x74); // jz
+    code.extend([0xf3, 0x49, 0x0f, 0xae, 0xcb]); // rdgsbase r11
+    code.extend([0x41, 0x8b, 0x83]); // mov eax, [r11 + the last call's sequence number]
+    code.extend((CALL as u32 + 4).to_le_bytes());
+    code.extend([0x05, 0, 1, 0, 0]); // add eax, 256
+    code.extend([0x48, 0xc1, 0xe0, 32, 0x48, 0x83, 0xc8, 39]); // shl rax, 32 ; or rax, 39
+    code.extend([0x41, 0xc7, 0x83]); // mov dword ptr [r11 + whether registers are saved], 1
+    code.extend((CALL as u32 + 136).to_le_bytes());
+    code.extend([1, 0, 0, 0]);
+    code.extend([0x49, 0x89, 0x83]); // mov [r11 + the call], rax
+    code.extend((CALL as u32).to_le_bytes());
+    code.extend([0x48, 0xff, 0x04, 0x25]); // inc qword ptr [DATA + 8]
+    code.extend((DATA as u32 + 8).to_le_bytes());
+    code.extend([0xeb, 0xf6]); // jmp to the inc
+    let counter = || {
+        let mut word = [0; 8];
+        rig.ram.read_exact_at(&mut word, DATA_OFFSET + 8).unwrap();
+        u64::from_le_bytes(word)
+    };
+    let mut pretended = 0;
+    for round in 0..20 {
+        let space = rig.space(&code);
+        let mut context = start(CODE);
+        let begin = counter();
+        let (last, pretends) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            // Whoever sleeps would not see what it pretends.
+            scope.spawn(|| {
+                while !pretends.load(Ordering::Relaxed) {
+                    if last.load(Ordering::Relaxed) && counter() != begin {
+                        space.kick(0);
+                    }
+                    std::thread::yield_now();
+                }
+            });
+            loop {
+                match space.run(0, &mut context, &other_cpu) {
+                    Exit::Syscall { nr: 39, .. } if last.load(Ordering::Relaxed) => {
+                        pretended += 1;
+                        break;
+                    }
+                    Exit::Interrupted if last.load(Ordering::Relaxed) => break,
+                    Exit::Syscall { nr: 39, .. } => {
+                        last.store(space.in_session(0), Ordering::Relaxed);
+                        context.set_syscall_result(space.in_session(0).into());
+                    }
+                    Exit::Interrupted => {}
+                    exit => panic!("round {round}: {exit:?}"),
+                }
+            }
+            pretends.store(true, Ordering::Relaxed);
+        });
+        while counter() == begin {
+            std::hint::spin_loop();
+        }
+        drop((context, space));
+        // Its memory is somebody else's now.
+        let (end, start) = (counter(), Instant::now());
+        while start.elapsed() < Duration::from_millis(2) {
+            assert_eq!(counter(), end, "round {round}: it writes on");
+        }
+    }
+    assert!(pretended > 10, "{pretended}");
 }
 
 #[test]
