@@ -60,6 +60,10 @@ pub trait Machine: Send + Sync {
     fn clock_ns(&self, clock: ClockId) -> u64;
     /// A new, empty address space. Virtual CPU context; blocks for the time of the host calls.
     fn new_space(&self) -> Result<Arc<dyn VmSpace>, SpaceError>;
+    /// An address space that will show much of what `original` shows: as good as an empty one, but what is the same may take less time. As [`Machine::new_space`].
+    fn new_copy(&self, _original: &dyn VmSpace) -> Result<Arc<dyn VmSpace>, SpaceError> {
+        self.new_space()
+    }
     /// The calling virtual CPU has nothing to do: the machine does what it has put off. Does not block for long.
     fn tidy(&self) {}
     /// Registers of a new guest thread: all zero.

@@ -19,12 +19,15 @@ use crate::zygote::Zygote;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Most destroyed address spaces that are kept for the next `create`.
 const RESERVE: usize = 8;
+
+/// Most of them that still show what a copy was shown.
+const MOST_LEFT: usize = 2;
 
 /// Of so many one is empty by the time that another is wanted, where emptying is put off and processes start one after the other.
 const ENOUGH: usize = 3;
@@ -60,6 +63,8 @@ pub struct Engine {
     /// Host CPUs that this process may use.
     cpus: Vec<usize>,
     closed: AtomicBool,
+    /// How many address spaces there have been.
+    spaces: AtomicU64,
 }
 
 /// Where address spaces are made, one at a time.
@@ -162,6 +167,7 @@ impl Engine {
             tempo: Tempo::default(),
             cpus,
             closed: AtomicBool::new(false),
+            spaces: AtomicU64::new(0),
         };
         engine.begin_body(&mut lock(&engine.nursery), false)?;
         Ok(Beginning { engine })
@@ -174,14 +180,33 @@ impl Engine {
 
     /// An empty address space, for virtual CPU `cpu`, if the caller is one. Blocks for the time of the host calls. `EAGAIN` when there are as many as the host may be asked for.
     pub fn create(self: &Arc<Engine>, cpu: Option<usize>) -> io::Result<Vmspace> {
-        let body = self.take_body()?;
+        self.create_with(cpu, 0)
+    }
+
+    /// The same for what is shown much as another one is, where processes start one after the other: it may show what the last copy of that was shown, until it is changed.
+    pub fn create_copy(self: &Arc<Engine>, of: &Vmspace, cpu: Option<usize>) -> io::Result<Vmspace> {
+        if let Some(body) = self.take_from_reserve(|body| body.is_left_by_copy(of.id()), |_| ()) {
+            // The mother of the copy waits: her host CPU is free.
+            self.empty_what_was_put_off(cpu);
+            return Ok(Vmspace::new(self.clone(), body));
+        }
+        self.create_with(cpu, of.id())
+    }
+
+    fn create_with(self: &Arc<Engine>, cpu: Option<usize>, copy_of: u64) -> io::Result<Vmspace> {
+        let mut body = self.take_body()?;
+        body.becomes_copy(copy_of);
         let put_off = self.empty_what_was_put_off(cpu);
         self.make_ahead(put_off);
         Ok(Vmspace::new(self.clone(), body))
     }
 
+    pub(crate) fn next_id(&self) -> u64 {
+        self.spaces.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn take_body(&self) -> io::Result<Body> {
-        if let Some(body) = self.spare(Body::is_clean).or_else(|| self.spare(Body::is_empty)) {
+        if let Some(body) = self.spare(Body::is_ready).or_else(|| self.spare(Body::is_empty)) {
             return Ok(body);
         }
         let mut nursery = lock(&self.nursery);
@@ -200,15 +225,21 @@ impl Engine {
 
     /// One of the reserve, the last that is `wanted`, with nothing in it. Waits for that.
     fn spare(&self, wanted: impl Fn(&Body) -> bool) -> Option<Body> {
+        self.take_from_reserve(wanted, |body| {
+            if !body.is_emptied() {
+                body.empty(&Site::Here);
+            }
+        })
+    }
+
+    fn take_from_reserve(&self, wanted: impl Fn(&Body) -> bool, prepare: impl Fn(&mut Body)) -> Option<Body> {
         loop {
             let mut body = {
                 let mut reserve = lock(&self.reserve);
                 let at = reserve.iter().rposition(&wanted)?;
                 reserve.remove(at)
             };
-            if !body.is_emptied() && !body.is_clean() {
-                body.empty(&Site::Here);
-            }
+            prepare(&mut body);
             if body.cleanse(&self.control, slot_offset(body.slot)) {
                 return Some(body);
             }
@@ -347,25 +378,37 @@ impl Engine {
             body.empty(&Site::AnyOf(self.other_cpus().collect()));
         } else if self.seats.goes_on(cpu) {
             self.put_off.store(true, Ordering::Relaxed);
+            if body.leave() {
+                self.unclean.store(true, Ordering::Relaxed);
+                // The oldest has waited longest in vain.
+                let mut left: Vec<_> = reserve.iter_mut().filter(|body| body.is_left()).collect();
+                if left.len() >= MOST_LEFT {
+                    left.swap_remove(0).is_not_left();
+                }
+            }
         } else {
             body.empty(&Site::Here);
         }
         reserve.push(body);
     }
 
-    /// Empties what has yet to be: at the seat of virtual CPU `cpu`, if it has one. Whether there was anything.
+    /// Empties what has yet to be: at the seat of virtual CPU `cpu`, if it has one; what was left for the next copy only if nobody is there. Whether there was anything.
     fn empty_what_was_put_off(&self, cpu: Option<usize>) -> bool {
         if !self.put_off.load(Ordering::Relaxed) {
             return false;
         }
+        let due = |body: &Body| !body.is_emptied() && (cpu.is_none() || !body.is_left());
+        if !lock(&self.reserve).iter().any(due) {
+            return false;
+        }
         let site = cpu.and_then(|cpu| self.seats.clear(cpu)).map_or(Site::Here, Site::Seat);
         let mut reserve = lock(&self.reserve);
-        self.put_off.store(false, Ordering::Relaxed);
-        self.emptying.store(true, Ordering::Relaxed);
-        self.unclean.store(true, Ordering::Relaxed);
-        for body in reserve.iter_mut().filter(|body| !body.is_emptied()) {
+        for body in reserve.iter_mut().filter(|body| due(body)) {
             body.empty(&site);
         }
+        self.put_off.store(reserve.iter().any(Body::is_left), Ordering::Relaxed);
+        self.emptying.store(true, Ordering::Relaxed);
+        self.unclean.store(true, Ordering::Relaxed);
         true
     }
 
@@ -375,20 +418,20 @@ impl Engine {
             return;
         }
         self.unclean.store(false, Ordering::Relaxed);
-        let unclean = |body: &mut Body| body.is_emptied() && !body.is_clean();
+        let unclean = |body: &mut Body| (body.is_emptied() || body.is_left()) && !body.is_clean();
         let bodies: Vec<Body> = lock(&self.reserve).extract_if(.., unclean).collect();
         let mut nursery = lock(&self.nursery);
         let _ = self.settle(&mut nursery);
         let new = nursery.made.take();
         drop(nursery);
         for mut body in bodies.into_iter().chain(new) {
-            if !body.is_empty() {
+            if !body.is_empty() && !body.is_left() {
                 self.unclean.store(true, Ordering::Relaxed);
-            } else if body.cleanse(&self.control, slot_offset(body.slot)) {
-                self.seats.host(cpu).into_iter().for_each(|host| body.waits_at(host));
-            } else {
+            } else if !body.cleanse(&self.control, slot_offset(body.slot)) {
                 self.discard(body);
                 continue;
+            } else if !body.is_left() {
+                self.seats.host(cpu).into_iter().for_each(|host| body.waits_at(host));
             }
             lock(&self.reserve).push(body);
         }

@@ -23,6 +23,7 @@ mod places;
 mod rivals;
 mod runner;
 mod seat;
+mod shown;
 mod space;
 mod stub;
 mod switch;

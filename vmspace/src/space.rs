@@ -9,6 +9,7 @@ use crate::mapper::{Call, Mapper};
 use crate::pace::Pace;
 use crate::places::Places;
 use crate::runner::{self, Fatal, Mode, Runner};
+use crate::shown::Shown;
 use crate::sys;
 use crate::trust::{self, Fresh};
 use crate::turns::Turns;
@@ -32,7 +33,12 @@ pub(crate) struct Body {
     /// Whether [`Body::cleanse`] has been done since, or it is new.
     clean: bool,
     /// How much RAM has been shown since, in bytes.
-    shown: AtomicU64,
+    ram_shown: AtomicU64,
+    /// Whose copy it is or was: the address space's number, 0 for none.
+    copy_of: u64,
+    /// What a copy shows, and whether that is what was left by the one before.
+    shown: Mutex<Shown>,
+    left: AtomicBool,
 }
 
 /// See [`Body::is_large`], in bytes.
@@ -69,7 +75,10 @@ impl Body {
             clock,
             emptied: Some(Instant::now()),
             clean: true,
-            shown: AtomicU64::new(0),
+            ram_shown: AtomicU64::new(0),
+            copy_of: 0,
+            shown: Mutex::default(),
+            left: AtomicBool::new(false),
         })
     }
 
@@ -103,13 +112,16 @@ impl Body {
 
     /// Whether that takes long: to unmap as much takes longer than to wake another host CPU for it.
     pub(crate) fn is_large(&self) -> bool {
-        self.shown.load(Ordering::Relaxed) > MUCH
+        self.ram_shown.load(Ordering::Relaxed) > MUCH
     }
 
     /// Begins to unmap everything of the guest's, there; [`Body::cleanse`] waits for the end. What does not work is heard of then.
     pub(crate) fn empty(&mut self, site: &Site) {
         self.emptied = Some(Instant::now());
-        self.shown.store(0, Ordering::Relaxed);
+        (self.copy_of, self.clean) = (0, false);
+        *lock(&self.shown) = Shown::default();
+        self.left.store(false, Ordering::Relaxed);
+        self.ram_shown.store(0, Ordering::Relaxed);
         let mut mapper = lock(&self.mapper);
         match site {
             Site::Here => {}
@@ -131,7 +143,39 @@ impl Body {
 
     /// Whether everything is unmapped by now.
     pub(crate) fn is_empty(&self) -> bool {
-        self.clean || self.is_emptied() && lock(&self.mapper).has_finished()
+        self.is_emptied() && (self.clean || lock(&self.mapper).has_finished())
+    }
+
+    /// It becomes a copy of this address space.
+    pub(crate) fn becomes_copy(&mut self, of: u64) {
+        self.copy_of = of;
+    }
+
+    /// Whether it is left as it is for the next copy of the same address space: it is one, and what it shows is certain.
+    pub(crate) fn is_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// The same for a copy of this one.
+    pub(crate) fn is_left_by_copy(&self, of: u64) -> bool {
+        self.is_left() && self.copy_of == of
+    }
+
+    /// Leaves it like that, if it may be.
+    pub(crate) fn leave(&mut self) -> bool {
+        let mut shown = lock(&self.shown);
+        let left = self.copy_of != 0 && shown.is_certain();
+        if left {
+            shown.is_left();
+            self.ram_shown.store(shown.ram(), Ordering::Relaxed);
+            self.left.store(true, Ordering::Relaxed);
+        }
+        left
+    }
+
+    /// It is not, and has to be emptied.
+    pub(crate) fn is_not_left(&self) {
+        self.left.store(false, Ordering::Relaxed);
     }
 
     /// Has its first runner wait on that host CPU.
@@ -139,9 +183,14 @@ impl Body {
         lock(&self.runners).first().into_iter().for_each(|runner| runner.bind(host));
     }
 
-    /// Whether it is ready for the next user.
+    /// Whether [`Body::cleanse`] has been done.
     pub(crate) fn is_clean(&self) -> bool {
         self.clean
+    }
+
+    /// Whether that has been done and there is nothing in it.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.clean && self.is_emptied()
     }
 
     /// Waits for the end of [`Body::empty`], and leaves no trace of the guest in memory that the next one can read or in the host tasks. False when
@@ -151,7 +200,7 @@ impl Body {
             return true;
         }
         let runners = lock(&self.runners);
-        if !matches!(lock(&self.mapper).finish(), Ok(Ok(()))) {
+        if !matches!(lock(&self.mapper).settle(), Ok(Ok(()))) {
             return false;
         }
         trust::clear_areas(control, &self.area, offset, runners.len());
@@ -198,6 +247,7 @@ impl Body {
 }
 
 /// One change of an address space. Addresses, lengths and offsets are multiples of the page size.
+#[derive(Clone, Copy)]
 pub enum Op<'a> {
     /// Shows a piece of RAM.
     MapRam {
@@ -346,6 +396,8 @@ pub struct Vmspace {
     changes: AtomicU32,
     /// Whether what runs first makes many calls.
     program: AtomicBool,
+    /// Its number among all of the engine's.
+    id: u64,
     /// The virtual CPU that ran in it last.
     last_cpu: AtomicUsize,
     dead: OnceLock<String>,
@@ -354,6 +406,7 @@ pub struct Vmspace {
 impl Vmspace {
     pub(crate) fn new(engine: Arc<Engine>, body: Body) -> Vmspace {
         Vmspace {
+            id: engine.next_id(),
             engine,
             body: Some(body),
             by_cpu: (0..layout::MAX_RUNNERS).map(|_| OnceLock::new()).collect(),
@@ -364,6 +417,11 @@ impl Vmspace {
             last_cpu: AtomicUsize::new(usize::MAX),
             dead: OnceLock::new(),
         }
+    }
+
+    /// Its number, which no other one of its engine has; not 0.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// Most virtual CPUs that an address space can be used by.
@@ -434,10 +492,41 @@ impl Vmspace {
     }
 
     fn change(&self, cpu: usize, ops: &[Op<'_>], wait: Wait) -> Result<(), UpdateError> {
-        let dead = |why: Fatal| UpdateError::Dead(self.die(why));
         let body = self.body()?;
+        if body.copy_of == 0 {
+            return self.make_changes(body, cpu, ops, wait);
+        }
+        let mut shown = lock(&body.shown);
+        let result = match body.left.swap(false, Ordering::Relaxed) {
+            true => {
+                let (left, changes) = shown.reuse(ops);
+                let (positions, changes): (Vec<usize>, Vec<Op<'_>>) = changes.into_iter().unzip();
+                match self.make_changes(body, cpu, &changes, Wait::Now) {
+                    Err(UpdateError::Failed { index, errno }) if index < left => {
+                        let why = format!("can't take out what the last copy was shown: error {errno}");
+                        Err(UpdateError::Dead(self.die(why)))
+                    }
+                    Err(UpdateError::Failed { index, errno }) => {
+                        Err(UpdateError::Failed { index: positions[index], errno })
+                    }
+                    other => other,
+                }
+            }
+            false => {
+                ops.iter().for_each(|op| shown.change(op));
+                self.make_changes(body, cpu, ops, wait)
+            }
+        };
+        if result.is_err() {
+            shown.is_lost();
+        }
+        result
+    }
+
+    fn make_changes(&self, body: &Body, cpu: usize, ops: &[Op<'_>], wait: Wait) -> Result<(), UpdateError> {
+        let dead = |why: Fatal| UpdateError::Dead(self.die(why));
         let bytes = ops.iter().map(|op| if let Op::MapRam { len, .. } = op { *len } else { 0 }).sum();
-        body.shown.fetch_add(bytes, Ordering::Relaxed);
+        body.ram_shown.fetch_add(bytes, Ordering::Relaxed);
         let mut mapper = lock(&body.mapper);
         self.settle(&mut mapper)?;
         let changes = self.changes.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
@@ -564,6 +653,10 @@ impl Vmspace {
     ) -> Result<Exit, Fatal> {
         let runner = self.runner(cpu)?;
         self.last_cpu.store(cpu, Ordering::Relaxed);
+        if self.body.as_ref().is_some_and(Body::is_left) {
+            self.change(cpu, &[], Wait::Now)
+                .map_err(|e| format!("can't take out what the last copy was shown: {e:?}"))?;
+        }
         context.flush();
         let mut inner = lock(&runner.inner);
         if inner.holds(&context.cell).is_none() {
@@ -597,6 +690,11 @@ impl Vmspace {
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
         runner.load_stat(&mut inner, &context.stat);
+        if let (Some(Withdrawal { at, len, left: prot }), Some(body)) = (context.withdraws, &self.body)
+            && body.copy_of != 0
+        {
+            lock(&body.shown).change(&Op::Protect { at, len, prot });
+        }
         // The host may let it run at once and the owner only later, so whoever kicks it meanwhile has to reach it; but no kick may meet the answer of a call
         // that trapped.
         let trapped = runner.will_answer(&inner, context);

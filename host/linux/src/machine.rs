@@ -229,7 +229,10 @@ impl Machine for LinuxMachine {
         })
     }
     fn new_space(&self) -> Result<Arc<dyn VmSpace>, SpaceError> {
-        self.spaces.create(&self.cpus)
+        self.spaces.create(&self.cpus, None)
+    }
+    fn new_copy(&self, original: &dyn VmSpace) -> Result<Arc<dyn VmSpace>, SpaceError> {
+        self.spaces.create(&self.cpus, Some(original))
     }
     fn tidy(&self) {
         self.spaces.tidy();

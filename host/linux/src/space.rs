@@ -48,9 +48,19 @@ impl Spaces {
         Vmspace::MAX_CPUS
     }
 
-    pub(crate) fn create(&self, cpus: &Arc<LinuxCpus>) -> Result<Arc<dyn VmSpace>, SpaceError> {
+    /// A new one, empty or to become a copy.
+    pub(crate) fn create(
+        &self,
+        cpus: &Arc<LinuxCpus>,
+        copy_of: Option<&dyn VmSpace>,
+    ) -> Result<Arc<dyn VmSpace>, SpaceError> {
         let current = cpus.current().map(|cpu| cpu.0);
-        let space = self.engine.create(current).map_err(|e| match e.raw_os_error() {
+        let copy_of = copy_of.and_then(|space| space.as_any().downcast_ref::<LinuxSpace>());
+        let created = match copy_of {
+            Some(original) => self.engine.create_copy(&original.space.0, current),
+            None => self.engine.create(current),
+        };
+        let space = created.map_err(|e| match e.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => SpaceError::NoMemory,
             _ => SpaceError::Dead(e.to_string()),
         })?;

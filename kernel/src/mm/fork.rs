@@ -27,7 +27,7 @@ const SHOW_CHANGES: usize = 48;
 impl Mm {
     /// A copy (`fork`). Ours loses write access to pages that are now shared, by one change for each run of them.
     pub fn fork(&self, cx: &Cx) -> Result<Arc<Mm>> {
-        let child = Mm::create(&self.machine, &self.frames)?;
+        let child = Mm::create(&self.machine, &self.frames, self.machine.new_copy(&*self.space))?;
         let mut batch = Batch::default();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;

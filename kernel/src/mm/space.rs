@@ -167,13 +167,18 @@ pub struct Mm {
 impl Mm {
     /// An empty address space, its layout as for a stack limit of 8 MiB; see [`Mm::set_layout`].
     pub fn new(kernel: &Arc<Kernel>) -> Result<Arc<Mm>> {
-        let mm = Mm::create(&kernel.machine, &kernel.frames)?;
+        let mm = Mm::create(&kernel.machine, &kernel.frames, kernel.machine.new_space())?;
         mm.set_layout(8 << 20, true);
         Ok(mm)
     }
 
-    pub(super) fn create(machine: &Arc<dyn Machine>, frames: &Arc<Frames>) -> Result<Arc<Mm>> {
-        let space = machine.new_space().map_err(|error| match error {
+    /// The same, shown by a space that the machine has just made.
+    pub(super) fn create(
+        machine: &Arc<dyn Machine>,
+        frames: &Arc<Frames>,
+        space: Result<Arc<dyn VmSpace>, SpaceError>,
+    ) -> Result<Arc<Mm>> {
+        let space = space.map_err(|error| match error {
             // Of processes, not of memory (fork(2), EAGAIN).
             SpaceError::NoMemory => {
                 Error::new(Errno::EAGAIN, "the host has no room for another address space")
