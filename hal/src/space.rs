@@ -265,9 +265,9 @@ pub trait UserContext: Send {
     fn take_closed(&mut self) -> u64 {
         0
     }
-    /// Has rights taken from a range of the address space, as by [`MapOp::Protect`], not later than guest code of this thread runs again; `left` is what is left of them: for memory
+    /// Has rights taken from a range of the address space, as by [`MapOp::Protect`], not later than guest code of this thread runs again; `rights` is what is left of them: for memory
     /// that a call of the thread has freed or protected. False when it can't be done so.
-    fn withdraw(&mut self, _at: VirtAddr, _len: u64, _left: Prot) -> bool {
+    fn withdraw(&mut self, _at: VirtAddr, _len: u64, _rights: Prot) -> bool {
         false
     }
     /// The signal mask that guest code has left, if it was offered.

@@ -237,7 +237,7 @@ pub struct Withdrawal {
     /// Length in bytes.
     pub len: u64,
     /// The rights that are left, `PROT_*`.
-    pub left: i32,
+    pub rights: i32,
 }
 
 impl Context {
@@ -295,10 +295,10 @@ impl Context {
     /// Has rights taken from a range of the address space before guest code of this thread runs again; the thread does it itself if it waits in
     /// the gate. What is not mapped there stays so. False when another range waits already, or more than the right to read is left.
     pub fn withdraw(&mut self, what: Withdrawal) -> bool {
-        let Withdrawal { at, len, left } = what;
+        let Withdrawal { at, len, rights } = what;
         let sound = at.checked_add(len).is_some_and(|end| end <= layout::REGION);
         let possible =
-            self.withdraws.is_none() && sound && [libc::PROT_NONE, libc::PROT_READ].contains(&left);
+            self.withdraws.is_none() && sound && [libc::PROT_NONE, libc::PROT_READ].contains(&rights);
         if possible {
             self.withdraws = Some(what);
         }

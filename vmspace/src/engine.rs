@@ -376,16 +376,16 @@ impl Engine {
         let mut reserve = lock(&self.reserve);
         if body.is_large() {
             body.empty(&Site::AnyOf(self.other_cpus().collect()));
+        } else if body.leave() {
+            self.put_off.store(true, Ordering::Relaxed);
+            self.unclean.store(true, Ordering::Relaxed);
+            // The oldest has waited longest in vain.
+            let mut left: Vec<_> = reserve.iter_mut().filter(|body| body.is_left()).collect();
+            if left.len() >= MOST_LEFT {
+                left.swap_remove(0).is_not_left();
+            }
         } else if self.seats.goes_on(cpu) {
             self.put_off.store(true, Ordering::Relaxed);
-            if body.leave() {
-                self.unclean.store(true, Ordering::Relaxed);
-                // The oldest has waited longest in vain.
-                let mut left: Vec<_> = reserve.iter_mut().filter(|body| body.is_left()).collect();
-                if left.len() >= MOST_LEFT {
-                    left.swap_remove(0).is_not_left();
-                }
-            }
         } else {
             body.empty(&Site::Here);
         }

@@ -690,7 +690,7 @@ impl Vmspace {
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
         runner.load_stat(&mut inner, &context.stat);
-        if let (Some(Withdrawal { at, len, left: prot }), Some(body)) = (context.withdraws, &self.body)
+        if let (Some(Withdrawal { at, len, rights: prot }), Some(body)) = (context.withdraws, &self.body)
             && body.copy_of != 0
         {
             lock(&body.shown).change(&Op::Protect { at, len, prot });
@@ -738,7 +738,7 @@ impl Vmspace {
 
     /// Takes rights from a range.
     fn withdraw(&self, cpu: usize, what: Option<Withdrawal>) -> Result<(), Fatal> {
-        let Some(Withdrawal { at, len, left: prot }) = what else { return Ok(()) };
+        let Some(Withdrawal { at, len, rights: prot }) = what else { return Ok(()) };
         match self.update(cpu, &[Op::Protect { at, len, prot }]) {
             // What is not there any more can't be used either.
             Ok(()) | Err(UpdateError::Failed { errno: libc::ENOMEM, .. }) => Ok(()),

@@ -38,12 +38,12 @@ impl Runner {
             (Some(Place::Gate), Mode::Taken { id, nr, .. }) => {
                 self.put(call::RESULT, result.unwrap_or(nr));
                 inner.withdrawn = context.withdraws.take();
-                let Some(Withdrawal { at, len, left }) = inner.withdrawn else {
+                let Some(Withdrawal { at, len, rights }) = inner.withdrawn else {
                     return self.give_order(inner, id, order::ANSWERED);
                 };
                 self.put(call::WITHDRAW, at);
                 self.put(call::WITHDRAW + 8, len);
-                self.put(call::WITHDRAW + 16, left as u64);
+                self.put(call::WITHDRAW + 16, rights as u64);
                 return self.give_order(inner, id, order::WITHDRAW);
             }
             (Some(Place::Frame), Mode::Handler { id }) => {

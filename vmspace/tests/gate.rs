@@ -584,7 +584,7 @@ fn nobody_reaches_what_a_call_has_freed() {
                             context.set_syscall_result(calls);
                             gone = calls % 3 != 0;
                             if gone {
-                                let gone = Withdrawal { at: DATA, len: 4096, left: (calls % 2) as i32 };
+                                let gone = Withdrawal { at: DATA, len: 4096, rights: (calls % 2) as i32 };
                                 assert!(context.withdraw(gone));
                                 assert!(!context.withdraw(gone), "one at a time");
                             }
@@ -607,9 +607,9 @@ fn nobody_reaches_what_a_call_has_freed() {
         }
     }
     // There is nothing above what a guest can have.
-    assert!(!start().withdraw(Withdrawal { at: rig.engine.user_limit(), len: 4096, left: 0 }));
+    assert!(!start().withdraw(Withdrawal { at: rig.engine.user_limit(), len: 4096, rights: 0 }));
     // And no right is given.
-    assert!(!start().withdraw(Withdrawal { at: DATA, len: 4096, left: libc::PROT_WRITE }));
+    assert!(!start().withdraw(Withdrawal { at: DATA, len: 4096, rights: libc::PROT_WRITE }));
 }
 
 #[test]

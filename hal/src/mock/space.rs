@@ -451,10 +451,10 @@ impl UserContext for MockContext {
     fn take_closed(&mut self) -> u64 {
         std::mem::take(&mut self.closed)
     }
-    fn withdraw(&mut self, at: VirtAddr, len: u64, left: Prot) -> bool {
+    fn withdraw(&mut self, at: VirtAddr, len: u64, rights: Prot) -> bool {
         match &mut *lock(&self.shared.withdrawn) {
             Some(list) => {
-                list.push((at, len, left));
+                list.push((at, len, rights));
                 true
             }
             None => false,

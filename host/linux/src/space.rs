@@ -340,8 +340,8 @@ impl UserContext for LinuxContext {
         self.inner.take_closed()
     }
 
-    fn withdraw(&mut self, at: VirtAddr, len: u64, left: Prot) -> bool {
-        self.inner.withdraw(Withdrawal { at: at.0, len, left: left.bits() as i32 })
+    fn withdraw(&mut self, at: VirtAddr, len: u64, rights: Prot) -> bool {
+        self.inner.withdraw(Withdrawal { at: at.0, len, rights: rights.bits() as i32 })
     }
 
     fn sigmask(&self) -> Option<u64> {

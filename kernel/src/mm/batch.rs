@@ -165,7 +165,7 @@ impl Mm {
         inner: &mut Inner,
         batch: &mut Batch,
     ) -> Result<Commit, SpaceError> {
-        let withdraw = |at, len, left| cx.user.borrow_mut().withdraw(VirtAddr(at), len, left);
+        let withdraw = |at, len, rights| cx.user.borrow_mut().withdraw(VirtAddr(at), len, rights);
         let done = match batch.changes[..] {
             [Change::Protect { at, len, prot }] if (Prot::READ).contains(prot) => withdraw(at, len, prot),
             [Change::Unmap { at, len }] if batch.freed.is_empty() && inner.stash.has_room() => {
