@@ -186,8 +186,6 @@ impl Engine {
     /// The same for what is shown much as another one is, where processes start one after the other: it may show what the last copy of that was shown, until it is changed.
     pub fn create_copy(self: &Arc<Engine>, of: &Vmspace, cpu: Option<usize>) -> io::Result<Vmspace> {
         if let Some(body) = self.take_from_reserve(|body| body.is_left_by_copy(of.id()), |_| ()) {
-            // The mother of the copy waits: her host CPU is free.
-            self.empty_what_was_put_off(cpu);
             return Ok(Vmspace::new(self.clone(), body));
         }
         self.create_with(cpu, of.id())
@@ -393,7 +391,7 @@ impl Engine {
     }
 
     /// Empties what has yet to be: at the seat of virtual CPU `cpu`, if it has one; what was left for the next copy only if nobody is there. Whether there was anything.
-    fn empty_what_was_put_off(&self, cpu: Option<usize>) -> bool {
+    pub(crate) fn empty_what_was_put_off(&self, cpu: Option<usize>) -> bool {
         if !self.put_off.load(Ordering::Relaxed) {
             return false;
         }

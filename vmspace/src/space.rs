@@ -682,6 +682,8 @@ impl Vmspace {
             && runner.begin_session(&mut inner, || self.lent(cpu, spare));
         if new && !begins {
             runner.stay_here();
+            // The session's host CPU has nothing to do meanwhile.
+            self.engine.empty_what_was_put_off(Some(cpu));
         }
         if take_flag(&runner.kicked) {
             return Ok(Exit::Interrupted);
