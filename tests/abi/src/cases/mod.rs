@@ -2,6 +2,7 @@
 
 pub mod busy;
 mod clone;
+mod copies;
 mod creds;
 mod epoll;
 mod exec;
@@ -49,6 +50,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         sock::CASES,
         sock_pass::CASES,
         busy::CASES,
+        copies::CASES,
         process::CASES,
         exec::CASES,
         session::CASES,
