@@ -423,15 +423,20 @@ impl Engine {
         let new = nursery.made.take();
         drop(nursery);
         for mut body in bodies.into_iter().chain(new) {
-            if !body.is_empty() && !body.is_left() {
+            let offset = slot_offset(body.slot);
+            let cleansed = if body.is_left() {
+                body.cleanse(&self.control, offset)
+            } else if body.is_empty() {
+                // Where its program will run, so that no other host CPU has to be told of what is unmapped later.
+                body.begin_cleansing(&self.control, offset, self.seats.host(cpu))
+            } else {
                 self.unclean.store(true, Ordering::Relaxed);
-            } else if !body.cleanse(&self.control, slot_offset(body.slot)) {
-                self.discard(body);
-                continue;
-            } else if !body.is_left() {
-                self.seats.host(cpu).into_iter().for_each(|host| body.waits_at(host));
+                true
+            };
+            match cleansed {
+                true => lock(&self.reserve).push(body),
+                false => self.discard(body),
             }
-            lock(&self.reserve).push(body);
         }
     }
 

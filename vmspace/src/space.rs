@@ -30,8 +30,8 @@ pub(crate) struct Body {
     clock: Option<u64>,
     /// When [`Body::empty`] began; `None` while it is in use or has to be put off.
     emptied: Option<Instant>,
-    /// Whether [`Body::cleanse`] has been done since, or it is new.
-    clean: bool,
+    /// How far [`Body::cleanse`] has come since.
+    cleansing: Cleansing,
     /// How much RAM has been shown since, in bytes.
     ram_shown: AtomicU64,
     /// Whose copy it is or was: the address space's number, 0 for none.
@@ -39,6 +39,15 @@ pub(crate) struct Body {
     /// What a copy shows, and whether that is what was left by the one before.
     shown: Mutex<Shown>,
     left: AtomicBool,
+}
+
+/// How far an address space is from being clean for its next user.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cleansing {
+    Due,
+    Begun,
+    /// Or it is new.
+    Done,
 }
 
 /// See [`Body::is_large`], in bytes.
@@ -74,7 +83,7 @@ impl Body {
             runners: Mutex::new(Vec::new()),
             clock,
             emptied: Some(Instant::now()),
-            clean: true,
+            cleansing: Cleansing::Done,
             ram_shown: AtomicU64::new(0),
             copy_of: 0,
             shown: Mutex::default(),
@@ -100,7 +109,7 @@ impl Body {
     /// Takes all runners out of guest code; none runs until [`Body::cleanse`], so nobody sees what is left, or what others have instead by then. False when that did not work and the processes
     /// have to go. [`Body::empty`] comes next, some time.
     pub(crate) fn vacate(&mut self) -> bool {
-        (self.emptied, self.clean) = (None, false);
+        (self.emptied, self.cleansing) = (None, Cleansing::Due);
         lock(&self.runners).iter().all(|runner| {
             let mut inner = lock(&runner.inner);
             runner.end_listening(&mut inner);
@@ -118,7 +127,7 @@ impl Body {
     /// Begins to unmap everything of the guest's, there; [`Body::cleanse`] waits for the end. What does not work is heard of then.
     pub(crate) fn empty(&mut self, site: &Site) {
         self.emptied = Some(Instant::now());
-        (self.copy_of, self.clean) = (0, false);
+        (self.copy_of, self.cleansing) = (0, Cleansing::Due);
         *lock(&self.shown) = Shown::default();
         self.left.store(false, Ordering::Relaxed);
         self.ram_shown.store(0, Ordering::Relaxed);
@@ -143,7 +152,7 @@ impl Body {
 
     /// Whether everything is unmapped by now.
     pub(crate) fn is_empty(&self) -> bool {
-        self.is_emptied() && (self.clean || lock(&self.mapper).has_finished())
+        self.is_emptied() && (self.is_clean() || lock(&self.mapper).has_finished())
     }
 
     /// It becomes a copy of this address space.
@@ -178,25 +187,20 @@ impl Body {
         self.left.store(false, Ordering::Relaxed);
     }
 
-    /// Has its first runner wait on that host CPU.
-    pub(crate) fn waits_at(&self, host: usize) {
-        lock(&self.runners).first().into_iter().for_each(|runner| runner.bind(host));
-    }
-
-    /// Whether [`Body::cleanse`] has been done.
+    /// Whether [`Body::cleanse`] has been done, or at least begun.
     pub(crate) fn is_clean(&self) -> bool {
-        self.clean
+        self.cleansing != Cleansing::Due
     }
 
-    /// Whether that has been done and there is nothing in it.
+    /// Whether that is so and there is nothing in it.
     pub(crate) fn is_ready(&self) -> bool {
-        self.clean && self.is_emptied()
+        self.is_clean() && self.is_emptied()
     }
 
-    /// Waits for the end of [`Body::empty`], and leaves no trace of the guest in memory that the next one can read or in the host tasks. False when
-    /// that did not work and the processes have to go. `control` is the control memory, in which this space's starts at `offset`.
-    pub(crate) fn cleanse(&mut self, control: &OwnedFd, offset: u64) -> bool {
-        if self.clean {
+    /// Waits for the end of [`Body::empty`], and begins to leave no trace of the guest in memory that the next one can read or in the host tasks: its first runner works on that on `host`,
+    /// if there is one, or where the calling thread is. False when that did not work and the processes have to go. `control` is the control memory, in which this space's starts at `offset`.
+    pub(crate) fn begin_cleansing(&mut self, control: &OwnedFd, offset: u64, host: Option<usize>) -> bool {
+        if self.cleansing != Cleansing::Due {
             return true;
         }
         let runners = lock(&self.runners);
@@ -204,7 +208,7 @@ impl Body {
             return false;
         }
         trust::clear_areas(control, &self.area, offset, runners.len());
-        self.clean = runners.iter().all(|runner| {
+        for (i, runner) in runners.iter().enumerate() {
             let mut inner = lock(&runner.inner);
             runner.clear_gate(self.clock);
             (inner.places, inner.eager) = (Places::default(), Eager::default());
@@ -212,13 +216,36 @@ impl Body {
             (inner.answers, inner.offers) = (Answers::default(), Offers::default());
             (inner.withdrawn, inner.undone, inner.stat) = (None, None, None);
             runner.kicked.store(false, Ordering::SeqCst);
-            runner.stay_here();
-            let cleansed = runner.cleanse(&mut inner).is_ok();
-            // The next guest's calls come as they come.
-            (inner.pace, inner.turns) = (Pace::new(), Turns::new());
-            cleansed
-        });
-        self.clean
+            match host.filter(|_| i == 0) {
+                Some(host) => runner.bind(host),
+                None => runner.stay_here(),
+            }
+            if runner.begin_cleansing(&mut inner).is_err() {
+                return false;
+            }
+        }
+        self.cleansing = Cleansing::Begun;
+        true
+    }
+
+    /// The same to the end.
+    pub(crate) fn cleanse(&mut self, control: &OwnedFd, offset: u64) -> bool {
+        if self.cleansing == Cleansing::Done {
+            return true;
+        }
+        let begun = self.begin_cleansing(control, offset, None);
+        let done = begun
+            && lock(&self.runners).iter().all(|runner| {
+                let mut inner = lock(&runner.inner);
+                let cleansed = runner.finish_cleansing(&mut inner).is_ok();
+                // The next guest's calls come as they come.
+                (inner.pace, inner.turns) = (Pace::new(), Turns::new());
+                cleansed
+            });
+        if done {
+            self.cleansing = Cleansing::Done;
+        }
+        done
     }
 
     /// Whether the gate of its runners can switch threads.

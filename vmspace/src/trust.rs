@@ -138,22 +138,30 @@ impl Runner {
         self.in_handler(inner, &n).map(drop)
     }
 
-    /// Takes everything out of the task that the guest code which ran in it may have left there; the address space has nothing mapped any more. It
+    /// Begins to take everything out of the task that the guest code which ran in it may have left there; the address space has nothing mapped at address zero. It
     /// goes through an empty frame, which sets mask and stack, and has to report a fault at address zero from the right place. The stack pointer
     /// is zero meanwhile: the host does not change an alternate stack that it points into.
-    pub(crate) fn cleanse(&self, inner: &mut Inner) -> Result<(), Fatal> {
+    pub(crate) fn begin_cleansing(&self, inner: &mut Inner) -> Result<(), Fatal> {
         self.evict(inner)?;
         if !matches!(inner.mode, Mode::Handler { .. }) {
             self.kick_out(inner)?;
         }
         inner.owner = None;
         self.write_frame(inner, &Full::default());
+        self.leave_frame(inner)
+    }
+
+    fn leave_frame(&self, inner: &mut Inner) -> Result<(), Fatal> {
+        let Mode::Handler { id } = inner.mode else {
+            return Err("the runner is not in its handler".into());
+        };
+        self.leave_handler(id)?;
+        self.wake(inner.rests.take())
+    }
+
+    /// Waits for the end of that.
+    pub(crate) fn finish_cleansing(&self, inner: &mut Inner) -> Result<(), Fatal> {
         for _ in 0..MOST_PENDING {
-            let Mode::Handler { id } = inner.mode else {
-                return Err("the runner is not in its handler".into());
-            };
-            self.leave_handler(id)?;
-            self.wake(inner.rests.take())?;
             let mut n = self.receive_new()?;
             if self.is_wait(&n) {
                 // It went to sleep just before.
@@ -165,6 +173,7 @@ impl Runner {
             if args[0] as i32 == libc::SIGSEGV {
                 return Ok(());
             }
+            self.leave_frame(inner)?;
         }
         Err(UNKICKABLE.into())
     }
