@@ -11,6 +11,7 @@ use crate::layout::{self, fd, nr, orders};
 use crate::runner::{Fatal, KILLED, receive};
 use crate::sys::{self, Notification};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -208,17 +209,21 @@ impl Mapper {
         if self.started > 0 { self.finish() } else { Ok(Ok(())) }
     }
 
-    /// Has it begin to unmap all below an address, and sleep then.
-    pub(crate) fn start_unmapping(&mut self, end: u64) -> Result<(), Fatal> {
+    /// Has it begin to unmap some ranges, leaving its host CPU to others after each, and then all below an address, and sleep then.
+    pub(crate) fn start_unmapping(&mut self, ranges: &[Range<u64>], end: u64) -> Result<(), Fatal> {
         // What has not worked out is unmapped, too.
         let _ = self.settle()?;
         if self.waiting.is_none() && self.speaks() {
             // It has gone to sleep, which nobody has heard of yet.
             self.waiting = Some(receive(self.listener.as_fd(), self.pid)?.id);
         }
+        let unmap = |start, end| [libc::SYS_munmap as u64, start, end - start, 0, 0, 0, 0];
+        let to_others = [libc::SYS_sched_yield as u64, 0, 0, 0, 0, 0, 0];
+        let pieces = ranges.iter().flat_map(|range| [unmap(range.start, range.end), to_others]);
+        let calls: Vec<Call> = pieces.chain([unmap(0, end)]).collect();
         self.in_batch = 0;
-        self.started = 1;
-        self.order(&[[libc::SYS_munmap as u64, 0, end, 0, 0, 0, 0]], 0)
+        self.started = calls.len();
+        self.order(&calls, 0)
     }
 
     fn order(&mut self, calls: &[Call], standby: u64) -> Result<(), Fatal> {

@@ -14,6 +14,7 @@ use crate::sys;
 use crate::trust::{self, Fresh};
 use crate::turns::Turns;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -34,12 +35,20 @@ pub(crate) struct Body {
     cleansing: Cleansing,
     /// How much RAM has been shown since, in bytes.
     ram_shown: AtomicU64,
+    /// Where something has been shown since.
+    extents: Mutex<Extents>,
     /// Whose copy it is or was: the address space's number, 0 for none.
     copy_of: u64,
     /// What a copy shows, and whether that is what was left by the one before.
     shown: Mutex<Shown>,
     left: AtomicBool,
 }
+
+/// What is unmapped at a time of a large address space, in bytes, and about how many pieces at most.
+const PIECE: u64 = 1 << 20;
+const MOST_PIECES: u64 = 256;
+/// How many ranges are told apart. What is in none of them is unmapped in one piece.
+const MOST_EXTENTS: usize = 16;
 
 /// How far an address space is from being clean for its next user.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,6 +61,35 @@ enum Cleansing {
 
 /// See [`Body::is_large`], in bytes.
 const MUCH: u64 = 8 << 20;
+
+/// Where something was mapped: ranges with holes in them, in no order.
+#[derive(Default)]
+struct Extents(Vec<Range<u64>>);
+
+impl Extents {
+    fn add(&mut self, at: u64, len: u64) {
+        let end = at.saturating_add(len);
+        let near = |range: &&mut Range<u64>| {
+            range.start <= end.saturating_add(PIECE) && at <= range.end.saturating_add(PIECE)
+        };
+        if let Some(range) = self.0.iter_mut().find(near) {
+            *range = range.start.min(at)..range.end.max(end);
+        } else if self.0.len() < MOST_EXTENTS {
+            self.0.push(at..end);
+        }
+    }
+
+    /// All in pieces, so that whoever unmaps one after the other leaves the host CPU to others in between.
+    fn pieces(&self) -> Vec<Range<u64>> {
+        let all: u64 = self.0.iter().map(|range| range.end - range.start).sum();
+        let len = all.div_ceil(MOST_PIECES).next_multiple_of(PIECE).max(PIECE);
+        let pieces = |range: &Range<u64>| {
+            let end = range.end.min(layout::REGION);
+            (range.start..end).step_by(len as usize).map(move |at| at..(at + len).min(end))
+        };
+        self.0.iter().flat_map(pieces).collect()
+    }
+}
 
 /// Where an address space is emptied.
 pub(crate) enum Site {
@@ -85,6 +123,7 @@ impl Body {
             emptied: Some(Instant::now()),
             cleansing: Cleansing::Done,
             ram_shown: AtomicU64::new(0),
+            extents: Mutex::default(),
             copy_of: 0,
             shown: Mutex::default(),
             left: AtomicBool::new(false),
@@ -126,6 +165,7 @@ impl Body {
 
     /// Begins to unmap everything of the guest's, there; [`Body::cleanse`] waits for the end. What does not work is heard of then.
     pub(crate) fn empty(&mut self, site: &Site) {
+        let large = self.is_large();
         self.emptied = Some(Instant::now());
         (self.copy_of, self.cleansing) = (0, Cleansing::Due);
         *lock(&self.shown) = Shown::default();
@@ -137,7 +177,9 @@ impl Body {
             Site::Seat(host) => mapper.go_to(*host),
             Site::AnyOf(cpus) => mapper.leave_for(cpus),
         }
-        let _ = mapper.start_unmapping(layout::REGION);
+        let extents = std::mem::take(&mut *lock(&self.extents));
+        let pieces = if large { extents.pieces() } else { Vec::new() };
+        let _ = mapper.start_unmapping(&pieces, layout::REGION);
     }
 
     /// Whether that has begun.
@@ -552,8 +594,14 @@ impl Vmspace {
 
     fn make_changes(&self, body: &Body, cpu: usize, ops: &[Op<'_>], wait: Wait) -> Result<(), UpdateError> {
         let dead = |why: Fatal| UpdateError::Dead(self.die(why));
-        let bytes = ops.iter().map(|op| if let Op::MapRam { len, .. } = op { *len } else { 0 }).sum();
-        body.ram_shown.fetch_add(bytes, Ordering::Relaxed);
+        for op in ops {
+            if let Op::MapRam { at, len, .. } | Op::MapFile { at, len, .. } = *op {
+                lock(&body.extents).add(at, len);
+            }
+            if let Op::MapRam { len, .. } = op {
+                body.ram_shown.fetch_add(*len, Ordering::Relaxed);
+            }
+        }
         let mut mapper = lock(&body.mapper);
         self.settle(&mut mapper)?;
         let changes = self.changes.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
@@ -884,5 +932,39 @@ impl Drop for Vmspace {
             Some(_) => self.engine.discard(body),
             None => self.engine.give_back(body, self.last_cpu.load(Ordering::Relaxed)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_what_was_mapped_and_are_not_too_many() {
+        const MIB: u64 = 1 << 20;
+        for scale in [1, 16] {
+            let mut extents = Extents::default();
+            // A heap that grows, files far apart, a stack; and one in between, where two of them meet.
+            let heap = (0..100).map(|i| (MIB * (64 + i * scale / 2), MIB * scale / 2));
+            let files = (0..10).map(|i| ((1 << 46) - i * 512 * MIB * scale, 4096 * scale));
+            let all: Vec<_> = heap.chain(files).chain([(1 << 45, MIB), ((1 << 45) + 3 * MIB, MIB)]).collect();
+            all.iter().for_each(|&(at, len)| extents.add(at, len));
+            extents.add((1 << 45) + MIB, 2 * MIB);
+            let pieces = extents.pieces();
+            assert!(pieces.len() as u64 <= MOST_PIECES + MOST_EXTENTS as u64, "{}", pieces.len());
+            for (at, len) in all {
+                let covered: u64 = pieces
+                    .iter()
+                    .map(|piece| piece.end.min(at + len).saturating_sub(piece.start.max(at)))
+                    .sum();
+                assert!(covered >= len, "{at:#x} and {len:#x} bytes: {covered:#x}");
+            }
+            assert!(pieces.iter().all(|piece| piece.end > piece.start && piece.end <= layout::REGION));
+        }
+        assert_eq!(Extents::default().pieces(), []);
+        // No more ranges are told apart than that.
+        let mut extents = Extents::default();
+        (0..2 * MOST_EXTENTS as u64).for_each(|i| extents.add(i << 30, 4096));
+        assert_eq!(extents.pieces().len(), MOST_EXTENTS);
     }
 }
