@@ -2,15 +2,16 @@
 //!
 //! A new one takes some 200 µs of three host tasks that come one out of the other. Where there is a second host CPU it is made there ahead of need: whoever takes
 //! the last one has the next begun. The reserve comes first: what has just been used is in the host's caches. But nobody waits for one that is still being emptied
-//! if another can be had; and where that takes long, it is done on another host CPU.
+//! if another can be had; and where that takes long, it is done on another host CPU. That of a copy is not emptied but left for the next copy of the same one ([`crate::shown`]).
 //!
 //! Lock order: the nursery, the reserve, the slots.
 
 use crate::area::Area;
+use crate::body::{Body, Site};
 use crate::layout::{self, board, says};
 use crate::limit::Tasks;
 use crate::seat::Seats;
-use crate::space::{Body, Site, Vmspace};
+use crate::space::Vmspace;
 use crate::stub::Addresses;
 use crate::sys;
 use crate::tempo::Tempo;
@@ -364,8 +365,8 @@ impl Engine {
         body.add_runner(listener, &self.fresh)
     }
 
-    /// Takes an address space back from virtual CPU `cpu`: emptied for the next user if it is sound, else ended. In a session others want the host CPUs just now, and it is put off
-    /// until the next address space is wanted, whose maker works while it is done at his seat, or the virtual CPU is idle.
+    /// Takes an address space back from virtual CPU `cpu`: emptied for the next user if it is sound, else ended. That of a copy is left for the next one. In a session others want the host CPUs just now, and
+    /// emptying is put off until one begins to run outside of it, or is wanted, while the seat has nothing to do; or until the virtual CPU is idle.
     pub(crate) fn give_back(&self, mut body: Body, cpu: usize) {
         let full = self.closed.load(Ordering::SeqCst) || lock(&self.reserve).len() >= RESERVE;
         if full || !body.vacate() {

@@ -10,6 +10,7 @@
 compile_error!("vmspace runs on x86_64 Linux");
 
 mod area;
+mod body;
 mod context;
 mod engine;
 mod filter;
