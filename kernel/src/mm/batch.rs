@@ -167,7 +167,14 @@ impl Mm {
     ) -> Result<Commit, SpaceError> {
         let withdraw = |at, len, rights| cx.user.borrow_mut().withdraw(VirtAddr(at), len, rights);
         let done = match batch.changes[..] {
-            [Change::Protect { at, len, prot }] if (Prot::READ).contains(prot) => withdraw(at, len, prot),
+            [Change::Protect { at, len, prot }] if prot.is_empty() => withdraw(at, len, prot),
+            [Change::Protect { at, len, prot: Prot::READ }] if inner.stash.may_lower() => {
+                let done = withdraw(at, len, Prot::READ);
+                if done {
+                    inner.stash.lower(at, len);
+                }
+                done
+            }
             [Change::Unmap { at, len }] if batch.freed.is_empty() && inner.stash.has_room() => {
                 let done = withdraw(at, len, Prot::empty());
                 if done {

@@ -91,6 +91,7 @@ impl Mm {
                 if at_once && dirty > 0 { &mut written } else { &mut others }.push((vma.start, vma.shown));
             }
         }
+        inner.confirm_lowered(&mut batch);
         self.commit(cx.cpu(), inner, &mut batch)?;
         drop(guard);
         // Many a child only touches a few pages before it executes another program.

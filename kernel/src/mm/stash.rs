@@ -20,8 +20,9 @@ use hal::{PAGE_SIZE, Prot};
 const MOST_PAGES: u32 = 64;
 /// See [`MOST_PAGES`].
 const MOST_RUNS: usize = 8;
-/// How many pieces of files.
+/// How many pieces of files, and how many ranges without the right to write.
 const MOST_HIDDEN: usize = 8;
+const MOST_LOWERED: usize = 16;
 /// None are kept when less than this part of RAM is free.
 const SPARE_PART: u64 = 8;
 /// The rights of memory whose pages are kept.
@@ -54,6 +55,8 @@ pub(super) struct Stash {
     displaced: Vec<Run>,
     /// The same of files, which nobody has rights to: where and how long, in bytes.
     hidden: Vec<(u64, u64)>,
+    /// Ranges whose rights to write a thread was to give up itself, which nobody has checked.
+    lowered: Vec<(u64, u64)>,
 }
 
 impl Stash {
@@ -82,6 +85,16 @@ impl Stash {
         self.hidden.push((at, len));
     }
 
+    /// Whether a thread may be told to give up the right to write to one more range.
+    pub(super) fn may_lower(&self) -> bool {
+        self.lowered.len() < MOST_LOWERED
+    }
+
+    /// It was told so.
+    pub(super) fn lower(&mut self, at: u64, len: u64) {
+        self.lowered.push((at, len));
+    }
+
     /// To be called before a batch is applied: what was displaced goes with it.
     pub(super) fn leave(&mut self, batch: &mut Batch) {
         for (at, len) in self.hidden.drain(..) {
@@ -96,12 +109,25 @@ impl Stash {
     /// The machine shows nothing any more: gives all frames up.
     pub(super) fn forget(&mut self, frames: &Frames) {
         self.hidden.clear();
+        self.lowered.clear();
         let all = take(&mut self.runs).into_iter().chain(take(&mut self.displaced));
         frames.put_all(all.flat_map(Run::frames));
     }
 }
 
 impl Inner {
+    /// Has the host take the right to write from pages that threads were to give it up for. A thread that has not would go on writing to what a copy of the process shares.
+    pub(super) fn confirm_lowered(&mut self, batch: &mut Batch) {
+        for (at, len) in take(&mut self.stash.lowered) {
+            for (page, pte) in self.table.range(at / PAGE_SIZE..(at + len) / PAGE_SIZE) {
+                let vma = self.areas.find(page * PAGE_SIZE);
+                if let Some(vma) = vma.filter(|_| pte.mapped() && !pte.writable()) {
+                    batch.protect(page * PAGE_SIZE, PAGE_SIZE, vma.host_prot(false));
+                }
+            }
+        }
+    }
+
     /// Removes everything in a range, as [`Inner::remove`] does, but keeps its pages if they are worth it.
     pub(super) fn put_away(&mut self, start: u64, end: u64, frames: &Frames, batch: &mut Batch) {
         let Some((runs, pages)) = self.worth_keeping(start, end, frames) else {

@@ -99,6 +99,35 @@ fn rights_that_a_call_gives_up_a_thread_takes_away_itself_but_gives_none() {
 }
 
 #[test]
+fn a_copy_shares_nothing_that_a_thread_may_go_on_writing_to() {
+    let machine = MockMachine::new();
+    testing::run_on(machine.clone(), testing::config(), move |cx| {
+        let mm = new_mm(cx);
+        let at = mm.map(cx, anon(PAGES * PAGE)).unwrap().0;
+        store(cx, &mm, at, b"mine");
+        machine.take_withdrawn();
+        mm.protect(cx, at, PAGES * PAGE, Prot::READ).unwrap();
+        // The thread has been told so, but does as it likes.
+        let space = MockSpace::of(&**mm.space());
+        assert_eq!(space.guest_write(VirtAddr(at), b"then"), Ok(()));
+        let child = mm.fork(cx).unwrap();
+        assert_eq!(space.guest_write(VirtAddr(at), b"late"), Err(VirtAddr(at)));
+        assert_eq!(load(cx, &child, at, 4).unwrap(), b"then");
+        // Once is enough, and what is gone meanwhile is left alone.
+        ops(&mm);
+        drop(mm.fork(cx).unwrap());
+        assert_eq!(ops(&mm), []);
+        let at = mm.map(cx, anon(PAGES * PAGE)).unwrap().0;
+        store(cx, &mm, at, b"x");
+        mm.protect(cx, at, PAGES * PAGE, Prot::READ).unwrap();
+        mm.unmap(cx, at, PAGES * PAGE).unwrap();
+        ops(&mm);
+        drop(mm.fork(cx).unwrap());
+        assert_eq!(ops(&mm), []);
+    });
+}
+
+#[test]
 fn a_file_that_the_machine_does_not_show_any_more_is_shown_again() {
     let machine = MockMachine::new();
     machine.mock_fs().add_file("/file", 0o644, &[7; PAGE as usize]);
