@@ -151,7 +151,7 @@ impl Body {
         (self.emptied, self.cleansing) = (None, Cleansing::Due);
         lock(&self.runners).iter().all(|runner| {
             let mut inner = lock(&runner.inner);
-            runner.end_listening(&mut inner);
+            runner.end_session(&mut inner);
             // A thread that has left the address space (execve) still wants its registers.
             runner.clear_places(&mut inner);
             runner.evict(&mut inner).and_then(|()| runner.stop(&mut inner)).is_ok()

@@ -383,24 +383,20 @@ impl Runner {
 
     /// The end of a session: the runner shares its owner's CPU again. Also of turns.
     pub(crate) fn come_home(&self, inner: &mut Inner) {
-        if let Some(Moved { home, .. }) = self.end_session(inner) {
+        if let Some(home) = self.end_session(inner) {
             self.bind(home);
         }
     }
 
-    /// The same for a runner that has nothing more to do: it stays where it is.
-    pub(crate) fn end_listening(&self, inner: &mut Inner) {
-        self.end_session(inner);
-    }
-
-    fn end_session(&self, inner: &mut Inner) -> Option<Moved> {
+    /// The same for a runner that may stay where it is; where it was before the session.
+    pub(crate) fn end_session(&self, inner: &mut Inner) -> Option<usize> {
         self.end_turns(inner);
         let session = inner.pace.session.take();
         if session.is_some() {
             self.swap(call::LISTENING, listening::NOT);
             inner.pace.end();
         }
-        session
+        session.map(|moved| moved.home)
     }
 }
 

@@ -2,12 +2,11 @@
 
 mod rig;
 
-use rig::{CODE, Rig, call, jump_back, memory_file, other_cpu, start};
+use rig::{CODE, NR, Rig, jump_back, keep_busy, memory_file, other_cpu, start};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use vmspace::{Context, Exit, Op, Vmspace};
 
-const NR: u64 = 39;
 const PAGE: u64 = 4096;
 /// Where copies begin, in RAM, and their pages of data: in memory, in RAM and in a file.
 const PROBE: u64 = 0x20_000;
@@ -49,11 +48,7 @@ fn a_copy_is_shown_what_it_is_told_and_nothing_of_the_one_before() {
         file.write_all_at(&(IN_FILE + i).to_le_bytes(), i * PAGE).unwrap();
     }
     file.set_len(PAGES * PAGE).unwrap();
-    // Calls that come fast, so that there is a session.
-    let mut code = call(&rig.engine, NR);
-    jump_back(&mut code, 0xeb);
-    let original = rig.space(&code);
-    let mut calling = start(CODE);
+    let (original, mut calling) = rig.busy();
     let mut state = 7u64;
     let mut random = |below: u64| {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -61,10 +56,7 @@ fn a_copy_is_shown_what_it_is_told_and_nothing_of_the_one_before() {
     };
     let mut told = [None; PAGES as usize];
     for round in 0..300 {
-        for _ in 0..60 {
-            assert!(matches!(original.run(0, &mut calling, &other_cpu), Exit::Syscall { nr: NR, .. }));
-            calling.set_syscall_result(0);
-        }
+        keep_busy(&original, &mut calling);
         let copy = rig.engine.create_copy(&original, Some(0)).unwrap();
         // A few pages are others than before.
         for _ in 0..random(4) {

@@ -2,13 +2,12 @@
 
 mod rig;
 
-use rig::{CODE, DATA, Rig, call, children, jump_back, other_cpu, start};
+use rig::{CODE, DATA, NR, Rig, children, jump_back, keep_busy, other_cpu, start};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
-use vmspace::{Context, Exit, Op, UpdateError, Vmspace};
+use vmspace::{Exit, Op, UpdateError, Vmspace};
 
-const NR: u64 = 39;
 /// Where the program's code and its pages of data are in RAM.
 const PROGRAM: u64 = 0x20_000;
 const PAGES: [u64; 3] = [0x30_000, 0x31_000, 0x32_000];
@@ -55,25 +54,10 @@ fn shows_something(pid: i32) -> bool {
     maps.lines().filter_map(start).any(|at| at < 0x7fff_0000_0000)
 }
 
-/// A space whose calls come fast, and a thread in it.
-fn busy(rig: &Rig) -> (Vmspace, Context) {
-    let mut code = call(&rig.engine, NR);
-    jump_back(&mut code, 0xeb);
-    (rig.space(&code), start(CODE))
-}
-
-/// Has a session begin.
-fn keep_busy(outer: &Vmspace, context: &mut Context) {
-    for _ in 0..60 {
-        assert!(matches!(outer.run(0, context, &other_cpu), Exit::Syscall { nr: NR, .. }));
-        context.set_syscall_result(0);
-    }
-}
-
 #[test]
 fn changes_that_were_begun_fail_when_they_are_waited_for() {
     let rig = Rig::new();
-    let (outer, mut context) = busy(&rig);
+    let (outer, mut context) = rig.busy();
     let map = |at| Op::MapRam { at, len: 4096, prot: rig::RW, offset: PROGRAM, populate: false };
     let hole = || Op::Protect { at: DATA + (1 << 20), len: 4096, prot: rig::RW };
     for _ in 0..50 {
@@ -95,7 +79,7 @@ fn changes_that_were_begun_fail_when_they_are_waited_for() {
 #[test]
 fn programs_that_begin_in_a_session_are_served_and_leave_nothing() {
     let rig = Rig::new();
-    let (outer, mut context) = busy(&rig);
+    let (outer, mut context) = rig.busy();
     rig.ram.write_all_at(&program(), PROGRAM).unwrap();
     for (i, page) in (0u64..).zip(PAGES) {
         rig.ram.write_all_at(&(1000 + i).to_le_bytes(), page).unwrap();

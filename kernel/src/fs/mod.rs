@@ -35,6 +35,7 @@ pub mod perm;
 pub mod procfs;
 pub mod pseudo;
 mod root;
+mod stamp;
 pub mod sysfs;
 mod transfer;
 pub mod walk;
@@ -58,6 +59,7 @@ pub use memfs::{MemFs, MemOptions};
 pub use mount::{Mount, MountBelow, MountFlags, Namespace, Path};
 pub use open::{open_exec, open_path};
 pub use root::mount_root;
+pub(crate) use stamp::Stamp;
 pub use walk::{Lookup, change_directory};
 
 use crate::wait::WaitQueue;

@@ -11,30 +11,12 @@ use super::inner::Inner;
 use super::programs::FirstCode;
 use super::space::Mm;
 use super::table::Pte;
+use crate::fs::Stamp;
 use crate::sync::Mutex;
 use crate::task::Cx;
-use abi::time::Timespec;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use hal::{HostFile, PAGE_SIZE, Prot};
-
-/// A file that was changed less than so many seconds ago may have been changed again without another time.
-const SETTLED_SEC: i64 = 2;
-
-/// What says that a file is what it was.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    mtime: Timespec,
-    ctime: Timespec,
-    size: u64,
-}
-
-impl Stamp {
-    fn of(file: &dyn HostFile) -> Option<Stamp> {
-        let attr = file.attr().ok()?;
-        Some(Stamp { mtime: attr.mtime, ctime: attr.ctime, size: attr.size })
-    }
-}
+use hal::{PAGE_SIZE, Prot};
 
 /// What is kept. Distances are from where the first code is, in bytes.
 struct Kept {
@@ -61,7 +43,7 @@ impl Mm {
     }
 
     fn show_kept(&self, cx: &Cx, code: &FirstCode, kept: &Kept, batch: &mut Batch) -> Option<()> {
-        if Stamp::of(&*code.file)? != kept.stamp {
+        if Stamp::of(&code.file.attr().ok()?) != kept.stamp {
             return None;
         }
         let there = |distance: i64| code.at.checked_add_signed(distance);
@@ -94,9 +76,9 @@ impl Mm {
         if !code.program.is_known() {
             return;
         }
-        let Some(stamp) = Stamp::of(&*code.file) else { return };
-        let now = (cx.realtime_ns() / 1_000_000_000) as i64;
-        if now - stamp.mtime.sec.max(stamp.ctime.sec) < SETTLED_SEC {
+        let Ok(attr) = code.file.attr() else { return };
+        let stamp = Stamp::of(&attr);
+        if !stamp.is_settled((cx.realtime_ns() / 1_000_000_000) as i64) {
             return;
         }
         let inner = self.inner.lock();

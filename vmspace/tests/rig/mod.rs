@@ -19,6 +19,9 @@ pub const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 /// `mov eax, 39 ; syscall ; jmp back`.
 pub const SYSCALL_LOOP: &[u8] = &[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
 
+/// A system call that the tests make.
+pub const NR: u64 = 39;
+
 /// An empty memory file.
 pub fn memory_file() -> File {
     // SAFETY: the name is a C string and the descriptor is new.
@@ -55,6 +58,14 @@ pub fn call(engine: &Engine, nr: u64) -> Vec<u8> {
 pub fn jump_back(code: &mut Vec<u8>, opcode: u8) {
     code.push(opcode);
     code.push((-(code.len() as i8 + 1)) as u8);
+}
+
+/// Has a session begin for the thread of [`Rig::busy`].
+pub fn keep_busy(space: &Vmspace, context: &mut Context) {
+    for _ in 0..60 {
+        assert!(matches!(space.run(0, context, &other_cpu), Exit::Syscall { nr: NR, .. }));
+        context.set_syscall_result(0);
+    }
 }
 
 /// Ids of all children of this process.
@@ -102,6 +113,13 @@ impl Rig {
         let map = |at, prot, offset| Op::MapRam { at, len: 4096, prot, offset, populate: false };
         space.update(0, &[map(CODE, RX, 0), map(DATA, RW, DATA_OFFSET)]).unwrap();
         space
+    }
+
+    /// A space whose calls come fast, and a thread in it.
+    pub fn busy(&self) -> (Vmspace, Context) {
+        let mut code = call(&self.engine, NR);
+        jump_back(&mut code, 0xeb);
+        (self.space(&code), start(CODE))
     }
 
     /// What guest code can read of the stub's code, found by having guest code read it.

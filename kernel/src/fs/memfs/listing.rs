@@ -6,7 +6,7 @@
 use super::Key;
 use super::node::Node;
 use crate::error::Result;
-use abi::time::Timespec;
+use crate::fs::Stamp;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -16,13 +16,9 @@ use hashbrown::HashMap;
 /// How many listings are kept, and how many names in all of them.
 const MOST: usize = 256;
 const MOST_NAMES: usize = 1 << 14;
-/// For how long a directory must not have changed, in seconds. The coarsest times of file systems are full two seconds.
-const SETTLED_SEC: i64 = 3;
 
 /// The names in a lower directory.
 pub(super) type Listing = Arc<Vec<HostDirEntry>>;
-/// When a directory, and when something about it, was changed last.
-type Stamp = (Timespec, Timespec);
 
 /// The listings that are kept.
 #[derive(Default)]
@@ -68,14 +64,13 @@ impl Node {
     /// The names in the lower directory, which is `lower`. Blocks for the host's calls.
     pub(super) fn lower_names(&self, lower: &dyn HostNode) -> Result<Listing> {
         let attr = lower.attr()?;
-        let stamp = (attr.mtime, attr.ctime);
+        let stamp = Stamp::of(&attr);
         let known = self.shared.listings.lock().find(&self.key, &stamp);
         if let Some(known) = known {
             return Ok(known);
         }
         let listing = Arc::new(lower.read_dir()?);
-        let changed = attr.mtime.sec.max(attr.ctime.sec);
-        if self.shared.now().sec.saturating_sub(changed) >= SETTLED_SEC {
+        if stamp.is_settled(self.shared.now().sec) {
             let gone = self.shared.listings.lock().keep(self.key, stamp, &listing);
             drop(gone);
         }
