@@ -23,6 +23,8 @@ const RSP: usize = 15;
 const RIP: usize = 16;
 /// Positions of a call's arguments, in order.
 const ARGUMENTS: [usize; 6] = [RDI, RSI, RDX, 2, 0, 1];
+/// Positions of [`call::KEPT`].
+const KEPT: [usize; 6] = [10, 11, 4, 5, 6, 7];
 /// Offset of `XSTATE_BV` in an image.
 const XSTATE_BV: usize = 512;
 /// The trap flag.
@@ -207,6 +209,9 @@ impl Runner {
         let clock_stack = self.at + AREA_CLOCK_STACK..self.at + AREA_CLOCK_STACK_END + 1;
         if (gate.clock..gate.clocked).contains(&ip) || (ip >= layout::REGION && clock_stack.contains(&sp)) {
             self.restore_arguments();
+            for (kept, i) in (call::KEPT..).step_by(8).zip(KEPT) {
+                set(i, self.get(kept));
+            }
             set(RSP, self.get(call::CLOCK_SP));
             set(RAX, libc::SYS_clock_gettime as u64);
             set(RCX, self.get(call::SITE));

@@ -10,6 +10,17 @@
     mov gs:[{ARGS} + 40], r9
     mov gs:[{SITE}], rcx
 .endm
+// All else that has to be known where the vDSO is called.
+.macro all_for_clock
+    arguments_and_site
+    mov gs:[{CLOCK_SP}], rsp
+    mov gs:[{KEPT}], rbp
+    mov gs:[{KEPT} + 8], rbx
+    mov gs:[{KEPT} + 16], r12
+    mov gs:[{KEPT} + 24], r13
+    mov gs:[{KEPT} + 32], r14
+    mov gs:[{KEPT} + 40], r15
+.endm
 
 at vmspace_stub_gate
     rdgsbase r11
@@ -69,8 +80,7 @@ at vmspace_stub_gate_masked
     mov r11d, 0x8f3                 // REALTIME, MONOTONIC, MONOTONIC_RAW, the COARSE ones, BOOTTIME, TAI
     bt r11d, edi
     jnc 60f
-    arguments_and_site
-    mov gs:[{CLOCK_SP}], rsp
+    all_for_clock
     rdgsbase r11
     lea rsp, [r11 + {CLOCK_STACK_END}]
 at vmspace_stub_gate_clock
@@ -332,3 +342,4 @@ at vmspace_stub_end
 .popsection
 .purgem at
 .purgem arguments_and_site
+.purgem all_for_clock

@@ -62,7 +62,7 @@ pub const ANSWERS: usize = 264;
 /// Offset of the call that guest code made through the gate.
 pub const AREA_CALL: u64 = 0x840;
 /// Offset of the small stack that the gate calls the vDSO on, and its end.
-pub const AREA_CLOCK_STACK: u64 = 0xac0;
+pub const AREA_CLOCK_STACK: u64 = 0xb00;
 /// See [`AREA_CLOCK_STACK`].
 pub const AREA_CLOCK_STACK_END: u64 = 0xf00;
 /// Offset of a scratch `stack_t` in an area.
@@ -192,6 +192,8 @@ pub mod call {
     pub const STAT: u64 = 400;
     /// Its length in words.
     pub const STAT_WORDS: usize = 18;
+    /// Registers that the vDSO puts on its stack, while it runs: `rbp`, `rbx`, `r12` to `r15`.
+    pub const KEPT: u64 = 640;
 }
 
 /// Offsets in [`BOARD`].
@@ -199,7 +201,9 @@ pub mod board {
     /// Counts how often the owner has recalled what he said of files.
     pub const VERSION: u64 = 0;
 }
-const _: () = assert!(AREA_CALL + call::STAT + 8 * call::STAT_WORDS as u64 <= AREA_CLOCK_STACK);
+const _: () = assert!(
+    call::STAT + 8 * call::STAT_WORDS as u64 <= call::KEPT && AREA_CALL + call::KEPT + 48 <= AREA_CLOCK_STACK
+);
 
 /// Values of [`call::LISTENING`]: how the owner learns of a call. They are compared as numbers. The lowest byte is the runner's selector for `PR_SET_SYSCALL_USER_DISPATCH` (`prctl(2)`): 1
 /// has the host send a signal for each call from outside of the text, 0 leaves it to the filter.

@@ -63,6 +63,7 @@ global_asm!(
     CLOCK = const layout::AREA_CALL + call::CLOCK,
     TIME = const layout::AREA_CALL + call::TIME,
     CLOCK_SP = const layout::AREA_CALL + call::CLOCK_SP,
+    KEPT = const layout::AREA_CALL + call::KEPT,
     CLOCK_STACK_END = const layout::AREA_CLOCK_STACK_END,
     SIGMASK = const layout::AREA_CALL + call::SIGMASK,
     CLOSABLE = const layout::AREA_CALL + call::CLOSABLE,

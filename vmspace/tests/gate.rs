@@ -624,6 +624,8 @@ fn the_clock_is_read_in_the_gate() {
     let mut context = start();
     let regs = context.regs();
     (regs.rdi, regs.rsi, regs.rdx, regs.rsp) = (1, DATA, 77, DATA + 8);
+    // The vDSO puts these on its stack when it needs them for something else.
+    (regs.rbp, regs.rbx, regs.r13, regs.r14, regs.r15) = (1, 2, 3, 4, 5);
     let time = || {
         let mut words = [0; 16];
         rig.ram.read_exact_at(&mut words, DATA_OFFSET).unwrap();
@@ -652,6 +654,7 @@ fn the_clock_is_read_in_the_gate() {
     });
     let regs = *context.regs();
     assert_eq!((regs.rdi, regs.rsi, regs.rdx, regs.rsp, regs.r9), (1, DATA, 77, DATA + 8, 66));
+    assert_eq!((regs.rbp, regs.rbx, regs.r13, regs.r14, regs.r15), (1, 2, 3, 4, 5));
     assert!(last > 0 && regs.r12 > made, "{last}, {} calls, {made} made", regs.r12);
     // What the vDSO does not know, or can't write, is the owner's.
     for (clock, at) in [(2, DATA), (99, DATA), (1, 8), (1, DATA + 4095 - 8)] {
