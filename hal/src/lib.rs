@@ -36,7 +36,7 @@ pub use hostfs::{
 pub use machine::{ClockId, CpuidAnswer, Event, LogLevel, Machine};
 pub use ram::Ram;
 pub use space::{
-    Backing, DefaultActions, Exit, Fault, MapOp, Offers, Populate, Prot, Regs, SpaceError, StatOffer,
-    UserContext, VmSpace,
+    Backing, DefaultActions, Exit, Fault, FileView, MapOp, Offers, Populate, Prot, Regs, SpaceError,
+    StatOffer, UserContext, Views, VmSpace,
 };
 pub use stream::{Readiness, Stream, StreamKind, WindowSize};

@@ -226,6 +226,27 @@ pub struct StatOffer {
     pub stat: [u64; 18],
 }
 
+/// Open files whose content is in the address space: `pread64` and `pwrite64` of them copy from and to it, as far as that goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Views {
+    /// What [`crate::Machine::offers_version`] said before they were looked at.
+    pub version: u64,
+    /// The files.
+    pub files: [Option<FileView>; 2],
+}
+
+/// One of [`Views`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileView {
+    /// Its descriptor.
+    pub fd: u32,
+    /// Where its header is, which guest code may write: the file's size and up to where it may grow, in bytes, as `u32`; when it was read first since it was written last, and when that was, in
+    /// nanoseconds of `CLOCK_REALTIME_COARSE` as `u64`.
+    pub header: VirtAddr,
+    /// Where its content is.
+    pub content: VirtAddr,
+}
+
 /// Signals whose actions are the default ones, by number minus one: no handler, no mask, no flag but `SA_RESTORER`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DefaultActions {
@@ -261,6 +282,8 @@ pub trait UserContext: Send {
     fn set_offers(&mut self, _offers: Offers) {}
     /// Attributes that such calls may be answered with until they are recalled ([`crate::Machine::recall_offers`]) or others are offered. Copies begin with none.
     fn offer_stat(&mut self, _offer: Option<StatOffer>) {}
+    /// Files that such calls may read and write until they are recalled likewise or others are offered. Copies begin with none.
+    fn offer_views(&mut self, _views: Views) {}
     /// Which descriptors of [`Offers::closable`] guest code has closed since this was asked last.
     fn take_closed(&mut self) -> u64 {
         0

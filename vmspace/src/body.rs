@@ -1,7 +1,7 @@
 //! The host's side of address spaces: what one user after the other gets.
 
 use crate::area::Area;
-use crate::context::{Answers, Offers};
+use crate::context::{Answers, Offers, Views};
 use crate::engine::lock;
 use crate::gate::Eager;
 use crate::layout::{self, call, listening, orders};
@@ -257,6 +257,7 @@ impl Body {
             inner.call = 0;
             (inner.answers, inner.offers) = (Answers::default(), Offers::default());
             (inner.withdrawn, inner.undone, inner.stat) = (None, None, None);
+            inner.views = Views::default();
             runner.kicked.store(false, Ordering::SeqCst);
             match host.filter(|_| i == 0) {
                 Some(host) => runner.bind(host),

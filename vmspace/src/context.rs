@@ -1,7 +1,10 @@
 //! Contexts: the registers of guest threads.
 
 use crate::engine::lock;
-use crate::layout::{self, call::STAT_WORDS};
+use crate::layout::{
+    self,
+    call::{STAT_WORDS, VIEW_COUNT},
+};
 use crate::runner::Runner;
 use std::sync::{Arc, Mutex};
 
@@ -192,6 +195,27 @@ pub struct StatOffer {
     pub stat: [u64; STAT_WORDS],
 }
 
+/// Open files whose content is in the address space: `pread64` and `pwrite64` of them copy from and to it, as far as their headers say
+/// ([`crate::layout::view`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Views {
+    /// True as long as this is [`crate::Engine::offers_version`].
+    pub version: u64,
+    /// The files.
+    pub files: [Option<FileView>; VIEW_COUNT],
+}
+
+/// One of [`Views`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileView {
+    /// Its descriptor.
+    pub fd: u32,
+    /// Guest address of the header.
+    pub header: u64,
+    /// Guest address of the content.
+    pub content: u64,
+}
+
 /// Signals whose actions are the default ones, by number minus one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DefaultActions {
@@ -221,6 +245,8 @@ pub struct Context {
     dirty: bool,
     pub(crate) answers: Answers,
     pub(crate) stat: Option<Arc<StatOffer>>,
+    /// What `pread64` and `pwrite64` find in the address space. Copies begin with nothing.
+    pub views: Views,
     /// What [`Context::take_closed`] says.
     pub(crate) closed: u64,
     /// A range that nobody has more than these rights to once the thread goes on.
@@ -329,6 +355,7 @@ impl Context {
             dirty: false,
             answers: Answers::default(),
             stat: None,
+            views: Views::default(),
             closed: 0,
             withdraws: None,
             offers: Offers::default(),

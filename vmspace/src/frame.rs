@@ -207,15 +207,23 @@ impl Runner {
         let gate = &self.addresses.gate;
         let (ip, sp) = (get(RIP), get(RSP));
         let clock_stack = self.at + AREA_CLOCK_STACK..self.at + AREA_CLOCK_STACK_END + 1;
-        if (gate.clock..gate.clocked).contains(&ip) || (ip >= layout::REGION && clock_stack.contains(&sp)) {
+        let asks_clock = ip >= layout::REGION && clock_stack.contains(&sp);
+        if (gate.clock..gate.clocked).contains(&ip)
+            || (gate.viewing..gate.posting).contains(&ip)
+            || asks_clock
+        {
             self.restore_arguments();
+            let done = (gate.viewed..gate.refused).contains(&ip);
+            let (back, result) =
+                if done { (SYSCALL_LEN, self.get(call::ARGS + 16)) } else { (0, self.get(call::NUMBER)) };
+            let site = self.get(call::SITE);
             for (kept, i) in (call::KEPT..).step_by(8).zip(KEPT) {
                 set(i, self.get(kept));
             }
             set(RSP, self.get(call::CLOCK_SP));
-            set(RAX, libc::SYS_clock_gettime as u64);
-            set(RCX, self.get(call::SITE));
-            set(RIP, self.get(call::SITE));
+            set(RAX, result);
+            set(RCX, site);
+            set(RIP, site.wrapping_add(back));
             return true;
         }
         if !(gate.start..gate.end).contains(&ip) {

@@ -5,7 +5,7 @@
 //! saves the thread's registers and loads another's when it is told to. Everything that it says is guest memory: read once, and good for nothing
 //! but the guest's own registers.
 
-use crate::context::{Answers, Offers, StatOffer};
+use crate::context::{Answers, Offers, StatOffer, Views};
 use crate::frame::place_offset;
 use crate::layout::{ANSWERS, AREA_ANSWERS, AREA_CALL, answer, call, order, trap, uc};
 use crate::runner::{Fatal, Inner, Runner};
@@ -19,6 +19,11 @@ pub(crate) const SYSCALL_LEN: u64 = 2;
 const ANSWERED_FRAME: u64 = 1;
 /// See [`ANSWERED_FRAME`]: guest code that makes up reports goes round in a ring so often.
 const MOST_REPEATED: u64 = 16;
+
+/// Where each of [`call::VIEWS`] begins.
+fn view_words() -> impl Iterator<Item = u64> {
+    (call::VIEWS..).step_by(call::VIEW_LEN as usize).take(call::VIEW_COUNT)
+}
 
 /// [`call::STAT_FD`] for none.
 const NO_FILE: u64 = u32::MAX as u64;
@@ -120,6 +125,7 @@ impl Runner {
             self.put(word, 0);
         }
         self.put(call::STAT_FD, NO_FILE);
+        self.end_views();
         for (number, says) in [
             (libc::SYS_close, answer::CLOSE),
             (libc::SYS_fstat, answer::FSTAT),
@@ -131,7 +137,13 @@ impl Runner {
         self.put(call::COMPONENTS, self.components());
         if let Some(clock) = clock {
             self.put(call::CLOCK, clock);
-            self.put_answer(libc::SYS_clock_gettime as usize, answer::CLOCK);
+            for (number, says) in [
+                (libc::SYS_clock_gettime, answer::CLOCK),
+                (libc::SYS_pread64, answer::VIEW),
+                (libc::SYS_pwrite64, answer::VIEW),
+            ] {
+                self.put_answer(number as usize, says);
+            }
         }
     }
 
@@ -194,6 +206,27 @@ impl Runner {
             self.put(call::STAT_FD, u64::from(offer.fd));
         }
         inner.stat = stat.clone();
+    }
+
+    /// Has the gate read and write these files for the thread.
+    pub(crate) fn load_views(&self, inner: &mut Inner, views: &Views) {
+        if inner.views == *views {
+            return;
+        }
+        self.end_views();
+        self.put(call::VIEWS_VERSION, views.version);
+        for (view, at) in views.files.iter().zip(view_words()) {
+            if let Some(view) = view {
+                self.put(at + 8, view.header);
+                self.put(at + 16, view.content);
+                self.put(at, u64::from(view.fd));
+            }
+        }
+        inner.views = *views;
+    }
+
+    fn end_views(&self) {
+        view_words().for_each(|at| self.put(at, NO_FILE));
     }
 
     /// Which of the descriptors that it might it has closed.

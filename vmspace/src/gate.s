@@ -13,6 +13,7 @@
 // All else that has to be known where the vDSO is called.
 .macro all_for_clock
     arguments_and_site
+    mov gs:[{NUMBER}], rax
     mov gs:[{CLOCK_SP}], rsp
     mov gs:[{KEPT}], rbp
     mov gs:[{KEPT} + 8], rbx
@@ -20,6 +21,15 @@
     mov gs:[{KEPT} + 24], r13
     mov gs:[{KEPT} + 32], r14
     mov gs:[{KEPT} + 40], r15
+.endm
+.macro arguments_back
+    mov rdi, gs:[{ARGS}]
+    mov rsi, gs:[{ARGS} + 8]
+    mov rdx, gs:[{ARGS} + 16]
+    mov r10, gs:[{ARGS} + 24]
+    mov r8, gs:[{ARGS} + 32]
+    mov r9, gs:[{ARGS} + 40]
+    mov rcx, gs:[{SITE}]
 .endm
 
 at vmspace_stub_gate
@@ -87,13 +97,7 @@ at vmspace_stub_gate_clock
     lea rsi, [r11 + {TIME}]
     call qword ptr gs:[{CLOCK}]
     mov rsp, gs:[{CLOCK_SP}]
-    mov rdi, gs:[{ARGS}]
-    mov rsi, gs:[{ARGS} + 8]
-    mov rdx, gs:[{ARGS} + 16]
-    mov r10, gs:[{ARGS} + 24]
-    mov r8, gs:[{ARGS} + 32]
-    mov r9, gs:[{ARGS} + 40]
-    mov rcx, gs:[{SITE}]
+    arguments_back
     mov r11d, eax
     mov eax, {NR_CLOCK}
 at vmspace_stub_gate_clocked
@@ -149,6 +153,8 @@ at vmspace_stub_gate_files
     je 71f
     cmp r11, {ANSWER_FSTAT}
     je 70f
+    cmp r11, {ANSWER_VIEW}
+    je 75f
     cmp r11, {ANSWER_CLOSE}
     jne 60f
 
@@ -193,6 +199,81 @@ at vmspace_stub_gate_telling
     mov rcx, gs:[{SITE}]
 at vmspace_stub_gate_told
     jmp vmspace_stub_gate_masked
+
+    // pread64 and pwrite64(descriptor: edi, buffer: rsi, length: rdx, position: r10) of a file whose content is in the address space, as far as it goes without the owner. Where header
+    // and content are is the guest's to write, like all of the area: whoever lies copies his own memory.
+75: xor r11d, r11d
+    cmp edi, gs:[{VIEWS}]
+    je 76f
+    mov r11d, {VIEW_LEN}
+    cmp edi, gs:[{VIEWS} + {VIEW_LEN}]
+    jne 60f
+76: all_for_clock
+    mov gs:[{VIEW}], r11
+at vmspace_stub_gate_viewing
+    mov rcx, [rip + vmspace_stub_start + {BOARD_VERSION}]
+    cmp rcx, gs:[{VIEWS_VERSION}]
+    jne vmspace_stub_gate_refused
+
+    // When: of each write, and of the first read after it, as `relatime` has it (mount(8)).
+    cmp eax, {NR_PWRITE}
+    je 77f
+    mov r8, gs:[r11 + {VIEWS} + 8]
+    mov rcx, [r8 + {VIEW_READ}]
+    xor eax, eax
+    cmp rcx, [r8 + {VIEW_WRITTEN}]
+    ja 78f
+77: rdgsbase r11
+    lea rsp, [r11 + {CLOCK_STACK_END}]
+    lea rsi, [r11 + {TIME}]
+    mov edi, {REALTIME_COARSE}
+    call qword ptr gs:[{CLOCK}]
+    mov rsp, gs:[{CLOCK_SP}]
+    test eax, eax
+    jnz vmspace_stub_gate_refused
+    imul rax, gs:[{TIME}], 1000000000
+    add rax, gs:[{TIME} + 8]
+
+78: mov r11, gs:[{VIEW}]
+    mov r8, gs:[r11 + {VIEWS} + 8]
+    mov r9, gs:[r11 + {VIEWS} + 16]
+    mov rcx, gs:[{ARGS} + 16]
+    mov rdx, gs:[{ARGS} + 24]
+    add r9, rdx
+    add rdx, rcx
+    jc vmspace_stub_gate_refused
+    test rcx, rcx
+    jz vmspace_stub_gate_refused
+    cld
+    cmp dword ptr gs:[{NUMBER}], {NR_PWRITE}
+    je 80f
+    mov r11d, [r8 + {VIEW_SIZE}]
+    cmp rdx, r11
+    ja vmspace_stub_gate_refused
+    test rax, rax
+    jz 79f
+    mov [r8 + {VIEW_READ}], rax
+79: mov rsi, r9
+    mov rdi, gs:[{ARGS} + 8]
+    rep movsb
+    jmp vmspace_stub_gate_viewed
+80: mov r11d, [r8 + {VIEW_CAPACITY}]
+    cmp rdx, r11
+    ja vmspace_stub_gate_refused
+    mov [r8 + {VIEW_WRITTEN}], rax
+    mov rsi, gs:[{ARGS} + 8]
+    mov rdi, r9
+    rep movsb
+    cmp edx, [r8 + {VIEW_SIZE}]
+    jbe vmspace_stub_gate_viewed
+    mov [r8 + {VIEW_SIZE}], edx
+at vmspace_stub_gate_viewed
+    arguments_back
+    mov rax, rdx
+    jmp vmspace_stub_gate_known
+at vmspace_stub_gate_refused
+    arguments_back
+    mov rax, gs:[{NUMBER}]
 
     // Every other call waits in the area for the owner.
 60: arguments_and_site
@@ -343,3 +424,4 @@ at vmspace_stub_end
 .purgem at
 .purgem arguments_and_site
 .purgem all_for_clock
+.purgem arguments_back

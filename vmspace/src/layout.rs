@@ -178,6 +178,10 @@ pub mod call {
     pub const LEFT: u64 = 264;
     /// Start and length of the range for [`super::order::WITHDRAW`], and the rights that are left.
     pub const WITHDRAW: u64 = 272;
+    /// The number of a call whose register is needed for something else.
+    pub const NUMBER: u64 = 296;
+    /// Which of [`VIEWS`] a call is about: its offset there.
+    pub const VIEW: u64 = 304;
     /// The thread's signal mask, for [`super::answer::SIGMASK`]; in a line of its own, because the owner looks at it after each call.
     pub const SIGMASK: u64 = 320;
     /// Descriptors below 64 that `close` closes by saying so, and those that it has closed: a bit each.
@@ -192,8 +196,28 @@ pub mod call {
     pub const STAT: u64 = 400;
     /// Its length in words.
     pub const STAT_WORDS: usize = 18;
+    /// Files whose content is in the address space, [`VIEW_LEN`] bytes each: descriptor or -1, address of the header ([`super::view`]), address of the content.
+    pub const VIEWS: u64 = 544;
+    /// See [`VIEWS`].
+    pub const VIEW_LEN: u64 = 24;
+    /// How many there are.
+    pub const VIEW_COUNT: usize = 2;
+    /// Which of [`super::board::VERSION`] they are true for.
+    pub const VIEWS_VERSION: u64 = VIEWS + VIEW_LEN * VIEW_COUNT as u64;
     /// Registers that the vDSO puts on its stack, while it runs: `rbp`, `rbx`, `r12` to `r15`.
     pub const KEPT: u64 = 640;
+}
+
+/// Offsets in the header of a file whose content is in an address space. The owner's kernel reads what the gate has written.
+pub mod view {
+    /// The file's size in bytes, a half word; grows.
+    pub const SIZE: u64 = 0;
+    /// Up to where it may grow, likewise.
+    pub const CAPACITY: u64 = 4;
+    /// When it was read last: nanoseconds of `CLOCK_REALTIME_COARSE`.
+    pub const READ: u64 = 8;
+    /// When it was written last.
+    pub const WRITTEN: u64 = 16;
 }
 
 /// Offsets in [`BOARD`].
@@ -201,9 +225,9 @@ pub mod board {
     /// Counts how often the owner has recalled what he said of files.
     pub const VERSION: u64 = 0;
 }
-const _: () = assert!(
-    call::STAT + 8 * call::STAT_WORDS as u64 <= call::KEPT && AREA_CALL + call::KEPT + 48 <= AREA_CLOCK_STACK
-);
+const _: () = assert!(call::STAT + 8 * call::STAT_WORDS as u64 <= call::VIEWS);
+const _: () =
+    assert!(call::VIEWS_VERSION + 8 <= call::KEPT && AREA_CALL + call::KEPT + 48 <= AREA_CLOCK_STACK);
 
 /// Values of [`call::LISTENING`]: how the owner learns of a call. They are compared as numbers. The lowest byte is the runner's selector for `PR_SET_SYSCALL_USER_DISPATCH` (`prctl(2)`): 1
 /// has the host send a signal for each call from outside of the text, 0 leaves it to the filter.
@@ -260,6 +284,8 @@ pub mod answer {
     pub const NEWFSTATAT: u64 = u64::MAX - 5;
     /// The area says which descriptors it may close.
     pub const CLOSE: u64 = u64::MAX - 6;
+    /// The area says whether the content of the file that it reads or writes is in the address space.
+    pub const VIEW: u64 = u64::MAX - 7;
 }
 
 /// System-call numbers that no kernel has: how the stub talks to its owner.

@@ -34,7 +34,7 @@ mod trust;
 mod turns;
 mod zygote;
 
-pub use context::{Context, DefaultActions, Offers, Regs, StatOffer, Withdrawal};
+pub use context::{Context, DefaultActions, FileView, Offers, Regs, StatOffer, Views, Withdrawal};
 pub use engine::{Beginning, Engine};
 pub use space::{Exit, Op, UpdateError, Vmspace};
 pub use sys::{own_cpus, use_cpus, use_short_slices};

@@ -11,7 +11,7 @@
 //! Lock order: a runner's `inner`, then a context's cell.
 
 use crate::area::Area;
-use crate::context::{Answers, Cell, Offers, Place, StatOffer, Withdrawal};
+use crate::context::{Answers, Cell, Offers, Place, StatOffer, Views, Withdrawal};
 use crate::engine::{KICK, SIGNALS, lock};
 use crate::gate::Eager;
 use crate::layout::{self, nr, uc};
@@ -62,6 +62,8 @@ pub(crate) struct Inner {
     pub offers: Offers,
     /// Which file it tells about.
     pub stat: Option<Arc<StatOffer>>,
+    /// See [`crate::Context::views`].
+    pub views: Views,
     /// With which calls it saves all registers.
     pub eager: Eager,
     /// From which range of memory it was told to take rights with its last answer, and a range for which it has not done so.
@@ -173,6 +175,7 @@ impl Runner {
                 answers: Answers::default(),
                 offers: Offers::default(),
                 stat: None,
+                views: Views::default(),
                 eager: Eager::default(),
                 withdrawn: None,
                 undone: None,

@@ -467,6 +467,7 @@ impl Vmspace {
         runner.load_answers(&mut inner, &context.answers);
         runner.load_offers(&mut inner, &context.offers);
         runner.load_stat(&mut inner, &context.stat);
+        runner.load_views(&mut inner, &context.views);
         if let (Some(Withdrawal { at, len, rights: prot }), Some(body)) = (context.withdraws, &self.body)
             && body.copy_of != 0
         {

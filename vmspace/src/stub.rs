@@ -3,7 +3,7 @@
 //! Nothing here uses a stack or memory that guest code could change to gain something: see the notes at each part.
 
 use crate::filter;
-use crate::layout::{self, answer, call, fd, listening, nr, order, orders, trap};
+use crate::layout::{self, answer, call, fd, listening, nr, order, orders, trap, view};
 use std::arch::global_asm;
 
 /// `SA_RESTORER` (`asm/signal.h`).
@@ -72,6 +72,17 @@ global_asm!(
     STAT_VERSION = const layout::AREA_CALL + call::STAT_VERSION,
     STAT = const layout::AREA_CALL + call::STAT,
     STAT_WORDS = const call::STAT_WORDS,
+    VIEWS = const layout::AREA_CALL + call::VIEWS,
+    VIEW_LEN = const call::VIEW_LEN,
+    VIEWS_VERSION = const layout::AREA_CALL + call::VIEWS_VERSION,
+    VIEW = const layout::AREA_CALL + call::VIEW,
+    VIEW_SIZE = const view::SIZE,
+    VIEW_CAPACITY = const view::CAPACITY,
+    VIEW_READ = const view::READ,
+    VIEW_WRITTEN = const view::WRITTEN,
+    NUMBER = const layout::AREA_CALL + call::NUMBER,
+    NR_PWRITE = const libc::SYS_pwrite64,
+    REALTIME_COARSE = const libc::CLOCK_REALTIME_COARSE,
     AT_EMPTY_PATH = const libc::AT_EMPTY_PATH,
     DEFAULTS = const layout::AREA_CALL + call::DEFAULTS,
     RESTORER = const layout::AREA_CALL + call::RESTORER,
@@ -102,6 +113,7 @@ global_asm!(
     ANSWER_FSTAT = const answer::FSTAT as i64,
     ANSWER_NEWFSTATAT = const answer::NEWFSTATAT as i64,
     ANSWER_CLOSE = const answer::CLOSE as i64,
+    ANSWER_VIEW = const answer::VIEW as i64,
     PATIENCE = const PATIENCE,
     RUNNER_FPROG = const layout::TEXT + data::RUNNER_FPROG,
     MAPPER_FPROG = const layout::TEXT + data::MAPPER_FPROG,
@@ -166,6 +178,9 @@ unsafe extern "C" {
     static vmspace_stub_gate_closed: u8;
     static vmspace_stub_gate_telling: u8;
     static vmspace_stub_gate_told: u8;
+    static vmspace_stub_gate_viewing: u8;
+    static vmspace_stub_gate_viewed: u8;
+    static vmspace_stub_gate_refused: u8;
     static vmspace_stub_gate_posting: u8;
     static vmspace_stub_gate_posted: u8;
     static vmspace_stub_gate_waited: u8;
@@ -223,6 +238,12 @@ pub struct Gate {
     pub telling: u64,
     /// They are back, and the attributes are told.
     pub told: u64,
+    /// From here on arguments, number, stack pointer and site are in the area, and all of them change.
+    pub viewing: u64,
+    /// The content is read or written, and they are still to be brought back.
+    pub viewed: u64,
+    /// It is not, up to the next.
+    pub refused: u64,
     /// From here on arguments and site are in the area, and the way back is no longer in its register.
     pub posting: u64,
     /// From here on the call is in the area.
@@ -269,6 +290,9 @@ impl Addresses {
                 closed: at(&raw const vmspace_stub_gate_closed),
                 telling: at(&raw const vmspace_stub_gate_telling),
                 told: at(&raw const vmspace_stub_gate_told),
+                viewing: at(&raw const vmspace_stub_gate_viewing),
+                viewed: at(&raw const vmspace_stub_gate_viewed),
+                refused: at(&raw const vmspace_stub_gate_refused),
                 posting: at(&raw const vmspace_stub_gate_posting),
                 posted: at(&raw const vmspace_stub_gate_posted),
                 waited: at(&raw const vmspace_stub_gate_waited),

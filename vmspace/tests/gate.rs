@@ -2,46 +2,21 @@
 
 mod rig;
 
-use rig::{CODE, DATA, DATA_OFFSET, Rig, alone, call, jump_back, other_cpu};
+use rig::{
+    CODE, DATA, DATA_OFFSET, Rig, alone, bind, call, jump_back, loop_of_calls, other_cpu, while_kicked,
+};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vmspace::{Context, DefaultActions, Engine, Exit, Op, Vmspace, Withdrawal};
+use vmspace::{Context, DefaultActions, Exit, Op, Vmspace, Withdrawal};
 
 const NR: u64 = 39;
-
-/// Binds the calling thread to these CPUs.
-fn bind(cpus: impl IntoIterator<Item = usize>) {
-    // SAFETY: the set is plain data, and read whole; CPU_SET checks the index.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        cpus.into_iter().for_each(|cpu| libc::CPU_SET(cpu, &mut set));
-        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &raw const set), 0);
-    }
-}
 
 /// Binds the calling thread to the CPU that it is on, and says that there is no other: owner and runner take turns.
 fn bound() -> fn() -> Option<usize> {
     // SAFETY: no arguments.
     bind([unsafe { libc::sched_getcpu() } as usize]);
     alone
-}
-
-/// An endless loop of these calls through the gate, with three arguments each. The results are or'ed into `rbx`, and `r12` counts the rounds.
-fn loop_of_calls(engine: &Engine, nr: u64, calls: &[[u64; 3]]) -> Vec<u8> {
-    let mut code = Vec::new();
-    for args in calls {
-        for (prefix, value) in [0xbf, 0xbe, 0xba].into_iter().zip(args) {
-            code.push(prefix); // mov edi, esi, edx
-            code.extend((*value as u32).to_le_bytes());
-        }
-        code.extend(call(engine, nr));
-        code.extend([0x48, 0x09, 0xc3]); // or rbx, rax
-    }
-    code.extend([0x49, 0xff, 0xc4]); // inc r12
-    code.push(0xe9); // jmp
-    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
-    code
 }
 
 /// An endless loop of calls, which adds the results up in `rbx` and counts them in `r12`.
@@ -51,30 +26,6 @@ fn looping(rig: &Rig) -> Vmspace {
     code.extend([0x49, 0xff, 0xc4]); // inc r12
     jump_back(&mut code, 0xeb); // jmp
     rig.space(&code)
-}
-
-/// Kicks virtual CPU 0 at irregular times while `work` goes on.
-fn while_kicked<T>(space: &Arc<Vmspace>, work: impl FnOnce() -> T) -> T {
-    let done = Arc::new(AtomicBool::new(false));
-    let kicker = std::thread::spawn({
-        let (space, done) = (space.clone(), done.clone());
-        move || {
-            bind(0..1024);
-            for i in 0u64.. {
-                if done.load(Ordering::SeqCst) {
-                    return;
-                }
-                space.kick(0);
-                for _ in 0..i % 977 * 9 {
-                    std::hint::spin_loop();
-                }
-            }
-        }
-    });
-    let result = work();
-    done.store(true, Ordering::SeqCst);
-    kicker.join().unwrap();
-    result
 }
 
 /// The same, or undisturbed.

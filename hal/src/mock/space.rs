@@ -7,7 +7,7 @@ use super::guest::{CodeMap, GuestThread, Request, buffer};
 use super::{MockCpu, MockFile, MockRam, lock};
 use crate::{
     Backing, CpuId, Exit, Fault, MapOp, PAGE_SIZE, PhysAddr, Populate, Prot, Ram, Regs, SpaceError,
-    StatOffer, UserContext, VirtAddr, VmSpace,
+    StatOffer, UserContext, Views, VirtAddr, VmSpace,
 };
 use core::any::Any;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -392,6 +392,7 @@ pub struct MockContext {
     guest: Option<GuestThread>,
     /// What was offered last.
     stat: Option<StatOffer>,
+    views: Views,
     closed: u64,
 }
 
@@ -406,6 +407,7 @@ impl MockContext {
             script: VecDeque::new(),
             guest: None,
             stat: None,
+            views: Views::default(),
             closed: 0,
         }
     }
@@ -420,6 +422,10 @@ impl MockContext {
     /// What [`UserContext::offer_stat`] has offered last.
     pub fn stat(&self) -> Option<&StatOffer> {
         self.stat.as_ref()
+    }
+    /// What [`UserContext::offer_views`] has offered last.
+    pub fn views(&self) -> &Views {
+        &self.views
     }
     /// Has [`UserContext::take_closed`] say this.
     pub fn set_closed(&mut self, closed: u64) {
@@ -447,6 +453,9 @@ impl UserContext for MockContext {
     }
     fn offer_stat(&mut self, offer: Option<StatOffer>) {
         self.stat = offer;
+    }
+    fn offer_views(&mut self, views: Views) {
+        self.views = views;
     }
     fn take_closed(&mut self) -> u64 {
         std::mem::take(&mut self.closed)

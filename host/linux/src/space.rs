@@ -4,8 +4,8 @@ use crate::cpu::{Kick, LinuxCpus};
 use crate::hostfile::LinuxFile;
 use crate::ram::LinuxRam;
 use hal::{
-    Backing, Cpu, CpuId, Exit, Fault, MapOp, Offers, Populate, Prot, Regs, SpaceError, StatOffer,
-    UserContext, VirtAddr, VmSpace,
+    Backing, Cpu, CpuId, Exit, Fault, FileView, MapOp, Offers, Populate, Prot, Regs, SpaceError, StatOffer,
+    UserContext, Views, VirtAddr, VmSpace,
 };
 use std::any::Any;
 use std::sync::Arc;
@@ -334,6 +334,12 @@ impl UserContext for LinuxContext {
             version,
             stat,
         }));
+    }
+
+    fn offer_views(&mut self, Views { version, files }: Views) {
+        let view =
+            |FileView { fd, header, content }| vmspace::FileView { fd, header: header.0, content: content.0 };
+        self.inner.views = vmspace::Views { version, files: files.map(|file| file.map(view)) };
     }
 
     fn take_closed(&mut self) -> u64 {

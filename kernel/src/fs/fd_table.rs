@@ -1,6 +1,6 @@
 //! Descriptors of a process.
 
-use super::OpenFile;
+use super::{OpenFile, OpenFlags};
 use crate::error::{Result, err};
 use crate::sync::Mutex;
 use abi::Errno;
@@ -62,6 +62,14 @@ impl FdTable {
             Some(Some(slot)) if slot.file.id == id => Arc::strong_count(&slot.file),
             _ => 0,
         }
+    }
+
+    /// The flags of the description `id` if this is a descriptor of it.
+    pub(super) fn flags(&self, fd: Fd, id: u64) -> Option<OpenFlags> {
+        let at = usize::try_from(fd.0).ok()?;
+        let inner = self.inner.lock();
+        let slot = inner.slots.get(at)?.as_ref().filter(|slot| slot.file.id == id)?;
+        Some(slot.file.flags())
     }
 
     /// The lowest free descriptor at or above `from`, now in use; `EMFILE` at `limit` (`RLIMIT_NOFILE`).

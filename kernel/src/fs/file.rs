@@ -210,6 +210,11 @@ pub trait File: Send + Sync {
         None
     }
 
+    /// The content, where that is all that reading and writing concerns, besides times.
+    fn content(&self) -> Option<Arc<PageCache>> {
+        None
+    }
+
     /// Called on every `close` of a descriptor, before the description may go away (POSIX locks are not its business).
     fn flush(&self, _cx: &Cx) -> Result<()> {
         Ok(())

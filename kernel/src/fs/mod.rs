@@ -38,6 +38,7 @@ mod root;
 mod stamp;
 pub mod sysfs;
 mod transfer;
+pub(crate) mod view;
 pub mod walk;
 pub mod xattr;
 

@@ -193,6 +193,8 @@ impl Inotify {
         state.watched.insert(wd, inode);
         watches.push(Watch { instance: Arc::downgrade(self), id: self.id, wd, mask: kept });
         self.table.count.fetch_add(1, Ordering::Relaxed);
+        // Guest code may read and write without the kernel while nobody watches.
+        cx.kernel.machine.recall_offers();
         Ok(wd)
     }
 

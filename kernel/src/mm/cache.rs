@@ -7,9 +7,10 @@
 use super::frames::{Fill, Pfn};
 use super::space::Mm;
 use super::table::{Pte, Table};
+use super::view::{Shown, Times};
 use super::{Frame, Frames};
 use crate::error::{Error, Result, err};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 use crate::task::Cx;
 use crate::user::{Sink, Source};
 use abi::Errno;
@@ -73,23 +74,41 @@ impl From<Full> for Error {
 
 /// An object's pages, by page index; holes read as zeros.
 pub struct PageCache {
-    machine: Arc<dyn Machine>,
+    pub(super) machine: Arc<dyn Machine>,
     frames: Arc<Frames>,
     id: u64,
     quota: Option<Arc<Quota>>,
     inner: Mutex<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     pages: Table,
-    size: u64,
+    pub(super) size: u64,
     mappers: Vec<Weak<Mm>>,
+    /// Guest code that reads and writes without the kernel.
+    pub(super) view: Option<Shown>,
+    /// When it has done so, and nobody has asked yet.
+    pub(super) times: Times,
 }
 
 impl Inner {
     /// There is something up to `end` now.
-    fn grow(&mut self, end: u64) {
-        self.size = self.size.max(end);
+    fn grow(&mut self, machine: &dyn Machine, end: u64) {
+        if end > self.size {
+            self.size = end;
+            if let Some(view) = &self.view {
+                view.set_size(machine, end);
+            }
+        }
+    }
+
+    /// Pages that there are, but for those that a view has made ahead of need.
+    fn page_count(&self) -> u64 {
+        let ahead = match self.view {
+            Some(_) => self.pages.range(self.size.div_ceil(PAGE_SIZE)..MAX_PAGES).count() as u64,
+            None => 0,
+        };
+        self.pages.len() - ahead
     }
 }
 
@@ -121,8 +140,18 @@ impl PageCache {
         quota: Option<Arc<Quota>>,
     ) -> Arc<PageCache> {
         let id = frames.next_id();
-        let inner = Inner { pages: Table::default(), size, mappers: Vec::new() };
+        let inner =
+            Inner { pages: Table::default(), size, mappers: Vec::new(), view: None, times: Times::default() };
         Arc::new(PageCache { machine, frames, id, quota, inner: Mutex::new(inner) })
+    }
+
+    /// The lock, with what guest code has done taken over.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        let mut inner = self.inner.lock();
+        if let Some(view) = &inner.view {
+            inner.size = inner.size.max(view.size(&*self.machine));
+        }
+        inner
     }
 
     /// A number that no other object or address space of the kernel has.
@@ -137,13 +166,13 @@ impl PageCache {
 
     /// Size in bytes.
     pub fn size(&self) -> u64 {
-        self.inner.lock().size
+        self.lock().size
     }
 
     /// [`PageCache::size`] and [`PageCache::resident_pages`] of one moment.
     pub fn usage(&self) -> (u64, u64) {
-        let inner = self.inner.lock();
-        (inner.size, inner.pages.len())
+        let inner = self.lock();
+        (inner.size, inner.page_count())
     }
 
     /// Size in pages, rounded up.
@@ -153,13 +182,13 @@ impl PageCache {
 
     /// Number of pages that exist.
     pub fn resident_pages(&self) -> u64 {
-        self.inner.lock().pages.len()
+        self.lock().page_count()
     }
 
     /// The first byte offset at or behind `from` that lies in a page that exists, or in a hole if `hole`; `None` when
     /// there is none before the end of the object. For `SEEK_DATA` and `SEEK_HOLE`.
     pub fn seek_extent(&self, from: u64, hole: bool) -> Option<u64> {
-        let inner = self.inner.lock();
+        let inner = self.lock();
         if from >= inner.size {
             return None;
         }
@@ -184,20 +213,20 @@ impl PageCache {
     /// The page with this index, made if it does not exist. The caller has checked the size. `ENOSPC` when RAM or the file system is
     /// full.
     pub fn page(&self, index: u64) -> Result<Frame> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         let pfn = self.make(&mut inner, index)?;
         Ok(self.frames.share(pfn))
     }
 
     /// The page with this index, if it exists.
     pub fn page_if_present(&self, index: u64) -> Option<Frame> {
-        let inner = self.inner.lock();
+        let inner = self.lock();
         inner.pages.get(index).pfn().map(|pfn| self.frames.share(pfn))
     }
 
     /// Whether a page exists.
     pub(super) fn has_page(&self, index: u64) -> bool {
-        !self.inner.lock().pages.get(index).is_none()
+        !self.lock().pages.get(index).is_none()
     }
 
     fn make(&self, inner: &mut Inner, index: u64) -> Result<Pfn, Full> {
@@ -236,7 +265,7 @@ impl PageCache {
         wanted: impl Fn(u64) -> bool,
         mut each: impl FnMut(u64, Pfn),
     ) -> Result<(), Full> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         for index in pages {
             let pfn = match inner.pages.get(index).pfn() {
                 Some(pfn) => pfn,
@@ -251,7 +280,7 @@ impl PageCache {
 
     /// Remembers an address space that maps the object.
     pub(super) fn add_mapper(&self, mm: &Weak<Mm>) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         if !inner.mappers.iter().any(|m| m.ptr_eq(mm)) {
             inner.mappers.retain(|m| m.strong_count() > 0);
             inner.mappers.push(mm.clone());
@@ -265,7 +294,7 @@ impl PageCache {
         while sink.room() > 0 {
             let Some(at) = pos.checked_add(done as u64) else { break };
             let (size, frame) = {
-                let inner = self.inner.lock();
+                let inner = self.lock();
                 (inner.size, inner.pages.get(at / PAGE_SIZE).pfn().map(|pfn| self.frames.share(pfn)))
             };
             if at >= size {
@@ -322,7 +351,7 @@ impl PageCache {
     fn write_part(&self, index: u64, offset: u64, len: usize, source: &mut dyn Source) -> Result<usize> {
         let frame = self.page(index)?;
         let n = source.take_ram(self.machine.ram(), PhysAddr(frame.phys().0 + offset), len)?;
-        self.inner.lock().grow(index * PAGE_SIZE + offset + n as u64);
+        self.lock().grow(&*self.machine, index * PAGE_SIZE + offset + n as u64);
         Ok(n)
     }
 
@@ -330,7 +359,7 @@ impl PageCache {
     fn write_new(&self, index: u64, source: &mut dyn Source) -> Result<usize> {
         let ram = self.machine.ram();
         self.charge()?;
-        let after = index.checked_sub(1).and_then(|before| self.inner.lock().pages.get(before).pfn());
+        let after = index.checked_sub(1).and_then(|before| self.lock().pages.get(before).pfn());
         let Some((pfn, _)) = self.frames.alloc_run(1, after, Fill::Anything) else {
             self.uncharge(1);
             return Err(Full::Ram.into());
@@ -341,8 +370,8 @@ impl PageCache {
             if (n as u64) < PAGE_SIZE {
                 ram.zero(PhysAddr(pfn.phys().0 + n as u64), PAGE_SIZE - n as u64);
             }
-            let mut inner = self.inner.lock();
-            inner.grow(index * PAGE_SIZE + n as u64);
+            let mut inner = self.lock();
+            inner.grow(&*self.machine, index * PAGE_SIZE + n as u64);
             match inner.pages.get(index).pfn() {
                 None => {
                     inner.pages.set(index, Pte::new(pfn));
@@ -365,7 +394,7 @@ impl PageCache {
         if end - first > self.frames.total() {
             return err(Errno::ENOSPC);
         }
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         let mut made = Vec::new();
         for index in first..end {
             let existed = !inner.pages.get(index).is_none();
@@ -389,12 +418,19 @@ impl PageCache {
     pub fn truncate(&self, cx: &Cx, size: u64) {
         let first_gone = size.div_ceil(PAGE_SIZE);
         let shrinks = {
-            let mut inner = self.inner.lock();
+            let mut inner = self.lock();
             let shrinks = size < inner.size;
             if shrinks {
+                if inner.view.is_some() {
+                    inner.note_times(&*self.machine);
+                    inner.view = None;
+                    self.machine.recall_offers();
+                }
                 self.zero_part(&inner, size, first_gone * PAGE_SIZE);
+                inner.size = size;
+            } else {
+                inner.grow(&*self.machine, size);
             }
-            inner.size = size;
             shrinks
         };
         if shrinks {
@@ -408,7 +444,7 @@ impl PageCache {
         let end = from.saturating_add(len);
         let (first, last) = (from.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
         {
-            let inner = self.inner.lock();
+            let inner = self.lock();
             if first > last {
                 self.zero_part(&inner, from, end);
             } else {
@@ -419,6 +455,19 @@ impl PageCache {
         if first < last {
             self.remove(cx, first..last.min(MAX_PAGES), false);
         }
+    }
+
+    /// Takes out pages behind the end, which nobody shows any more, and zeros what is behind it in the last one.
+    pub(super) fn trim(&self, inner: &mut Inner) {
+        let end = inner.size.div_ceil(PAGE_SIZE);
+        self.zero_part(inner, inner.size, end * PAGE_SIZE);
+        let mut gone = Vec::new();
+        inner.pages.update(end..MAX_PAGES, |_, pte| {
+            gone.extend(pte.pfn());
+            Pte::NONE
+        });
+        self.uncharge(gone.len());
+        self.frames.put_all(gone);
     }
 
     /// Zeros bytes within one page.
@@ -432,7 +481,7 @@ impl PageCache {
     fn remove(&self, cx: &Cx, pages: Range<u64>, copies: bool) {
         let mut gone: Vec<(u64, Pfn)> = Vec::new();
         let mappers: Vec<Arc<Mm>> = {
-            let mut inner = self.inner.lock();
+            let mut inner = self.lock();
             inner.pages.update(pages.clone(), |index, pte| {
                 gone.extend(pte.pfn().map(|pfn| (index, pfn)));
                 Pte::NONE

@@ -63,6 +63,9 @@ impl Inner {
     }
 
     fn account(&mut self, vma: &Vma, sign: i64) {
+        if vma.flags.contains(VmaFlags::INTERNAL) {
+            return;
+        }
         let pages = (vma.len() / PAGE_SIZE) as i64 * sign;
         let add = |to: &mut u64, on: bool| *to = to.saturating_add_signed(if on { pages } else { 0 });
         let sums = &mut self.sums;

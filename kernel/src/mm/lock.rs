@@ -83,7 +83,9 @@ impl Mm {
         if !what.current {
             return Ok(());
         }
-        inner.change(0, self.user_limit, |vma| vma.flags |= VmaFlags::LOCKED);
+        inner.change(0, self.user_limit, |vma| {
+            vma.flags.set(VmaFlags::LOCKED, !vma.flags.contains(VmaFlags::INTERNAL))
+        });
         if !what.on_fault {
             // Areas that can't be filled don't make it fail.
             let ranges: alloc::vec::Vec<(u64, u64)> =

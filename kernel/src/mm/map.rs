@@ -65,7 +65,10 @@ impl Mm {
         let mut batch = Batch::default();
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        vma_flags |= inner.default_flags;
+        vma_flags |= match flags.contains(MapFlags::INTERNAL) {
+            true => VmaFlags::INTERNAL | VmaFlags::SEALED | VmaFlags::DONTFORK,
+            false => inner.default_flags,
+        };
         let at = self.place(inner, request.addr, len, flags)?;
         let replaced = if flags.contains(MapFlags::FIXED) { mapped_bytes(inner, at, at + len) } else { 0 };
         let mut vma = Vma {

@@ -37,6 +37,7 @@ mod stash_tests;
 mod table;
 #[cfg(test)]
 mod tests;
+pub(crate) mod view;
 mod vma;
 
 pub use advise::Advice;

@@ -49,6 +49,8 @@ bitflags! {
         const LOW = 128;
         /// Small memory is not made whole at once: it may never be touched (`MAP_STACK`), or is shown with everything else later (`execve`).
         const LATER = 256;
+        /// The kernel's own: sealed, not for copies of the process, and not counted as its memory.
+        const INTERNAL = 512;
     }
 }
 

@@ -48,6 +48,8 @@ bitflags! {
         const SEALED = 4096;
         /// `MADV_GUARD_INSTALL`: no page is there or can be made.
         const GUARD = 8192;
+        /// The kernel's own in the process: not counted as memory of its, and nothing that it locks.
+        const INTERNAL = 16384;
     }
 }
 

@@ -40,13 +40,17 @@ pub(super) fn writev(cx: &Cx, fd: Fd, vecs: UserPtr<Iovec>, count: usize) -> Res
 pub(super) fn pread64(cx: &Cx, fd: Fd, buf: UserPtr<u8>, count: usize, offset: i64) -> Result<usize> {
     let (of, at) = positioned(cx, fd, offset)?;
     readable(&of)?;
-    fs::read(cx, &of, Some(at), &mut UserBuf::single(cx, buf, count)?)
+    let done = fs::read(cx, &of, Some(at), &mut UserBuf::single(cx, buf, count)?)?;
+    fs::view::used(cx, fd, &of);
+    Ok(done)
 }
 
 pub(super) fn pwrite64(cx: &Cx, fd: Fd, buf: UserPtr<u8>, count: usize, offset: i64) -> Result<usize> {
     let (of, at) = positioned(cx, fd, offset)?;
     writable(&of)?;
-    fs::write(cx, &of, Some(at), &mut UserBuf::single(cx, buf, count)?)
+    let done = fs::write(cx, &of, Some(at), &mut UserBuf::single(cx, buf, count)?)?;
+    fs::view::used(cx, fd, &of);
+    Ok(done)
 }
 
 pub(super) fn preadv(cx: &Cx, fd: Fd, vecs: UserPtr<Iovec>, count: usize, offset: i64) -> Result<usize> {

@@ -72,6 +72,10 @@ fn swap(cx: &Cx, process: &Process, resource: u32, new: Option<Rlimit>) -> Resul
         *slot = new;
     }
     drop(limits);
+    if resource == Resource::Fsize as u32 {
+        // Of a process that writes without the kernel.
+        cx.kernel.machine.recall_offers();
+    }
     if new.is_some() {
         process.limits_changed();
     }

@@ -257,6 +257,8 @@ pub(super) fn fcntl(cx: &Cx, fd: Fd, cmd: FcntlCommand, arg: u64) -> Result<u64>
                 fs::set_async(cx, &of, fd.0, new.contains(OpenFlags::ASYNC))?;
             }
             of.set_status(new);
+            // Another process may have the description, too, and write without the kernel.
+            cx.kernel.machine.recall_offers();
             Ok(0)
         }
         8 => {

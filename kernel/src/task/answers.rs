@@ -2,7 +2,7 @@
 //! that change nothing but its own state.
 
 use super::Cx;
-use crate::fs::lend;
+use crate::fs::{lend, view};
 use abi::raw;
 use hal::Offers;
 
@@ -29,6 +29,7 @@ pub(super) fn offer(cx: &Cx, alone: bool) {
         let sigmask = crate::signal::lend_mask(cx).map(|mask| mask.0);
         let actions = crate::signal::lend_actions(cx);
         let closable = lend::closable(cx);
+        view::offer(cx);
         cx.user.borrow_mut().set_offers(Offers { yields: alone, sigmask, actions, closable });
     }
 }

@@ -3,7 +3,7 @@
 use super::{FsContext, Process, Task};
 use crate::Kernel;
 use crate::error::{Error, Restart, Result};
-use crate::fs::{Fd, FdTable, OpenFile, ahead, lend};
+use crate::fs::{Fd, FdTable, OpenFile, ahead, lend, view};
 use crate::ipc::futex;
 use crate::mm::Mm;
 use crate::sched::RunState;
@@ -70,6 +70,8 @@ pub struct Cx<'a> {
     pub(crate) ahead: RefCell<ahead::Ahead>,
     /// The file that guest code may ask about and close by itself.
     pub(crate) lent: Cell<Option<lend::Lent>>,
+    /// Files that guest code reads and writes by itself.
+    pub(crate) views: RefCell<view::Views>,
     /// What `restart_syscall(2)` goes on with.
     pub(crate) restart: Cell<Option<RestartState>>,
 }
@@ -158,6 +160,7 @@ impl<'a> Cx<'a> {
             busy_site: Cell::new(None),
             ahead: RefCell::default(),
             lent: Cell::new(None),
+            views: RefCell::default(),
             restart: Cell::new(None),
         }
     }

@@ -57,6 +57,7 @@ pub(crate) fn exit_task(cx: &Cx, status: ExitStatus) {
         crate::fs::lock::release_process(cx);
         crate::ipc::sysv::exit_process(cx);
     }
+    crate::fs::view::end(cx);
     let files = cx.files.replace(FdTable::new());
     // The task's own record holds the other reference.
     if Arc::strong_count(&files) <= 2 {

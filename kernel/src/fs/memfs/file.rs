@@ -37,7 +37,7 @@ pub(super) fn open(node: Arc<Node>, flags: OpenFlags) -> Result<Arc<dyn File>> {
 }
 
 impl MemFile {
-    fn content(&self) -> Result<Content> {
+    fn content_now(&self) -> Result<Content> {
         let state = self.node.state.lock();
         match &state.body {
             Body::Cache(cache) => return Ok(Content::Cache(cache.clone())),
@@ -52,7 +52,7 @@ impl MemFile {
 
 impl File for MemFile {
     fn read(&self, cx: &Cx, of: &OpenFile, pos: &mut u64, sink: &mut dyn Sink) -> Result<usize> {
-        let n = match self.content()? {
+        let n = match self.content_now()? {
             Content::Cache(cache) => {
                 let n = cache.read(*pos, sink)?;
                 self.node.accessed(of);
@@ -82,12 +82,19 @@ impl File for MemFile {
         self.node.lend()
     }
 
+    fn content(&self) -> Option<Arc<PageCache>> {
+        match &self.node.state.lock().body {
+            Body::Cache(cache) => Some(cache.clone()),
+            _ => None,
+        }
+    }
+
     fn seekable(&self) -> bool {
         true
     }
 
     fn seek(&self, _cx: &Cx, of: &OpenFile, offset: i64, whence: u32) -> Result<u64> {
-        let content = self.content()?;
+        let content = self.content_now()?;
         let size = match &content {
             Content::Cache(cache) => cache.size(),
             Content::Lower(file, _) if whence >= 2 => file.size()?,
@@ -120,7 +127,7 @@ impl File for MemFile {
             let _content = self.node.content.lock(cx);
             return Ok(Mappable::Cache(self.node.own_content(cx, None)?));
         }
-        Ok(match self.content()? {
+        Ok(match self.content_now()? {
             Content::Cache(cache) => Mappable::Cache(cache),
             Content::Lower(file, _) => Mappable::Host(file),
         })

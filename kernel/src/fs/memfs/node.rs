@@ -5,6 +5,7 @@ use crate::error::{Result, err};
 use crate::fs::perm::{self, Rights};
 use crate::fs::{File, Inode, Latch, NewInode, NewKind, OpenFlags, Path, device};
 use crate::mm::PageCache;
+use crate::mm::view::Times;
 use crate::sync::Mutex;
 use crate::task::Cx;
 use abi::Errno;
@@ -68,6 +69,29 @@ pub(super) struct State {
     pub(super) xattrs: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
     /// Differs from its lower node, or has none.
     pub(super) changed: bool,
+}
+
+impl State {
+    /// Takes over when guest code has read and written by itself.
+    pub(super) fn settle(&mut self) {
+        let Body::Cache(cache) = &self.body else { return };
+        let Some(Times { read, written }) = cache.take_times() else { return };
+        let [read, written] = [read, written].map(Timespec::from_ns);
+        let attr = &mut self.attr;
+        // The clock that guest code looks at is behind by some milliseconds.
+        if written > attr.mtime {
+            (attr.mtime, attr.ctime) = (written, written.max(attr.ctime));
+        }
+        if read > attr.atime && is_stale(attr, read) {
+            attr.atime = read;
+        }
+    }
+}
+
+/// Whether a read at this time changes the access time, as `relatime` has it (`mount(8)`).
+pub(super) fn is_stale(attr: &Attr, now: Timespec) -> bool {
+    let changed = attr.atime <= attr.mtime || attr.atime <= attr.ctime;
+    changed || now.sec.saturating_sub(attr.atime.sec) >= 86_400
 }
 
 /// An inode in memory, perhaps with one of the host behind it.
@@ -193,6 +217,7 @@ impl Node {
         let (result, was_kept, keep) = {
             let mut state = self.state.lock();
             let was_kept = state.changed && state.attr.nlink > 0;
+            state.settle();
             let result = f(&mut state);
             state.changed = true;
             self.all_may_search.store(perm::all_may_search(state.attr.mode), Ordering::Release);
@@ -281,7 +306,8 @@ impl Node {
 
 impl Inode for Node {
     fn attr(&self) -> Result<Attr> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.settle();
         let mut attr = state.attr;
         if let Body::Cache(cache) = &state.body {
             let (size, pages) = cache.usage();

@@ -1,6 +1,6 @@
 //! Attribute changes, copying up, and the space that content takes.
 
-use super::node::{Body, Node};
+use super::node::{Body, Node, is_stale};
 use crate::error::{Result, err};
 use crate::fs::{MountFlags, OpenFile, OpenFlags, transfer};
 use crate::mm::PageCache;
@@ -18,6 +18,12 @@ impl Node {
     pub(super) fn set_attributes(&self, cx: &Cx, set: &SetAttr) -> Result<()> {
         if let Some(size) = set.size {
             self.truncate(cx, size)?;
+        }
+        // Guest code that writes by itself takes no set-user-ID away.
+        if set.mode.is_some()
+            && let Body::Cache(cache) = &self.state.lock().body
+        {
+            cache.recall_view();
         }
         let now = self.shared.now();
         let time = |set: Option<TimeSet>, old: Timespec| match set {
@@ -66,9 +72,9 @@ impl Node {
         if !state.changed {
             return;
         }
+        state.settle();
         let attr = &mut state.attr;
-        let stale = attr.atime <= attr.mtime || attr.atime <= attr.ctime;
-        if strict || stale || now.sec.saturating_sub(attr.atime.sec) >= 86_400 {
+        if strict || is_stale(attr, now) {
             attr.atime = now;
         }
     }

@@ -6,6 +6,7 @@ mod listing;
 mod overlay;
 mod tmpfs;
 mod transfer;
+mod view;
 mod volume;
 mod walk;
 

@@ -136,6 +136,7 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
         let mut family = process.family.lock();
         family.dead_threads.max_rss_pages = family.dead_threads.max_rss_pages.max(peak);
     }
+    crate::fs::view::end(cx);
     cx.set_mm(mm);
     if Arc::strong_count(&cx.files()) > 3 {
         // Shared with somebody besides the two references of this task and the one that is counted.

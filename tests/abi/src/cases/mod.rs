@@ -19,6 +19,7 @@ mod misc;
 mod paths;
 mod pipes;
 mod poll;
+mod positions;
 mod process;
 mod procfs;
 mod sched;
@@ -45,6 +46,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         xfer::CASES,
         inotify::CASES,
         pipes::CASES,
+        positions::CASES,
         poll::CASES,
         epoll::CASES,
         sock::CASES,

@@ -1,0 +1,326 @@
+//! Views: the content of a file in the address space of a process that reads and writes it by position, so that calls through the machine's gate do that without the kernel.
+//!
+//! A view is two sealed areas that `fork` leaves out: a page with the header ([`hal::FileView`]), and the content, writable if the descriptor is. An object has one
+//! view at most. What guest code writes there it may write: content that a descriptor of its own admits, and the object's size and times, which the kernel
+//! looks at whenever it looks at the object, and believes as far as there are pages and as time has passed. Pages up to the capacity are made ahead of
+//! need, and go when the view ends.
+//!
+//! Whoever takes rights or pages away ends or recalls the view: a truncation here, all else in [`crate::fs::view`]. A write that is on its way through the gate meanwhile counts as one that came before.
+
+use super::batch::{Batch, Commit, What};
+use super::cache::PageCache;
+use super::frames::Frame;
+use super::space::{MapFlags, MapRequest, Mm};
+use super::table::Pte;
+use crate::fs::Mappable;
+use crate::task::Cx;
+use alloc::sync::Arc;
+use core::ops::Range;
+use hal::{ClockId, Machine, PAGE_SIZE, PhysAddr, Prot, VirtAddr};
+
+/// Name of the areas in `/proc/PID/maps`.
+const NAME: &str = "[view]";
+/// Where they are, if there is room: far from where programs put anything.
+const HINT: u64 = 0x3000_0000_0000;
+/// The largest content when a view begins, and ever, in pages.
+const LARGEST: (u64, u64) = (1024, 4096);
+/// How many pages are made ahead of need, at least and at most: as many as there are.
+const AHEAD: (u64, u64) = (32, 128);
+/// Offsets in a header.
+const CAPACITY: u64 = 4;
+const READ: u64 = 8;
+const WRITTEN: u64 = 16;
+
+/// When guest code read first since it wrote last, and when that was, in nanoseconds of the real time; 0 for never.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Times {
+    /// Read.
+    pub read: u64,
+    /// Written.
+    pub written: u64,
+}
+
+/// What an object knows of its view.
+pub(super) struct Shown {
+    header: Frame,
+    /// In bytes.
+    capacity: u64,
+    writable: bool,
+    /// When it began, in nanoseconds of the real time.
+    since: u64,
+    /// What the header said last of when.
+    seen: Times,
+    recalled: bool,
+}
+
+impl Shown {
+    /// The size that guest code has left, in bytes.
+    pub(super) fn size(&self, machine: &dyn Machine) -> u64 {
+        let size = machine.ram().load_u32(self.header.phys());
+        if self.writable { u64::from(size).min(self.capacity) } else { 0 }
+    }
+
+    /// The object has grown.
+    pub(super) fn set_size(&self, machine: &dyn Machine, size: u64) {
+        self.put(machine, 0, size);
+    }
+
+    fn put(&self, machine: &dyn Machine, offset: u64, value: u64) {
+        let value = u32::try_from(value).unwrap_or(u32::MAX);
+        machine.ram().write(PhysAddr(self.header.phys().0 + offset), &value.to_ne_bytes());
+    }
+
+    /// When something has happened since this was asked last.
+    fn times(&mut self, machine: &dyn Machine) -> Times {
+        let word = |offset| {
+            let mut bytes = [0; 8];
+            machine.ram().read(PhysAddr(self.header.phys().0 + offset), &mut bytes);
+            u64::from_ne_bytes(bytes)
+        };
+        let now = Times { read: word(READ), written: if self.writable { word(WRITTEN) } else { 0 } };
+        let before = core::mem::replace(&mut self.seen, now);
+        if now == before {
+            return Times::default();
+        }
+        let latest = machine.clock_ns(ClockId::Realtime).max(self.since);
+        let new = |now: u64, before| if now == before { 0 } else { now.clamp(self.since, latest) };
+        Times { read: new(now.read, before.read), written: new(now.written, before.written) }
+    }
+}
+
+impl PageCache {
+    /// Has a view from now on, if it has none.
+    fn begin_view(&self, header: &Frame, capacity: u64, writable: bool) -> bool {
+        let machine = &*self.machine;
+        let mut inner = self.lock();
+        if inner.view.is_some() {
+            return false;
+        }
+        let since = machine.clock_ns(ClockId::Realtime);
+        let (header, seen) = (header.clone(), Times::default());
+        let view = Shown { header, capacity, writable, since, seen, recalled: false };
+        view.put(machine, 0, inner.size);
+        view.put(machine, CAPACITY, if writable { capacity } else { 0 });
+        inner.view = Some(view);
+        true
+    }
+
+    fn set_view_capacity(&self, capacity: u64) {
+        if let Some(view) = &mut self.lock().view {
+            view.capacity = capacity;
+            view.put(&*self.machine, CAPACITY, capacity);
+        }
+    }
+
+    /// Whether this is its view, and nobody has recalled it.
+    fn has_view(&self, header: &Frame) -> bool {
+        let inner = self.lock();
+        inner.view.as_ref().is_some_and(|view| view.header.pfn() == header.pfn() && !view.recalled)
+    }
+
+    /// Has the view end when the process that has it stops next; until then guest code makes calls.
+    pub(crate) fn recall_view(&self) {
+        if let Some(view) = &mut self.lock().view {
+            view.recalled = true;
+            self.machine.recall_offers();
+        }
+    }
+
+    /// Ends the view: guest code does not use it any more. Pages behind the end go.
+    fn end_view(&self, header: &Frame) {
+        let mut inner = self.lock();
+        if inner.view.as_ref().is_none_or(|view| view.header.pfn() != header.pfn()) {
+            return;
+        }
+        inner.note_times(&*self.machine);
+        inner.view = None;
+        self.trim(&mut inner);
+    }
+
+    /// When guest code has read and written since this was asked last; `None` for never.
+    pub(crate) fn take_times(&self) -> Option<Times> {
+        let mut inner = self.lock();
+        inner.note_times(&*self.machine);
+        let times = core::mem::take(&mut inner.times);
+        (times != Times::default()).then_some(times)
+    }
+}
+
+impl super::cache::Inner {
+    pub(super) fn note_times(&mut self, machine: &dyn Machine) {
+        if let Some(view) = &mut self.view {
+            let Times { read, written } = view.times(machine);
+            let times = &mut self.times;
+            *times = Times { read: times.read.max(read), written: times.written.max(written) };
+        }
+    }
+}
+
+/// A view, for the task whose guest code has it. To be ended by [`Mm::end_view`] where the address space goes on.
+pub(crate) struct View {
+    cache: Arc<PageCache>,
+    header: Frame,
+    /// Where the header is.
+    header_at: u64,
+    /// Where the content is.
+    at: u64,
+    /// How many pages of it are shown.
+    pages: u64,
+    writable: bool,
+}
+
+impl View {
+    /// Where header and content are.
+    pub(crate) fn places(&self) -> (VirtAddr, VirtAddr) {
+        (VirtAddr(self.header_at), VirtAddr(self.at))
+    }
+
+    /// Whether it is to be used further.
+    pub(crate) fn is_good(&self) -> bool {
+        self.cache.has_view(&self.header)
+    }
+
+    /// Whether the object has become larger than what is shown.
+    pub(crate) fn is_outgrown(&self) -> bool {
+        let limit = if self.writable { LARGEST.1 } else { 0 };
+        self.cache.size() > self.pages * PAGE_SIZE && self.pages < limit
+    }
+
+    /// How many pages are shown of an object that has so many.
+    fn wanted(&self, pages: u64) -> u64 {
+        let ahead = pages.clamp(AHEAD.0, AHEAD.1);
+        if self.writable { (pages + ahead).min(LARGEST.1) } else { pages }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.cache.end_view(&self.header);
+    }
+}
+
+impl Mm {
+    /// Begins a view of an object, the `index`-th one that the process has. `None` where that can't be, or is not worth it. Blocks for the host's calls.
+    pub(crate) fn begin_view(
+        &self,
+        cx: &Cx,
+        cache: &Arc<PageCache>,
+        index: usize,
+        writable: bool,
+    ) -> Option<View> {
+        let pages = cache.page_count();
+        if pages > LARGEST.0
+            || cache.resident_pages() != pages
+            || cache.seek_extent(0, true) < Some(cache.size())
+        {
+            return None;
+        }
+        let header_page = PageCache::new(self.machine.clone(), self.frames.clone(), PAGE_SIZE);
+        let header = header_page.page(0).ok()?;
+        if !cache.begin_view(&header, 0, writable) {
+            return None;
+        }
+        let (cache, shown) = (cache.clone(), 0);
+        let mut view = View { cache, header, header_at: 0, at: 0, pages: shown, writable };
+        let rights = Prot::READ | Prot::WRITE;
+        let content_rights = if writable { rights } else { Prot::READ };
+        let content = view.cache.clone();
+        let hint = HINT + 2 * index as u64 * LARGEST.1 * PAGE_SIZE;
+        view.header_at = self.make_view_area(cx, hint, 1, rights, header_page)?;
+        view.at = match self.make_view_area(cx, hint + PAGE_SIZE, LARGEST.1, content_rights, content) {
+            Some(at) => at,
+            None => {
+                self.drop_view_areas(cx, &[(view.header_at, 1)]);
+                return None;
+            }
+        };
+        if self.show_view(cx, &mut view, pages) {
+            Some(view)
+        } else {
+            self.end_view(cx, view);
+            None
+        }
+    }
+
+    /// Shows more of an object that has outgrown its view. Blocks for the host's calls.
+    pub(crate) fn grow_view(&self, cx: &Cx, view: &mut View) {
+        let pages = view.cache.page_count();
+        if pages <= LARGEST.1 {
+            self.show_view(cx, view, pages);
+        }
+    }
+
+    /// Takes a view out. Blocks for the host's calls.
+    pub(crate) fn end_view(&self, cx: &Cx, view: View) {
+        self.drop_view_areas(cx, &[(view.header_at, 1), (view.at, LARGEST.1)]);
+    }
+
+    fn make_view_area(
+        &self,
+        cx: &Cx,
+        hint: u64,
+        pages: u64,
+        prot: Prot,
+        object: Arc<PageCache>,
+    ) -> Option<u64> {
+        let len = pages * PAGE_SIZE;
+        let request = MapRequest {
+            addr: hint,
+            len,
+            prot,
+            flags: MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::INTERNAL,
+            object: Some(Mappable::Cache(object)),
+            file: None,
+            offset: 0,
+            name: NAME,
+        };
+        Some(self.map(cx, request).ok()?.0)
+    }
+
+    fn drop_view_areas(&self, cx: &Cx, areas: &[(u64, u64)]) {
+        let mut batch = Batch::default();
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        for (at, pages) in areas {
+            inner.remove(*at, at + pages * PAGE_SIZE, &mut batch);
+        }
+        // A dead address space shows nothing to anybody.
+        let _ = self.commit(cx.cpu(), inner, &mut batch);
+    }
+
+    /// Shows as much as an object of so many pages should have. False when nothing can be shown.
+    fn show_view(&self, cx: &Cx, view: &mut View, pages: u64) -> bool {
+        let mut batch = Batch::default();
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        let (from, to) = (view.pages, view.wanted(pages));
+        let mut show = |at: u64, pfn, writable: bool| {
+            let prot = if writable { Prot::READ | Prot::WRITE } else { Prot::READ };
+            inner.table.set(at / PAGE_SIZE, Pte::new(pfn).shown(writable));
+            batch.map(at, PAGE_SIZE, prot, What::Ram(pfn));
+        };
+        if from == 0 {
+            self.frames.get(view.header.pfn());
+            show(view.header_at, view.header.pfn(), true);
+        }
+        let mut shown = from;
+        let all: Range<u64> = from..to;
+        // As much as there is room for.
+        let _ = view.cache.attach(
+            all,
+            |_| true,
+            |index, pfn| {
+                show(view.at + index * PAGE_SIZE, pfn, view.writable);
+                shown = index + 1;
+            },
+        );
+        let done = self.commit(cx.cpu(), inner, &mut batch);
+        view.pages = shown;
+        drop(guard);
+        if done != Ok(Commit::Done) {
+            return false;
+        }
+        view.cache.set_view_capacity(if view.writable { shown * PAGE_SIZE } else { 0 });
+        true
+    }
+}
