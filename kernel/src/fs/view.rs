@@ -20,6 +20,8 @@ const OWN: usize = 2;
 #[derive(Default)]
 pub(crate) struct Views {
     lent: [Option<Lent>; 2],
+    /// What was offered last was good then ([`hal::Views::version`]).
+    version: u64,
     next: [Next; 2],
 }
 
@@ -89,13 +91,14 @@ pub(crate) fn offer(cx: &Cx) {
         return;
     }
     let version = cx.kernel.machine.offers_version();
-    let own = {
-        let files = cx.files.borrow();
-        Arc::strong_count(&files) == OWN && may_lend_any(cx)
-    };
+    let files = cx.files.borrow();
+    // Who changes anything else recalls what is offered.
+    let known = version == views.version;
+    let own = Arc::strong_count(&files) == OWN && (known || may_lend_any(cx));
     let good = |lent: &Lent| {
-        own && cx.files.borrow().flags(lent.fd, lent.id) == Some(lent.flags) && lent.view.is_good()
+        own && files.flags(lent.fd, lent.id) == Some(lent.flags) && (known || lent.view.is_good())
     };
+    views.version = version;
     for place in &mut views.lent {
         if let Some(lent) = place.take_if(|lent| !good(lent)) {
             cx.mm().end_view(cx, lent.view);

@@ -78,7 +78,7 @@ pub struct PageCache {
     frames: Arc<Frames>,
     id: u64,
     quota: Option<Arc<Quota>>,
-    inner: Mutex<Inner>,
+    pub(super) inner: Mutex<Inner>,
 }
 
 pub(super) struct Inner {

@@ -114,7 +114,8 @@ impl PageCache {
 
     /// Whether this is its view, and nobody has recalled it.
     fn has_view(&self, header: &Frame) -> bool {
-        let inner = self.lock();
+        // What guest code has done meanwhile is in the other CPU's cache, and nobody's business.
+        let inner = self.inner.lock();
         inner.view.as_ref().is_some_and(|view| view.header.pfn() == header.pfn() && !view.recalled)
     }
 

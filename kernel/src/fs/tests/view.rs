@@ -152,7 +152,10 @@ fn it_is_not_lent_where_a_call_would_do_more() {
         at(cx, "/f").unwrap().dentry.inode.set_attr(cx, &set).unwrap();
     };
     let append = |cx: &Cx, fd| cx.file(fd).unwrap().set_status(OpenFlags::APPEND);
-    let limit = |cx: &Cx, _| cx.process().limits.lock().0[crate::task::Resource::Fsize as usize].cur = 9000;
+    let limit = |cx: &Cx, _| {
+        cx.process().limits.lock().0[crate::task::Resource::Fsize as usize].cur = 9000;
+        cx.kernel.machine.recall_offers();
+    };
     let share = |cx: &Cx, fd| {
         cx.files().remove(fd).unwrap();
         assert_eq!(cx.install(open(cx, "/f", RDWR).unwrap(), false).unwrap(), fd);
