@@ -54,7 +54,12 @@ impl Mm {
         // A shared mapping of a file that is not open for writing never gets write access.
         let read_only =
             shared && request.file.as_ref().is_some_and(|f| !f.flags().writable() || f.file.write_sealed());
-        let mut max_prot = if read_only { Prot::READ | Prot::EXEC } else { Prot::all() };
+        let mut max_prot = match read_only {
+            // What the process gets without asking it never gets more of.
+            _ if flags.contains(MapFlags::INTERNAL) => request.prot,
+            true => Prot::READ | Prot::EXEC,
+            false => Prot::all(),
+        };
         if matches!(&object, Object::Host(file) if !file.may_execute()) {
             max_prot -= Prot::EXEC;
             if request.prot.contains(Prot::EXEC) {

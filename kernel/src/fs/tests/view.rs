@@ -1,6 +1,6 @@
 use super::*;
 use crate::fs::view;
-use crate::mm::Mm;
+use crate::mm::{Advice, Mm};
 use crate::user::UserPtr;
 use hal::mock::MockContext;
 use hal::{ClockId, FileView, SetAttr, VirtAddr};
@@ -133,6 +133,9 @@ fn who_may_only_read_changes_nothing() {
         let view = lent(cx, fd).unwrap();
         assert_eq!(capacity(cx, &view), 0);
         assert!(UserPtr::new(view.content.0).write(cx, b"x").is_err());
+        let (at, end) = (view.content.0, view.content.0 + PAGE);
+        assert!(cx.mm().advise(cx, at, end, Advice::Remove).is_err());
+        assert_eq!(attr(cx, "/f").blocks, before.blocks);
         set_size(cx, &view, 6000);
         UserPtr::new(view.header.0 + 4).write(cx, &9000u32).unwrap();
         set_times(cx, &view, [0, u64::MAX]);

@@ -9,6 +9,7 @@ mod mappings;
 pub mod patched;
 mod races;
 mod sites;
+mod views;
 
 pub use calls::warm_up;
 
@@ -28,6 +29,7 @@ pub const ALL: &[(&str, &str, Attack)] = &[
     ("mappings", "maps, unmaps and protects over and near the stub", mappings::run),
     ("bases", "changes FS and GS base, and enters the gate with them", bases::run),
     ("races", "changes arguments in memory during calls", races::run),
+    ("views", "lies about files whose content is in its memory", views::run),
     ("patched", "changes code that is patched, and runs it meanwhile", patched::run),
     ("exhaust", "takes all there is of everything", exhaust::run),
 ];
