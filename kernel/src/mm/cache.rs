@@ -243,6 +243,46 @@ impl PageCache {
         Ok(pfn)
     }
 
+    /// Makes what there is not of these pages, in as few runs as there are, as far as there is room.
+    pub(super) fn make_all(&self, pages: Range<u64>) {
+        let mut inner = self.lock();
+        let mut at = pages.start;
+        while at < pages.end {
+            if !inner.pages.get(at).is_none() {
+                at += 1;
+                continue;
+            }
+            let missing = (at..pages.end).take_while(|&index| inner.pages.get(index).is_none());
+            let room = missing.take_while(|_| self.charge().is_ok()).count();
+            let after = at.checked_sub(1).and_then(|before| inner.pages.get(before).pfn());
+            let run = self.frames.alloc_run(room as u32, after, Fill::Zero).filter(|_| room > 0);
+            let count = run.map_or(0, |(_, count)| count);
+            self.uncharge(room - count as usize);
+            let Some((first, _)) = run else { break };
+            inner.pages.put_run(at, first, count);
+            at += u64::from(count);
+        }
+    }
+
+    /// Whether so many pages are little of what there is room for.
+    pub(super) fn has_plenty_for(&self, pages: u64) -> bool {
+        let room = self.quota.as_ref().map_or(u64::MAX, |quota| quota.max.saturating_sub(quota.used()));
+        room.min(self.frames.available()) > pages.saturating_mul(8)
+    }
+
+    /// Whether all pages up to the end are there, none behind it, and in no more than this many runs of RAM.
+    pub(super) fn is_whole(&self, runs: usize) -> bool {
+        let inner = self.lock();
+        let count = inner.size.div_ceil(PAGE_SIZE);
+        let mut next = None;
+        let mut found = 0;
+        for (_, pte) in inner.pages.range(0..count) {
+            found += usize::from(pte.pfn() != next);
+            next = pte.pfn().map(|pfn| pfn.plus(1));
+        }
+        inner.pages.len() == count && inner.pages.range(0..count).count() as u64 == count && found <= runs
+    }
+
     /// One more page.
     fn charge(&self) -> Result<(), Full> {
         match &self.quota {

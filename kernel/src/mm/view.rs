@@ -15,7 +15,6 @@ use super::table::Pte;
 use crate::fs::Mappable;
 use crate::task::Cx;
 use alloc::sync::Arc;
-use core::ops::Range;
 use hal::{ClockId, Machine, PAGE_SIZE, PhysAddr, Prot, VirtAddr};
 
 /// Name of the areas in `/proc/PID/maps`.
@@ -24,6 +23,8 @@ const NAME: &str = "[view]";
 const HINT: u64 = 0x3000_0000_0000;
 /// The largest content when a view begins, and ever, in pages.
 const LARGEST: (u64, u64) = (1024, 4096);
+/// In how many runs of RAM they may be when a view begins: each is a mapping of its own.
+const MOST_RUNS: usize = 32;
 /// How many pages are made ahead of need, at least and at most: as many as there are.
 const AHEAD: (u64, u64) = (32, 128);
 /// Offsets in a header.
@@ -168,6 +169,8 @@ pub(crate) struct View {
     /// How many pages of it are shown.
     pages: u64,
     writable: bool,
+    /// More is shown when the object becomes larger.
+    grows: bool,
 }
 
 impl View {
@@ -183,14 +186,14 @@ impl View {
 
     /// Whether the object has become larger than what is shown.
     pub(crate) fn is_outgrown(&self) -> bool {
-        let limit = if self.writable { LARGEST.1 } else { 0 };
-        self.cache.size() > self.pages * PAGE_SIZE && self.pages < limit
+        self.grows && self.cache.size() > self.pages * PAGE_SIZE
     }
 
     /// How many pages are shown of an object that has so many.
     fn wanted(&self, pages: u64) -> u64 {
         let ahead = pages.clamp(AHEAD.0, AHEAD.1);
-        if self.writable { (pages + ahead).min(LARGEST.1) } else { pages }
+        let more = self.writable && self.cache.has_plenty_for(ahead);
+        if more { (pages + ahead).min(LARGEST.1) } else { pages }
     }
 }
 
@@ -210,10 +213,7 @@ impl Mm {
         writable: bool,
     ) -> Option<View> {
         let pages = cache.page_count();
-        if pages > LARGEST.0
-            || cache.resident_pages() != pages
-            || cache.seek_extent(0, true) < Some(cache.size())
-        {
+        if pages == 0 || pages > LARGEST.0 || !cache.is_whole(MOST_RUNS) {
             return None;
         }
         let header_page = PageCache::new(self.machine.clone(), self.frames.clone(), PAGE_SIZE);
@@ -222,7 +222,7 @@ impl Mm {
             return None;
         }
         let (cache, shown) = (cache.clone(), 0);
-        let mut view = View { cache, header, header_at: 0, at: 0, pages: shown, writable };
+        let mut view = View { cache, header, header_at: 0, at: 0, pages: shown, writable, grows: writable };
         let rights = Prot::READ | Prot::WRITE;
         let content_rights = if writable { rights } else { Prot::READ };
         let content = view.cache.clone();
@@ -246,9 +246,8 @@ impl Mm {
     /// Shows more of an object that has outgrown its view. Blocks for the host's calls.
     pub(crate) fn grow_view(&self, cx: &Cx, view: &mut View) {
         let pages = view.cache.page_count();
-        if pages <= LARGEST.1 {
-            self.show_view(cx, view, pages);
-        }
+        // Holes stay holes.
+        view.grows = pages < LARGEST.1 && view.cache.is_whole(usize::MAX) && self.show_view(cx, view, pages);
     }
 
     /// Takes a view out. Blocks for the host's calls.
@@ -305,11 +304,10 @@ impl Mm {
             show(view.header_at, view.header.pfn(), true);
         }
         let mut shown = from;
-        let all: Range<u64> = from..to;
-        // As much as there is room for.
-        let _ = view.cache.attach(
-            all,
-            |_| true,
+        view.cache.make_all(from..to);
+        let all_there = view.cache.attach(
+            from..to,
+            |_| false,
             |index, pfn| {
                 show(view.at + index * PAGE_SIZE, pfn, view.writable);
                 shown = index + 1;
@@ -318,7 +316,7 @@ impl Mm {
         let done = self.commit(cx.cpu(), inner, &mut batch);
         view.pages = shown;
         drop(guard);
-        if done != Ok(Commit::Done) {
+        if all_there.is_err() || done != Ok(Commit::Done) {
             return false;
         }
         view.cache.set_view_capacity(if view.writable { shown * PAGE_SIZE } else { 0 });

@@ -105,6 +105,24 @@ fn what_is_made_ahead_of_need_is_not_the_files_and_goes_with_the_view() {
 }
 
 #[test]
+fn little_room_is_left_to_others_and_holes_stay_holes() {
+    with_file(5000, |cx, fd| {
+        let mut taken = cx.kernel.frames.hold();
+        taken.grow(cx.kernel.frames.available() as u32 - 200).unwrap();
+        let view = lent(cx, fd).unwrap();
+        assert_eq!(capacity(cx, &view), 2 * PAGE as u32);
+    });
+    with_file(5000, |cx, fd| {
+        let view = lent(cx, fd).unwrap();
+        let (of, far) = (cx.file(fd).unwrap(), u64::from(capacity(cx, &view)) + 10 * PAGE);
+        crate::fs::write(cx, &of, Some(far), &mut &b"x"[..]).unwrap();
+        let before = (capacity(cx, &view), attr(cx, "/f").blocks);
+        view::used(cx, fd, &of);
+        assert_eq!((capacity(cx, &view), attr(cx, "/f").blocks), before);
+    });
+}
+
+#[test]
 fn times_are_believed_as_far_as_time_has_passed() {
     with_file(5000, |cx, fd| {
         let ns = |time: abi::time::Timespec| time.sec as u64 * SECOND + time.nsec as u64;
