@@ -241,7 +241,7 @@ pub struct FileView {
     /// Its descriptor.
     pub fd: u32,
     /// Where its header is, which guest code may write: the file's size and up to where it may grow, in bytes, as `u32`; when it was read first since it was written last, and when that was, in
-    /// nanoseconds of `CLOCK_REALTIME_COARSE` as `u64`.
+    /// nanoseconds of `CLOCK_REALTIME_COARSE` as `u64`; how often each of the two was said, as `u32`.
     pub header: VirtAddr,
     /// Where its content is.
     pub content: VirtAddr,

@@ -253,6 +253,7 @@ at vmspace_stub_gate_viewing
     test rax, rax
     jz 79f
     mov [r8 + {VIEW_READ}], rax
+    inc dword ptr [r8 + {VIEW_READS}]
 79: mov rsi, r9
     mov rdi, gs:[{ARGS} + 8]
     rep movsb
@@ -261,6 +262,7 @@ at vmspace_stub_gate_viewing
     cmp rdx, r11
     ja vmspace_stub_gate_refused
     mov [r8 + {VIEW_WRITTEN}], rax
+    inc dword ptr [r8 + {VIEW_WRITES}]
     mov rsi, gs:[{ARGS} + 8]
     mov rdi, r9
     rep movsb

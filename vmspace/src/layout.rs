@@ -214,10 +214,14 @@ pub mod view {
     pub const SIZE: u64 = 0;
     /// Up to where it may grow, likewise.
     pub const CAPACITY: u64 = 4;
-    /// When it was read last: nanoseconds of `CLOCK_REALTIME_COARSE`.
+    /// When it was read first since it was written last: nanoseconds of `CLOCK_REALTIME_COARSE`.
     pub const READ: u64 = 8;
     /// When it was written last.
     pub const WRITTEN: u64 = 16;
+    /// How often the gate has said the one, a half word.
+    pub const READS: u64 = 24;
+    /// How often it has said the other.
+    pub const WRITES: u64 = 28;
 }
 
 /// Offsets in [`BOARD`].

@@ -80,6 +80,8 @@ global_asm!(
     VIEW_CAPACITY = const view::CAPACITY,
     VIEW_READ = const view::READ,
     VIEW_WRITTEN = const view::WRITTEN,
+    VIEW_READS = const view::READS,
+    VIEW_WRITES = const view::WRITES,
     NUMBER = const layout::AREA_CALL + call::NUMBER,
     NR_PWRITE = const libc::SYS_pwrite64,
     REALTIME_COARSE = const libc::CLOCK_REALTIME_COARSE,

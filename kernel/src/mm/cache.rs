@@ -89,6 +89,10 @@ pub(super) struct Inner {
     pub(super) view: Option<Shown>,
     /// When it has done so, and nobody has asked yet.
     pub(super) times: Times,
+    /// Writes under way: what they have put behind the end is there before the size says so.
+    writing: usize,
+    /// What is behind the end is to go when there are none.
+    to_trim: bool,
 }
 
 impl Inner {
@@ -140,8 +144,15 @@ impl PageCache {
         quota: Option<Arc<Quota>>,
     ) -> Arc<PageCache> {
         let id = frames.next_id();
-        let inner =
-            Inner { pages: Table::default(), size, mappers: Vec::new(), view: None, times: Times::default() };
+        let inner = Inner {
+            pages: Table::default(),
+            size,
+            mappers: Vec::new(),
+            view: None,
+            times: Times::default(),
+            writing: 0,
+            to_trim: false,
+        };
         Arc::new(PageCache { machine, frames, id, quota, inner: Mutex::new(inner) })
     }
 
@@ -362,6 +373,17 @@ impl PageCache {
 
     /// Writes at `pos`, growing the object; returns the bytes written, short when RAM is full or the source faults.
     pub fn write(&self, pos: u64, source: &mut dyn Source) -> Result<usize> {
+        self.inner.lock().writing += 1;
+        let done = self.write_all(pos, source);
+        let mut inner = self.lock();
+        inner.writing -= 1;
+        if inner.to_trim {
+            self.trim(&mut inner);
+        }
+        done
+    }
+
+    fn write_all(&self, pos: u64, source: &mut dyn Source) -> Result<usize> {
         let mut done = 0usize;
         while source.left() > 0 {
             let Some(at) = pos.checked_add(done as u64).filter(|&at| at < i64::MAX as u64) else {
@@ -497,8 +519,13 @@ impl PageCache {
         }
     }
 
-    /// Takes out pages behind the end, which nobody shows any more, and zeros what is behind it in the last one.
+    /// Takes out pages behind the end, which nobody shows any more, and zeros what is behind it in the last one: after the writes that are under way.
     pub(super) fn trim(&self, inner: &mut Inner) {
+        inner.to_trim = inner.writing > 0;
+        // The end of a view that has begun meanwhile will do.
+        if inner.to_trim || inner.view.is_some() {
+            return;
+        }
         let end = inner.size.div_ceil(PAGE_SIZE);
         self.zero_part(inner, inner.size, end * PAGE_SIZE);
         let mut gone = Vec::new();

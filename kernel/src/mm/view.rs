@@ -31,6 +31,8 @@ const AHEAD: (u64, u64) = (32, 128);
 const CAPACITY: u64 = 4;
 const READ: u64 = 8;
 const WRITTEN: u64 = 16;
+const READS: u64 = 24;
+const WRITES: u64 = 28;
 
 /// When guest code read first since it wrote last, and when that was, in nanoseconds of the real time; 0 for never.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -39,6 +41,8 @@ pub struct Times {
     pub read: u64,
     /// Written.
     pub written: u64,
+    /// What time it is.
+    pub now: u64,
 }
 
 /// What an object knows of its view.
@@ -49,8 +53,8 @@ pub(super) struct Shown {
     writable: bool,
     /// When it began, in nanoseconds of the real time.
     since: u64,
-    /// What the header said last of when.
-    seen: Times,
+    /// How often guest code had said when it read and wrote.
+    seen: [u32; 2],
     recalled: bool,
 }
 
@@ -73,19 +77,22 @@ impl Shown {
 
     /// When something has happened since this was asked last.
     fn times(&mut self, machine: &dyn Machine) -> Times {
-        let word = |offset| {
-            let mut bytes = [0; 8];
-            machine.ram().read(PhysAddr(self.header.phys().0 + offset), &mut bytes);
-            u64::from_ne_bytes(bytes)
-        };
-        let now = Times { read: word(READ), written: if self.writable { word(WRITTEN) } else { 0 } };
-        let before = core::mem::replace(&mut self.seen, now);
-        if now == before {
+        let ram = machine.ram();
+        let place = |offset| PhysAddr(self.header.phys().0 + offset);
+        // How often comes before when, as guest code says it afterwards.
+        let said = [READS, WRITES].map(|offset| ram.load_u32(place(offset)));
+        let [new_read, new_written] = [said[0] != self.seen[0], self.writable && said[1] != self.seen[1]];
+        self.seen = said;
+        if !new_read && !new_written {
             return Times::default();
         }
-        let latest = machine.clock_ns(ClockId::Realtime).max(self.since);
-        let new = |now: u64, before| if now == before { 0 } else { now.clamp(self.since, latest) };
-        Times { read: new(now.read, before.read), written: new(now.written, before.written) }
+        let now = machine.clock_ns(ClockId::Realtime).max(self.since);
+        let time = |offset, new: bool| {
+            let mut bytes = [0; 8];
+            ram.read(place(offset), &mut bytes);
+            if new { u64::from_ne_bytes(bytes).clamp(self.since, now) } else { 0 }
+        };
+        Times { read: time(READ, new_read), written: time(WRITTEN, new_written), now }
     }
 }
 
@@ -98,7 +105,7 @@ impl PageCache {
             return false;
         }
         let since = machine.clock_ns(ClockId::Realtime);
-        let (header, seen) = (header.clone(), Times::default());
+        let (header, seen) = (header.clone(), [0; 2]);
         let view = Shown { header, capacity, writable, since, seen, recalled: false };
         view.put(machine, 0, inner.size);
         view.put(machine, CAPACITY, if writable { capacity } else { 0 });
@@ -131,12 +138,22 @@ impl PageCache {
     /// Ends the view: guest code does not use it any more. Pages behind the end go.
     fn end_view(&self, header: &Frame) {
         let mut inner = self.lock();
-        if inner.view.as_ref().is_none_or(|view| view.header.pfn() != header.pfn()) {
+        // It may have been cut short while it began; and somebody else's may have begun since.
+        if inner.view.as_ref().is_some_and(|view| view.header.pfn() != header.pfn()) {
             return;
         }
         inner.note_times(&*self.machine);
         inner.view = None;
         self.trim(&mut inner);
+    }
+
+    /// The times have been changed: guest code says when it reads next, as if it had written last.
+    pub(crate) fn forget_read(&self) {
+        let inner = self.inner.lock();
+        if let Some(view) = &inner.view {
+            let place = PhysAddr(view.header.phys().0 + WRITTEN);
+            self.machine.ram().write(place, &u64::MAX.to_ne_bytes());
+        }
     }
 
     /// When guest code has read and written since this was asked last; `None` for never.
@@ -151,9 +168,10 @@ impl PageCache {
 impl super::cache::Inner {
     pub(super) fn note_times(&mut self, machine: &dyn Machine) {
         if let Some(view) = &mut self.view {
-            let Times { read, written } = view.times(machine);
+            let Times { read, written, now } = view.times(machine);
             let times = &mut self.times;
-            *times = Times { read: times.read.max(read), written: times.written.max(written) };
+            let (read, written) = (times.read.max(read), times.written.max(written));
+            *times = Times { read, written, now: times.now.max(now) };
         }
     }
 }

@@ -75,15 +75,16 @@ impl State {
     /// Takes over when guest code has read and written by itself.
     pub(super) fn settle(&mut self) {
         let Body::Cache(cache) = &self.body else { return };
-        let Some(Times { read, written }) = cache.take_times() else { return };
-        let [read, written] = [read, written].map(Timespec::from_ns);
+        let Some(Times { read, written, now }) = cache.take_times() else { return };
+        let [read, written, now] = [read, written, now].map(Timespec::from_ns);
         let attr = &mut self.attr;
         // The clock that guest code looks at is behind by some milliseconds.
-        if written > attr.mtime {
-            (attr.mtime, attr.ctime) = (written, written.max(attr.ctime));
+        let later = |old: Timespec, new: Timespec| if old > now { new } else { old.max(new) };
+        if written > Timespec::default() {
+            (attr.mtime, attr.ctime) = (later(attr.mtime, written), later(attr.ctime, written));
         }
-        if read > attr.atime && is_stale(attr, read) {
-            attr.atime = read;
+        if read > Timespec::default() && is_stale(attr, read) {
+            attr.atime = later(attr.atime, read);
         }
     }
 }
@@ -220,6 +221,9 @@ impl Node {
             state.settle();
             let result = f(&mut state);
             state.changed = true;
+            if let Body::Cache(cache) = &state.body {
+                cache.forget_read();
+            }
             self.all_may_search.store(perm::all_may_search(state.attr.mode), Ordering::Release);
             (result, was_kept, state.attr.nlink > 0)
         };

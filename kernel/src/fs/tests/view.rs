@@ -1,7 +1,7 @@
 use super::*;
 use crate::fs::view;
 use crate::mm::{Advice, Mm};
-use crate::user::UserPtr;
+use crate::user::{Source, UserPtr};
 use hal::mock::MockContext;
 use hal::{ClockId, FileView, SetAttr, VirtAddr};
 
@@ -45,6 +45,9 @@ fn capacity(cx: &Cx, view: &FileView) -> u32 {
 }
 fn set_times(cx: &Cx, view: &FileView, times: [u64; 2]) {
     UserPtr::new(view.header.0 + 8).write(cx, &times).unwrap();
+    let said = UserPtr::<[u32; 2]>::new(view.header.0 + 24);
+    let [reads, writes] = said.read(cx).unwrap();
+    said.write(cx, &[reads + 1, writes + 1]).unwrap();
 }
 
 fn areas(mm: &Mm) -> usize {
@@ -102,6 +105,41 @@ fn what_is_made_ahead_of_need_is_not_the_files_and_goes_with_the_view() {
         crate::fs::write(cx, &of, Some(5100), &mut &b"x"[..]).unwrap();
         assert!(read_file(cx, "/f")[5000..5100].bytes().all(|byte| byte == 0));
     });
+}
+
+/// Has the view end while it is being written.
+struct Ending<'a>(&'a Cx<'a>, Fd, usize);
+
+impl Source for Ending<'_> {
+    fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let Ending(cx, fd, left) = self;
+        let len = buf.len().min(*left);
+        buf[..len].fill(b'w');
+        *left -= len;
+        let of = cx.files().remove(*fd).unwrap();
+        assert_eq!(offered(cx), None);
+        assert_eq!(cx.install(of, false).unwrap(), *fd);
+        Ok(len)
+    }
+    fn left(&self) -> usize {
+        self.2
+    }
+}
+
+#[test]
+fn the_end_of_a_view_spoils_no_write() {
+    for at in [5000, 3 * PAGE] {
+        with_file(5000, move |cx, fd| {
+            let view = lent(cx, fd).unwrap();
+            UserPtr::new(view.content.0 + 5000).write(cx, &[b'x'; 3000]).unwrap();
+            let of = cx.file(fd).unwrap();
+            assert_eq!(crate::fs::write(cx, &of, Some(at), &mut Ending(cx, fd, 100)).unwrap(), 100);
+            let content = read_file(cx, "/f");
+            assert_eq!(content.len() as u64, at + 100);
+            assert!(content[at as usize..].bytes().all(|byte| byte == b'w'));
+            assert_eq!(attr(cx, "/f").blocks, if at == 5000 { 16 } else { 32 });
+        });
+    }
 }
 
 #[test]
