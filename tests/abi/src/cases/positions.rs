@@ -361,6 +361,91 @@ fn space_that_is_used_is_counted() -> R {
     Ok(())
 }
 
+/// Numbers that look random and are the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % end
+    }
+}
+
+/// Puts bytes at a place of what the file should be.
+fn put_at(model: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    model.resize(model.len().max(at + bytes.len()), 0);
+    model[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+fn anything_comes_in_any_order() -> R {
+    for seed in 1..4 {
+        let mut numbers = Numbers(seed);
+        let mut model = Vec::new();
+        let mut fd = open(c"f", O_CREAT | O_RDWR | O_TRUNC, 0o644)?;
+        for round in 0..4000 {
+            let bytes: Vec<u8> = (0..numbers.below(3000) + 1).map(|i| (i * 3 + round) as u8).collect();
+            let at = numbers.below(model.len() + 200);
+            match numbers.below(400) {
+                0 => {
+                    let size = numbers.below(30_000);
+                    sc!(SYS_ftruncate, fd, size)?;
+                    model.resize(size, 0);
+                }
+                1 => {
+                    let (from, len) = (numbers.below(20_000), numbers.below(9000) + 1);
+                    sc!(SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, len)?;
+                    let end = (from + len).min(model.len());
+                    model[from.min(end)..end].fill(0);
+                }
+                2 => {
+                    child(|| {
+                        eq!(pwrite(fd, &bytes, at)?, bytes.len());
+                        Ok(())
+                    })?
+                    .ok()?;
+                    put_at(&mut model, at, &bytes);
+                }
+                3 => {
+                    child(|| {
+                        sc!(SYS_truncate, c"f", at / 2)?;
+                        Ok(())
+                    })?
+                    .ok()?;
+                    model.truncate(at / 2);
+                }
+                4 => {
+                    close(fd)?;
+                    fd = open(c"f", O_RDWR, 0)?;
+                }
+                5 => {
+                    lseek(fd, at as i64, SEEK_SET)?;
+                    eq!(write(fd, &bytes)?, bytes.len());
+                    put_at(&mut model, at, &bytes);
+                }
+                6 => {
+                    eq!(pwrite(fd, &bytes, at + 40_000)?, bytes.len());
+                    put_at(&mut model, at + 40_000, &bytes);
+                }
+                7 => that!(get(c"f")? == model, "round {round} of {seed}"),
+                8..200 => {
+                    eq!(pwrite(fd, &bytes, at)?, bytes.len());
+                    put_at(&mut model, at, &bytes);
+                }
+                _ => {
+                    let mut buf = vec![0; bytes.len()];
+                    let want = &model[at.min(model.len())..(at + buf.len()).min(model.len())];
+                    eq!(pread(fd, &mut buf, at)?, want.len());
+                    that!(buf[..want.len()] == *want, "round {round} of {seed}");
+                    eq!(fstat(fd)?.st_size, model.len() as i64);
+                }
+            }
+        }
+        close(fd)?;
+        that!(get(c"f")? == model, "the end of {seed}");
+    }
+    Ok(())
+}
+
 cases!("positions":
     others_see_what_is_written, another_process_sees_it_while_the_writer_goes_on,
     a_file_that_another_process_cuts_is_short, a_file_that_the_writer_cuts_is_short, gaps_and_holes_are_zeros,
@@ -368,4 +453,5 @@ cases!("positions":
     appending_goes_to_the_end, the_position_stays_and_plain_calls_agree, a_mapping_shows_the_same,
     copies_and_threads_go_on_with_it, a_thread_changes_what_a_descriptor_is, limits_and_watches_hold, times_follow_reads_and_writes,
     space_that_is_used_is_counted,
+    anything_comes_in_any_order,
 );
