@@ -208,9 +208,7 @@ impl Runner {
         let (ip, sp) = (get(RIP), get(RSP));
         let clock_stack = self.at + AREA_CLOCK_STACK..self.at + AREA_CLOCK_STACK_END + 1;
         let asks_clock = ip >= layout::REGION && clock_stack.contains(&sp);
-        if (gate.clock..gate.clocked).contains(&ip)
-            || (gate.viewing..gate.posting).contains(&ip)
-            || asks_clock
+        if (gate.clock..gate.clocked).contains(&ip) || (gate.viewing..gate.others).contains(&ip) || asks_clock
         {
             self.restore_arguments();
             let done = (gate.viewed..gate.refused).contains(&ip);

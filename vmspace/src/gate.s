@@ -276,6 +276,7 @@ at vmspace_stub_gate_viewed
 at vmspace_stub_gate_refused
     arguments_back
     mov rax, gs:[{NUMBER}]
+at vmspace_stub_gate_others
 
     // Every other call waits in the area for the owner.
 60: arguments_and_site

@@ -183,6 +183,7 @@ unsafe extern "C" {
     static vmspace_stub_gate_viewing: u8;
     static vmspace_stub_gate_viewed: u8;
     static vmspace_stub_gate_refused: u8;
+    static vmspace_stub_gate_others: u8;
     static vmspace_stub_gate_posting: u8;
     static vmspace_stub_gate_posted: u8;
     static vmspace_stub_gate_waited: u8;
@@ -244,8 +245,10 @@ pub struct Gate {
     pub viewing: u64,
     /// The content is read or written, and they are still to be brought back.
     pub viewed: u64,
-    /// It is not, up to the next.
+    /// It is not, and they are still to be brought back.
     pub refused: u64,
+    /// They are back.
+    pub others: u64,
     /// From here on arguments and site are in the area, and the way back is no longer in its register.
     pub posting: u64,
     /// From here on the call is in the area.
@@ -295,6 +298,7 @@ impl Addresses {
                 viewing: at(&raw const vmspace_stub_gate_viewing),
                 viewed: at(&raw const vmspace_stub_gate_viewed),
                 refused: at(&raw const vmspace_stub_gate_refused),
+                others: at(&raw const vmspace_stub_gate_others),
                 posting: at(&raw const vmspace_stub_gate_posting),
                 posted: at(&raw const vmspace_stub_gate_posted),
                 waited: at(&raw const vmspace_stub_gate_waited),

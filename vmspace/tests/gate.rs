@@ -814,3 +814,54 @@ fn default_actions_are_shown_and_set_in_the_gate() {
     let others: u64 = made.iter().filter(|(call, _)| !always(call)).map(|(_, n)| n).sum();
     assert!(others * 20 < regs.r12, "{} rounds, {made:?}", regs.r12);
 }
+
+unsafe extern "C" {
+    static vmspace_stub_gate: u8;
+    static vmspace_stub_gate_clock: u8;
+    static vmspace_stub_gate_telling: u8;
+    static vmspace_stub_gate_viewing: u8;
+    static vmspace_stub_gate_posting: u8;
+}
+
+/// Whoever is stopped while the gate puts a call's registers into the area has lost none: what lies there is that of another call.
+#[test]
+fn a_thread_that_is_stopped_before_its_call_is_in_the_area_makes_it_again() {
+    /// Length of each of the instructions that do it.
+    const LEN: u64 = 9;
+    const STACK: u64 = DATA + 0x800;
+    let ends = [
+        &raw const vmspace_stub_gate_clock,
+        &raw const vmspace_stub_gate_telling,
+        &raw const vmspace_stub_gate_viewing,
+        &raw const vmspace_stub_gate_posting,
+    ];
+    let rig = Rig::new();
+    // mov eax, 39 ; lea rcx, [the syscall] ; pushfq ; or dword ptr [rsp], TF ; popfq ; jmp r11 ; syscall: the trap comes where the jump leads.
+    let mut code = vec![0xb8, 39, 0, 0, 0, 0x48, 0x8d, 0x0d, 12, 0, 0, 0];
+    code.extend([0x9c, 0x81, 0x0c, 0x24, 0, 1, 0, 0, 0x9d, 0x41, 0xff, 0xe3, 0x0f, 0x05]);
+    let site = CODE + code.len() as u64 - 2;
+    let space = rig.space(&code);
+    for (which, end) in ends.into_iter().enumerate() {
+        let end = rig.engine.gate().unwrap() + (end as u64 - &raw const vmspace_stub_gate as u64);
+        for steps in 1..=7 {
+            let mut context = start();
+            let regs = context.regs();
+            (regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9) = (1, 2, 3, 4, 5, 6);
+            (regs.rbx, regs.rbp, regs.r12, regs.r13, regs.r14, regs.r15) = (7, 8, 9, 10, 11, 12);
+            (regs.rsp, regs.r11) = (STACK, end - steps * LEN);
+            let before = *regs;
+            let exit = space.run(0, &mut context, &alone);
+            let regs = context.regs();
+            assert_eq!((regs.rip, regs.rax), (site, 39), "{steps} before the end of {which}: {exit:?}");
+            let known = vmspace::Regs {
+                rip: before.rip,
+                rax: before.rax,
+                rcx: before.rcx,
+                r11: before.r11,
+                eflags: before.eflags,
+                ..*regs
+            };
+            assert_eq!(known, before, "{steps} before the end of {which}");
+        }
+    }
+}
