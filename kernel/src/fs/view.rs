@@ -41,7 +41,7 @@ struct Next {
 }
 
 impl Views {
-    /// Counts a call; whether there were enough.
+    /// Counts a call; whether there were enough, and twice as many as the last time.
     fn count(&mut self, id: u64) -> bool {
         let [first, second] = &mut self.next;
         if second.id == id {
@@ -49,8 +49,8 @@ impl Views {
         } else if first.id != id {
             (*second, *first) = (*first, Next { id, calls: 0 });
         }
-        first.calls += 1;
-        first.calls >= CALLS
+        first.calls = first.calls.saturating_add(1);
+        first.calls >= CALLS && first.calls.is_power_of_two()
     }
 }
 
@@ -71,9 +71,8 @@ pub(crate) fn used(cx: &Cx, fd: Fd, of: &OpenFile) {
     if !views.count(of.id) {
         return;
     }
-    views.next = Default::default();
     let flags = of.flags();
-    if !may_lend(cx, of, flags) {
+    if !has_own_table(cx) || !may_lend(cx, of, flags) {
         return;
     }
     let Some(cache) = of.file.content() else { return };
@@ -81,6 +80,7 @@ pub(crate) fn used(cx: &Cx, fd: Fd, of: &OpenFile) {
         && let Some(place) = views.lent.get_mut(index)
     {
         *place = Some(Lent { fd, id: of.id, flags, view });
+        views.next = Default::default();
     }
 }
 
@@ -91,10 +91,10 @@ pub(crate) fn offer(cx: &Cx) {
         return;
     }
     let version = cx.kernel.machine.offers_version();
-    let files = cx.files.borrow();
     // Who changes anything else recalls what is offered.
     let known = version == views.version;
-    let own = Arc::strong_count(&files) == OWN && (known || may_lend_any(cx));
+    let own = has_own_table(cx) && (known || may_lend_any(cx));
+    let files = cx.files.borrow();
     let good = |lent: &Lent| {
         own && files.flags(lent.fd, lent.id) == Some(lent.flags) && (known || lent.view.is_good())
     };
@@ -121,6 +121,11 @@ pub(crate) fn end(cx: &Cx) {
         }
         cx.user.borrow_mut().offer_views(hal::Views::default());
     }
+}
+
+/// Whether nobody else can change what a descriptor is.
+fn has_own_table(cx: &Cx) -> bool {
+    Arc::strong_count(&cx.files.borrow()) == OWN
 }
 
 /// Whether calls by position of any file may go unseen.

@@ -113,8 +113,10 @@ impl PageCache {
         true
     }
 
-    fn set_view_capacity(&self, capacity: u64) {
-        if let Some(view) = &mut self.lock().view {
+    fn set_view_capacity(&self, header: &Frame, capacity: u64) {
+        if let Some(view) = &mut self.lock().view
+            && view.header.pfn() == header.pfn()
+        {
             view.capacity = capacity;
             view.put(&*self.machine, CAPACITY, capacity);
         }
@@ -337,7 +339,8 @@ impl Mm {
         if all_there.is_err() || done != Ok(Commit::Done) {
             return false;
         }
-        view.cache.set_view_capacity(if view.writable { shown * PAGE_SIZE } else { 0 });
+        let capacity = if view.writable { shown * PAGE_SIZE } else { 0 };
+        view.cache.set_view_capacity(&view.header, capacity);
         true
     }
 }

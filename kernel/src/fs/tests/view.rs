@@ -230,6 +230,20 @@ fn it_is_not_lent_where_a_call_would_do_more() {
     }
     // From the beginning: no content of its own, appending, written only, a hole; and one process at a time.
     with_file(0, |cx, fd| assert_eq!(lent(cx, fd), None));
+    with_file(5000, |cx, fd| {
+        let shared = cx.files().clone();
+        let of = cx.file(fd).unwrap();
+        for _ in 0..100 {
+            view::used(cx, fd, &of);
+            assert_eq!(areas(&cx.mm()), 0);
+        }
+        drop(shared);
+        // As many calls as it has taken so far.
+        for _ in 0..28 {
+            view::used(cx, fd, &of);
+        }
+        assert!(offered(cx).is_some());
+    });
     for flags in [RDWR | OpenFlags::APPEND, OpenFlags::WRONLY] {
         with_file(5000, move |cx, _| {
             let fd = cx.install(open(cx, "/f", flags).unwrap(), false).unwrap();
