@@ -84,7 +84,7 @@ pub trait Machine: Send + Sync {
     fn offers_version(&self) -> u64 {
         0
     }
-    /// From now on no [`crate::StatOffer`] with an earlier version is told to guest code. Any context; does not block.
+    /// From now on no [`crate::StatOffer`] with an earlier version is told to guest code, and no [`crate::Views`] with one are used. Any context; does not block.
     fn recall_offers(&self) {}
     /// Answers of `cpuid` that never change, the most wanted first. Empty where the instruction is fast and need not be replaced.
     fn cpuid(&self) -> &[CpuidAnswer] {

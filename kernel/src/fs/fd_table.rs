@@ -55,21 +55,22 @@ impl FdTable {
         }
     }
 
-    /// How many references there are to the description `id` if this is a descriptor of it, else 0.
-    pub(super) fn references(&self, fd: Fd, id: u64) -> usize {
-        let Ok(at) = usize::try_from(fd.0) else { return 0 };
-        match self.inner.lock().slots.get(at) {
-            Some(Some(slot)) if slot.file.id == id => Arc::strong_count(&slot.file),
-            _ => 0,
-        }
-    }
-
-    /// The flags of the description `id` if this is a descriptor of it.
-    pub(super) fn flags(&self, fd: Fd, id: u64) -> Option<OpenFlags> {
+    /// What is to be known of the description `id` if this is a descriptor of it.
+    fn description<T>(&self, fd: Fd, id: u64, ask: impl FnOnce(&Arc<OpenFile>) -> T) -> Option<T> {
         let at = usize::try_from(fd.0).ok()?;
         let inner = self.inner.lock();
         let slot = inner.slots.get(at)?.as_ref().filter(|slot| slot.file.id == id)?;
-        Some(slot.file.flags())
+        Some(ask(&slot.file))
+    }
+
+    /// How many references there are to it, 0 if it is none.
+    pub(super) fn references(&self, fd: Fd, id: u64) -> usize {
+        self.description(fd, id, Arc::strong_count).unwrap_or(0)
+    }
+
+    /// Its flags.
+    pub(super) fn flags(&self, fd: Fd, id: u64) -> Option<OpenFlags> {
+        self.description(fd, id, |file| file.flags())
     }
 
     /// The lowest free descriptor at or above `from`, now in use; `EMFILE` at `limit` (`RLIMIT_NOFILE`).

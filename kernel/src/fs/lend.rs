@@ -10,7 +10,6 @@
 use super::{Fd, OpenFile, close};
 use crate::task::Cx;
 use abi::fs::Stat;
-use alloc::sync::Arc;
 use hal::StatOffer;
 
 /// What is lent.
@@ -20,9 +19,6 @@ pub(crate) struct Lent {
     /// [`OpenFile::id`].
     id: u64,
 }
-
-/// References to a table that is not shared: the task's record has one, and its [`Cx`].
-const OWN: usize = 2;
 
 /// The task has opened a file.
 pub(crate) fn opened(cx: &Cx, fd: Fd, of: &OpenFile) {
@@ -38,8 +34,7 @@ pub(crate) fn opened(cx: &Cx, fd: Fd, of: &OpenFile) {
 /// Before guest code runs: which descriptors it may close by saying so, a bit each.
 pub(crate) fn closable(cx: &Cx) -> u64 {
     let Some(Lent { fd, id }) = cx.lent.get() else { return 0 };
-    let files = cx.files.borrow();
-    let references = if Arc::strong_count(&files) == OWN { files.references(fd, id) } else { 0 };
+    let references = if cx.owns_files() { cx.files.borrow().references(fd, id) } else { 0 };
     match references {
         0 => {
             end(cx);

@@ -8,14 +8,10 @@
 use super::{Fd, MountFlags, OpenFile, OpenFlags};
 use crate::mm::view::View;
 use crate::task::{Cx, Resource};
-use alloc::sync::Arc;
 use hal::FileView;
 
 /// How many calls of the same kind a descriptor sees before its file is lent: that costs as much as some ten of them.
 const CALLS: u32 = 16;
-/// References to a table, or to an address space, that is not shared: the task's record has one, and its [`Cx`].
-const OWN: usize = 2;
-
 /// What a task's guest code reads and writes, and descriptors that may come next.
 #[derive(Default)]
 pub(crate) struct Views {
@@ -72,7 +68,7 @@ pub(crate) fn used(cx: &Cx, fd: Fd, of: &OpenFile) {
         return;
     }
     let flags = of.flags();
-    if !has_own_table(cx) || !may_lend(cx, of, flags) {
+    if !cx.owns_files() || !may_lend(cx, of, flags) {
         return;
     }
     let Some(cache) = of.file.content() else { return };
@@ -93,7 +89,7 @@ pub(crate) fn offer(cx: &Cx) {
     let version = cx.kernel.machine.offers_version();
     // Who changes anything else recalls what is offered.
     let known = version == views.version;
-    let own = has_own_table(cx) && (known || may_lend_any(cx));
+    let own = cx.owns_files() && (known || may_lend_any(cx));
     let files = cx.files.borrow();
     let good = |lent: &Lent| {
         own && files.flags(lent.fd, lent.id) == Some(lent.flags) && (known || lent.view.is_good())
@@ -114,18 +110,13 @@ pub(crate) fn offer(cx: &Cx) {
 
 /// The task gives up its address space, which goes unless others have it, too.
 pub(crate) fn end(cx: &Cx) {
-    let shared = cx.mm.borrow().as_ref().filter(|mm| Arc::strong_count(mm) > OWN).cloned();
+    let shared = cx.shares_memory();
     for lent in cx.views.take().lent.into_iter().flatten() {
-        if let Some(mm) = &shared {
-            mm.end_view(cx, lent.view);
+        if shared {
+            cx.mm().end_view(cx, lent.view);
         }
         cx.user.borrow_mut().offer_views(hal::Views::default());
     }
-}
-
-/// Whether nobody else can change what a descriptor is.
-fn has_own_table(cx: &Cx) -> bool {
-    Arc::strong_count(&cx.files.borrow()) == OWN
 }
 
 /// Whether calls by position of any file may go unseen.

@@ -285,13 +285,13 @@ impl PageCache {
     pub(super) fn is_whole(&self, runs: usize) -> bool {
         let inner = self.lock();
         let count = inner.size.div_ceil(PAGE_SIZE);
-        let mut next = None;
-        let mut found = 0;
+        let (mut present, mut found, mut next) = (0, 0, None);
         for (_, pte) in inner.pages.range(0..count) {
+            present += 1;
             found += usize::from(pte.pfn() != next);
             next = pte.pfn().map(|pfn| pfn.plus(1));
         }
-        inner.pages.len() == count && inner.pages.range(0..count).count() as u64 == count && found <= runs
+        (present, inner.pages.len()) == (count, count) && found <= runs
     }
 
     /// One more page.
@@ -528,13 +528,19 @@ impl PageCache {
         }
         let end = inner.size.div_ceil(PAGE_SIZE);
         self.zero_part(inner, inner.size, end * PAGE_SIZE);
+        let gone = self.take_out(inner, end..MAX_PAGES);
+        self.frames.put_all(gone.into_iter().map(|(_, pfn)| pfn));
+    }
+
+    /// Takes pages out of the object; the caller gives them up.
+    fn take_out(&self, inner: &mut Inner, pages: Range<u64>) -> Vec<(u64, Pfn)> {
         let mut gone = Vec::new();
-        inner.pages.update(end..MAX_PAGES, |_, pte| {
-            gone.extend(pte.pfn());
+        inner.pages.update(pages, |index, pte| {
+            gone.extend(pte.pfn().map(|pfn| (index, pfn)));
             Pte::NONE
         });
         self.uncharge(gone.len());
-        self.frames.put_all(gone);
+        gone
     }
 
     /// Zeros bytes within one page.
@@ -546,17 +552,13 @@ impl PageCache {
 
     /// Takes pages out, first of the object, then of the address spaces. Private copies go, too, if `copies`.
     fn remove(&self, cx: &Cx, pages: Range<u64>, copies: bool) {
-        let mut gone: Vec<(u64, Pfn)> = Vec::new();
-        let mappers: Vec<Arc<Mm>> = {
+        let (gone, mappers) = {
             let mut inner = self.lock();
-            inner.pages.update(pages.clone(), |index, pte| {
-                gone.extend(pte.pfn().map(|pfn| (index, pfn)));
-                Pte::NONE
-            });
+            let gone = self.take_out(&mut inner, pages.clone());
             inner.mappers.retain(|m| m.strong_count() > 0);
-            inner.mappers.iter().filter_map(Weak::upgrade).collect()
+            let mappers: Vec<Arc<Mm>> = inner.mappers.iter().filter_map(Weak::upgrade).collect();
+            (gone, mappers)
         };
-        self.uncharge(gone.len());
         for mm in mappers {
             mm.forget_cache_pages(cx, self, &pages, if copies { None } else { Some(&gone) });
         }

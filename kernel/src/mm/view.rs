@@ -98,17 +98,17 @@ impl Shown {
 
 impl PageCache {
     /// Has a view from now on, if it has none.
-    fn begin_view(&self, header: &Frame, capacity: u64, writable: bool) -> bool {
+    fn begin_view(&self, header: &Frame, writable: bool) -> bool {
         let machine = &*self.machine;
         let mut inner = self.lock();
         if inner.view.is_some() {
             return false;
         }
         let since = machine.clock_ns(ClockId::Realtime);
-        let (header, seen) = (header.clone(), [0; 2]);
-        let view = Shown { header, capacity, writable, since, seen, recalled: false };
-        view.put(machine, 0, inner.size);
-        view.put(machine, CAPACITY, if writable { capacity } else { 0 });
+        // The rest of the header are zeros.
+        let header = header.clone();
+        let view = Shown { header, capacity: 0, writable, since, seen: [0; 2], recalled: false };
+        view.set_size(machine, inner.size);
         inner.view = Some(view);
         true
     }
@@ -238,11 +238,11 @@ impl Mm {
         }
         let header_page = PageCache::new(self.machine.clone(), self.frames.clone(), PAGE_SIZE);
         let header = header_page.page(0).ok()?;
-        if !cache.begin_view(&header, 0, writable) {
+        if !cache.begin_view(&header, writable) {
             return None;
         }
-        let (cache, shown) = (cache.clone(), 0);
-        let mut view = View { cache, header, header_at: 0, at: 0, pages: shown, writable, grows: writable };
+        let cache = cache.clone();
+        let mut view = View { cache, header, header_at: 0, at: 0, pages: 0, writable, grows: writable };
         let rights = Prot::READ | Prot::WRITE;
         let content_rights = if writable { rights } else { Prot::READ };
         let content = view.cache.clone();
@@ -339,8 +339,9 @@ impl Mm {
         if all_there.is_err() || done != Ok(Commit::Done) {
             return false;
         }
-        let capacity = if view.writable { shown * PAGE_SIZE } else { 0 };
-        view.cache.set_view_capacity(&view.header, capacity);
+        if view.writable {
+            view.cache.set_view_capacity(&view.header, shown * PAGE_SIZE);
+        }
         true
     }
 }

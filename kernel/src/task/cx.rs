@@ -190,6 +190,14 @@ impl<'a> Cx<'a> {
     pub fn files(&self) -> Arc<FdTable> {
         self.files.borrow().clone()
     }
+    /// Whether nobody shares the descriptor table: one reference is the task's record's, one is here.
+    pub(crate) fn owns_files(&self) -> bool {
+        Arc::strong_count(&self.files.borrow()) == 2
+    }
+    /// Whether somebody else has the address space, too.
+    pub(crate) fn shares_memory(&self) -> bool {
+        self.mm.borrow().as_ref().is_some_and(|mm| Arc::strong_count(mm) > 2)
+    }
     /// Replaces the descriptor table (`execve`, `unshare`).
     pub(crate) fn set_files(&self, files: Arc<FdTable>) {
         // Dropped outside of the lock: closing files may wake others.

@@ -33,9 +33,8 @@ pub(crate) fn must_end(task: &Task) -> bool {
 pub(crate) fn leave_memory(cx: &Cx) {
     crate::ipc::futex::exit_robust_list(cx);
     let clear = cx.task.clear_child_tid.swap(0, Ordering::Relaxed);
-    // Two references are the task's own. As on Linux nothing is cleared when nobody else has the memory.
-    let others = cx.mm.borrow().as_ref().is_some_and(|mm| Arc::strong_count(mm) > 2);
-    if clear != 0 && others {
+    // As on Linux nothing is cleared when nobody else has the memory.
+    if clear != 0 && cx.shares_memory() {
         let ptr = crate::user::UserPtr::<u32>::new(clear);
         if ptr.write(cx, &0).is_ok() {
             crate::ipc::futex::wake_address(cx, ptr.addr(), 1);

@@ -83,10 +83,7 @@ impl File for MemFile {
     }
 
     fn content(&self) -> Option<Arc<PageCache>> {
-        match &self.node.state.lock().body {
-            Body::Cache(cache) => Some(cache.clone()),
-            _ => None,
-        }
+        self.node.state.lock().cache().cloned()
     }
 
     fn seekable(&self) -> bool {

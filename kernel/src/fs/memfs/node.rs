@@ -72,10 +72,18 @@ pub(super) struct State {
 }
 
 impl State {
+    /// The content, if that is in memory.
+    pub(super) fn cache(&self) -> Option<&Arc<PageCache>> {
+        match &self.body {
+            Body::Cache(cache) => Some(cache),
+            _ => None,
+        }
+    }
+
     /// Takes over when guest code has read and written by itself.
     pub(super) fn settle(&mut self) {
-        let Body::Cache(cache) = &self.body else { return };
-        let Some(Times { read, written, now }) = cache.take_times() else { return };
+        let times = self.cache().and_then(|cache| cache.take_times());
+        let Some(Times { read, written, now }) = times else { return };
         let [read, written, now] = [read, written, now].map(Timespec::from_ns);
         let attr = &mut self.attr;
         // The clock that guest code looks at is behind by some milliseconds.
@@ -221,7 +229,7 @@ impl Node {
             state.settle();
             let result = f(&mut state);
             state.changed = true;
-            if let Body::Cache(cache) = &state.body {
+            if let Some(cache) = state.cache() {
                 cache.forget_read();
             }
             self.all_may_search.store(perm::all_may_search(state.attr.mode), Ordering::Release);
@@ -313,7 +321,7 @@ impl Inode for Node {
         let mut state = self.state.lock();
         state.settle();
         let mut attr = state.attr;
-        if let Body::Cache(cache) = &state.body {
+        if let Some(cache) = state.cache() {
             let (size, pages) = cache.usage();
             attr.size = size;
             attr.blocks = pages * 8;

@@ -21,7 +21,7 @@ impl Node {
         }
         // Guest code that writes by itself takes no set-user-ID away.
         if set.mode.is_some()
-            && let Body::Cache(cache) = &self.state.lock().body
+            && let Some(cache) = self.state.lock().cache()
         {
             cache.recall_view();
         }
@@ -90,7 +90,7 @@ impl Node {
 
     /// The content in memory, copied up if it is still the lower node's; at most `limit` bytes of it. The caller holds the latch.
     pub(super) fn own_content(&self, cx: &Cx, limit: Option<u64>) -> Result<Arc<PageCache>> {
-        if let Body::Cache(cache) = &self.state.lock().body {
+        if let Some(cache) = self.state.lock().cache() {
             return Ok(cache.clone());
         }
         let cache = self.shared.new_content();

@@ -138,8 +138,7 @@ fn replace(cx: &Cx, mut program: Program) -> Result<(), Failure> {
     }
     crate::fs::view::end(cx);
     cx.set_mm(mm);
-    if Arc::strong_count(&cx.files()) > 3 {
-        // Shared with somebody besides the two references of this task and the one that is counted.
+    if !cx.owns_files() {
         let own = cx.files().duplicate();
         cx.set_files(own);
     }

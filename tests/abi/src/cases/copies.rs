@@ -26,16 +26,6 @@ fn look(addr: usize) -> Option<u64> {
     (!FAULTED.load(SeqCst)).then_some(word)
 }
 
-/// Numbers that look random and are the same each time.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % end
-    }
-}
-
 /// What is mapped in a place of one page: what a load finds, and whether stores are allowed.
 type Slot = Option<(u64, bool)>;
 

@@ -361,16 +361,6 @@ fn space_that_is_used_is_counted() -> R {
     Ok(())
 }
 
-/// Numbers that look random and are the same each time.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % end
-    }
-}
-
 /// Puts bytes at a place of what the file should be.
 fn put_at(model: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     model.resize(model.len().max(at + bytes.len()), 0);

@@ -23,12 +23,23 @@ pub mod prelude {
         map, mkdir, mkfifo, mmap, munmap, now, open, peek, pipe, poke, poll1, put, read, read_some, root, rw,
         shared, stat, symlink, text, ts, unlink, write, zeroed,
     };
-    pub use super::{E, R, sig};
+    pub use super::{E, Numbers, R, sig};
     pub use libc::*;
 }
 
 use std::fmt;
 use std::panic::Location;
+
+/// Numbers that look random and are the same each time.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    /// The next one, below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % end
+    }
+}
 
 /// The outcome of a case, and of the parts that it is made of.
 pub type R<T = ()> = Result<T, Stop>;
