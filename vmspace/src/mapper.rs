@@ -197,6 +197,11 @@ impl Mapper {
         self.begin(&[[libc::SYS_getpid as u64, 0, 0, 0, 0, 0, 0]], WOKEN_EARLY)
     }
 
+    /// Whether it looks for orders, as far as it has said.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.waiting.is_none() && !self.speaks()
+    }
+
     fn begin(&mut self, calls: &[Call], standby: u64) -> Result<(), Fatal> {
         self.in_batch = 0;
         self.started = calls.len();

@@ -307,7 +307,8 @@ impl Vmspace {
         let changes = self.changes.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         // Who gets a file sleeps meanwhile.
         let new_file = |op: &Op<'_>| matches!(op, Op::MapFile { key, .. } if !mapper.has_file(*key));
-        let beside = !ops.iter().any(new_file);
+        // Waking it there takes longer than having it run here, and coming back.
+        let beside = !ops.iter().any(new_file) && (wait == Wait::Later || mapper.stands_by());
         // A program is prepared beside the session of whoever starts it. Whoever has a runner's lock takes it out of what it waits for.
         let own = self.by_cpu.get(cpu).and_then(OnceLock::get);
         let runner = match own {
