@@ -9,9 +9,9 @@ use alloc::vec::Vec;
 /// How many words with a free frame a search looks at before it takes the best run that it saw.
 const SEARCH_WORDS: usize = 64;
 
-/// How many frames are expected to be used next: a part of those that were, but at least 512 KiB and at most 4 MiB; and none before as much was used.
-const EXPECT_PART: u32 = 4;
-const EXPECT_MOST: u32 = 1024;
+/// How many frames are expected to be used next: a part of those that were, but at least 512 KiB and at most 8 MiB; and none before as much was used.
+const EXPECT_PART: u32 = 2;
+const EXPECT_MOST: u32 = 2048;
 const EXPECT_LEAST: u32 = 128;
 
 /// A run of frames.
@@ -286,9 +286,9 @@ mod tests {
             said.extend(map.expect());
         }
         assert_eq!(said.first(), Some(&(200, 128)), "from 512 KiB on");
-        assert!(said.contains(&(600, 150)), "a quarter");
+        assert!(said.contains(&(600, 300)), "half");
         assert_eq!(said.last().map(|(_, len)| *len), Some(EXPECT_MOST));
-        assert!(said.len() < 30, "{said:?}");
+        assert!(said.len() < 20, "{said:?}");
         let mut end = 0;
         for (start, len) in said {
             assert!(start + len > end && (end == 0 || start <= end), "{start}+{len} behind {end}");
@@ -305,16 +305,16 @@ mod tests {
         let mut map = FreeMap::new(1 << 16);
         map.take(4096, None).unwrap();
         let available = map.available();
-        assert_eq!(map.expect(), Some((4096, 1024)));
+        assert_eq!(map.expect(), Some((4096, 2048)));
         assert_eq!(map.take_unused(), None, "some were used since the last time");
         let run = map.take_unused().unwrap();
-        assert_eq!((run.start, run.len, run.stale), (4096, 1024, false));
+        assert_eq!((run.start, run.len, run.stale), (4096, 2048, false));
         assert!(!map.expects() && map.take_unused().is_none());
-        assert_eq!(map.take(1, None).unwrap().start, 5120, "nobody gets them meanwhile");
+        assert_eq!(map.take(1, None).unwrap().start, 6144, "nobody gets them meanwhile");
         map.put_zeroed(run.start, run.len);
         assert_eq!(map.available(), available - 1);
-        let run = map.take(1024, None).unwrap();
-        assert_eq!((run.start, run.len, run.stale), (4096, 1024, false));
+        let run = map.take(2048, None).unwrap();
+        assert_eq!((run.start, run.len, run.stale), (4096, 2048, false));
     }
 
     #[test]
