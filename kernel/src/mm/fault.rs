@@ -20,8 +20,12 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 use hal::{Fault, HostFile, LogLevel, PAGE_SIZE, Prot, SpaceError};
 
-/// First and largest window of new anonymous memory, in pages. The first is a power of two.
-const ANON_WINDOW: (u32, u32) = (8, 128);
+/// First window of new anonymous memory, in pages, for a process that has few and for one that has many: powers of two.
+const ANON_FIRST: (u32, u32) = (8, 64);
+/// The largest is so many times as long.
+const ANON_GROWS: u32 = 16;
+/// It is this part of what the process has.
+const ANON_PART: usize = 32;
 /// The same for the first thread's stack, and for other stacks: memory that is touched downwards, from its end on.
 const STACK_WINDOW: (u32, u32) = (4, 16);
 const DOWN_WINDOW: (u32, u32) = (2, 16);
@@ -225,7 +229,7 @@ impl Mm {
         let exists = |_| true;
         match &vma.object {
             Object::Anon => {
-                let window = window(vma, table, exists, page, ANON_WINDOW, want);
+                let window = window(vma, table, exists, page, anon_window(table), want);
                 self.fill(inner, page, window, batch)
             }
             Object::Host(file) if private_write => {
@@ -242,7 +246,7 @@ impl Mm {
             }
             Object::Cache(cache) => {
                 let cache = cache.clone();
-                let sizes = if vma.flags.contains(VmaFlags::RANDOM) { (1, 1) } else { ANON_WINDOW };
+                let sizes = if vma.flags.contains(VmaFlags::RANDOM) { (1, 1) } else { anon_window(table) };
                 let window = window(vma, table, exists, page, sizes, want);
                 if private_write {
                     // Only this one: others go on to show what is written to the object.
@@ -257,7 +261,8 @@ impl Mm {
     /// Makes and shows pages of an area that has just become longer upwards, if all in front of them is in use, back to page `from` or as many as one fault makes: as many as
     /// a fault would make.
     pub(super) fn go_on(&self, inner: &mut Inner, grown: Range<u64>, from: u64, batch: &mut Batch) {
-        let (first, most) = (u64::from(ANON_WINDOW.0), u64::from(ANON_WINDOW.1));
+        let (first, most) = anon_window(&inner.table);
+        let (first, most) = (u64::from(first), u64::from(most));
         let start = grown.start;
         let there = start - inner.table.run_before(start, start.saturating_sub(most), Pte::writable);
         if there < first.min(start.saturating_sub(from)) {
@@ -622,6 +627,14 @@ fn window(
         }
     };
     range.start.max(bounds.start).min(page)..range.end.min(bounds.end).max(page + 1)
+}
+
+/// First and largest window of new anonymous memory in an address space. A program that has much soon wants more; what a small one does not touch is waste.
+fn anon_window(table: &Table) -> (u32, u32) {
+    let (least, most) = ANON_FIRST;
+    let part = (table.len() as usize / ANON_PART).checked_ilog2();
+    let first = part.map_or(0, |bits| 1u32.checked_shl(bits).unwrap_or(most)).clamp(least, most);
+    (first, first * ANON_GROWS)
 }
 
 /// First and largest window for copies of a file's pages in an area that has some already: up to half of them more. A program that writes all over its data is

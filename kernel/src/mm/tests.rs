@@ -141,6 +141,32 @@ fn windows_grow_downwards_too_and_not_for_single_pages() {
 }
 
 #[test]
+fn who_has_much_gets_more_at_once() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let far = mm.map(cx, anon(64 << 20)).unwrap().0.next_multiple_of(1 << 20);
+        let touch = |place: u64| {
+            let before = mm.resident_pages();
+            store(cx, &mm, far + place * (1 << 20), b"x");
+            mm.resident_pages() - before
+        };
+        assert_eq!(touch(0), 8);
+        let have = |pages: u64| {
+            let at = mm.map(cx, anon(pages * PAGE)).unwrap().0;
+            for page in 0..pages {
+                store(cx, &mm, at + page * PAGE, b"x");
+            }
+        };
+        have(600);
+        assert_eq!(touch(1), 16);
+        have(1500);
+        assert_eq!(touch(2), 64);
+        have(8000);
+        assert_eq!(touch(3), 64, "and not more without end");
+    });
+}
+
+#[test]
 fn windows_grow_while_the_area_does() {
     testing::run(|cx| {
         let mm = new_mm(cx);
