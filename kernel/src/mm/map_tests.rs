@@ -158,6 +158,36 @@ fn mremap_moves_pages_without_copies() {
 }
 
 #[test]
+fn pages_that_are_moved_are_there_at_once() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let space = MockSpace::of(&**mm.space());
+        let fill = |at: u64, pages: u64| {
+            for page in 0..pages {
+                store(cx, &mm, at + page * PAGE, b"x");
+            }
+        };
+        let at = mm.map(cx, anon(200 * PAGE)).unwrap().0;
+        mm.map(cx, MapRequest { addr: at + 200 * PAGE, flags: MapFlags::FIXED, ..anon(PAGE) }).unwrap();
+        fill(at, 150);
+        let faults = mm.stats().faults;
+        let to = mm.remap(cx, at, 200 * PAGE, 400 * PAGE, RemapFlags::MAYMOVE, 0).unwrap().0;
+        assert_ne!(to, at);
+        fill(to, 150);
+        assert_eq!(mm.stats().faults, faults, "they may be written, too");
+        assert!(space.frame(VirtAddr(at)).is_none(), "and are not at the old place any more");
+        // Of very many only the first.
+        let at = mm.map(cx, anon(4000 * PAGE)).unwrap().0;
+        fill(at, 4000);
+        let stay = RemapFlags::MAYMOVE | RemapFlags::DONTUNMAP;
+        let to = mm.remap(cx, at, 4000 * PAGE, 4000 * PAGE, stay, 0).unwrap().0;
+        assert!(space.frame(VirtAddr(to + 1000 * PAGE)).is_some());
+        assert!(space.frame(VirtAddr(to + 3000 * PAGE)).is_none());
+        assert_eq!(load(cx, &mm, to + 3000 * PAGE, 1).unwrap(), b"x");
+    });
+}
+
+#[test]
 fn the_heap_grows_to_its_limit_and_shrinks() {
     testing::run(|cx| {
         let mm = new_mm(cx);

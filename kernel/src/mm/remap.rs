@@ -11,7 +11,13 @@ use crate::task::Cx;
 use abi::Errno;
 use alloc::vec::Vec;
 use bitflags::bitflags;
+use core::ops::Range;
 use hal::{PAGE_SIZE, VirtAddr};
+
+/// How many moved pages are shown at their new place at most, in how many changes, and how many at a time.
+const SHOW_MOVED: u64 = 1024;
+const SHOW_CHANGES: usize = 16;
+const SHOW_STEP: u64 = 64;
 
 bitflags! {
     /// `MREMAP_*` (`uapi/linux/mman.h`).
@@ -170,9 +176,24 @@ impl Mm {
             }
         };
         move_area(inner, &vma, old, to, new_len, flags, &mut batch);
+        self.show_moved(inner, &vma, to..to + old_len.min(new_len), &mut batch);
         self.commit(cx.cpu(), inner, &mut batch)?;
         self.fill_locked(cx, inner, &vma, to + old_len.min(new_len), to + new_len);
         Ok(VirtAddr(to))
+    }
+
+    /// Shows pages of RAM that were moved to these addresses: whoever needs more room for something is about to use it. Very many, and scattered ones, are left to faults.
+    fn show_moved(&self, inner: &mut Inner, vma: &Vma, range: Range<u64>, batch: &mut Batch) {
+        if matches!(vma.object, Object::Host(_)) {
+            return;
+        }
+        let (mut page, end) = (range.start / PAGE_SIZE, range.end / PAGE_SIZE);
+        let end = end.min(page + SHOW_MOVED);
+        while page < end && batch.len() < SHOW_CHANGES {
+            let next = end.min(page + SHOW_STEP);
+            self.show(inner, page..next, false, batch);
+            page = next;
+        }
     }
 
     fn check_growth(
