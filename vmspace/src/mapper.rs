@@ -48,6 +48,11 @@ const STANDBY: u64 = 64;
 /// The same for one that was woken before there is something to do: some hundred microseconds.
 const WOKEN_EARLY: u64 = 256;
 
+/// After so many orders in a row, each so soon after the one before, there will be more: they are worth waking it for. That takes as long as ten orders take longer where its owner is.
+const ROW: u32 = 32;
+/// See [`ROW`].
+const CLOSE: Duration = Duration::from_micros(50);
+
 /// A host task that makes calls for the owner.
 pub(crate) struct Mapper {
     pub pid: i32,
@@ -71,6 +76,23 @@ pub(crate) struct Mapper {
     started: usize,
     /// Its report of them, if that has been looked at.
     reported: Option<Notification>,
+    /// How fast orders have come.
+    rush: Rush,
+}
+
+/// How many orders have come in a row, each soon after the one before.
+struct Rush {
+    last: Instant,
+    in_a_row: u32,
+}
+
+impl Rush {
+    /// Another order; whether there are many.
+    fn goes_on(&mut self, now: Instant) -> bool {
+        let gap = now.duration_since(std::mem::replace(&mut self.last, now));
+        self.in_a_row = if gap < CLOSE { self.in_a_row.saturating_add(1) } else { 0 };
+        self.in_a_row >= ROW
+    }
 }
 
 impl Mapper {
@@ -107,6 +129,7 @@ impl Mapper {
             place: Place::Anywhere,
             started: 0,
             reported: None,
+            rush: Rush { last: Instant::now(), in_a_row: 0 },
         })
     }
 
@@ -197,9 +220,10 @@ impl Mapper {
         self.begin(&[[libc::SYS_getpid as u64, 0, 0, 0, 0, 0, 0]], WOKEN_EARLY)
     }
 
-    /// Whether it looks for orders, as far as it has said.
-    pub(crate) fn stands_by(&self) -> bool {
-        self.waiting.is_none() && !self.speaks()
+    /// There is something to do: whether it looks for that anyway, or orders come so fast that it should.
+    pub(crate) fn is_worth_waking(&mut self) -> bool {
+        let rush = self.rush.goes_on(Instant::now());
+        rush || self.waiting.is_none() && !self.speaks()
     }
 
     fn begin(&mut self, calls: &[Call], standby: u64) -> Result<(), Fatal> {
@@ -325,5 +349,25 @@ impl Mapper {
             }
         }
         self.reported.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_orders_that_go_on_coming_fast_are_a_rush() {
+        let mut now = Instant::now();
+        let mut rush = Rush { last: now, in_a_row: 0 };
+        let mut order = |gap: Duration| {
+            now += gap;
+            rush.goes_on(now)
+        };
+        // As a program's start makes them.
+        let few = (1..ROW).any(|_| order(CLOSE / 2));
+        assert!(!few && !order(CLOSE * 2));
+        assert_eq!((1..=2 * ROW).find(|_| order(CLOSE / 2)), Some(ROW));
+        assert!(!order(CLOSE));
     }
 }

@@ -99,6 +99,17 @@ impl Op<'_> {
     }
 }
 
+impl Op<'_> {
+    /// Whether something can't be reached any more that may be in use.
+    fn takes_away(&self) -> bool {
+        match *self {
+            Op::Unmap { .. } => true,
+            Op::Protect { prot, .. } => prot & libc::PROT_WRITE == 0,
+            _ => false,
+        }
+    }
+}
+
 /// When to wait for the end of a change.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wait {
@@ -305,10 +316,12 @@ impl Vmspace {
         let mut mapper = lock(&body.mapper);
         self.settle(&mut mapper)?;
         let changes = self.changes.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let worth_waking = mapper.is_worth_waking();
         // Who gets a file sleeps meanwhile.
         let new_file = |op: &Op<'_>| matches!(op, Op::MapFile { key, .. } if !mapper.has_file(*key));
-        // Waking it there takes longer than having it run here, and coming back.
-        let beside = !ops.iter().any(new_file) && (wait == Wait::Later || mapper.stands_by());
+        // What is taken away the host would have to tell the session's CPU from here.
+        let at_session = worth_waking || wait == Wait::Later || ops.iter().any(Op::takes_away);
+        let beside = at_session && !ops.iter().any(new_file);
         // A program is prepared beside the session of whoever starts it. Whoever has a runner's lock takes it out of what it waits for.
         let own = self.by_cpu.get(cpu).and_then(OnceLock::get);
         let runner = match own {
