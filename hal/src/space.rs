@@ -240,11 +240,26 @@ pub struct Views {
 pub struct FileView {
     /// Its descriptor.
     pub fd: u32,
-    /// Where its header is, which guest code may write: the file's size and up to where it may grow, in bytes, as `u32`; when it was read first since it was written last, and when that was, in
-    /// nanoseconds of `CLOCK_REALTIME_COARSE` as `u64`; how often each of the two was said, as `u32`.
+    /// Where its header is, which guest code may write.
     pub header: VirtAddr,
     /// Where its content is.
     pub content: VirtAddr,
+}
+
+/// Offsets in the header. Sizes and counts are `u32`, times nanoseconds of `CLOCK_REALTIME_COARSE` as `u64`.
+impl FileView {
+    /// The file's size in bytes; grows.
+    pub const SIZE: u64 = 0;
+    /// Up to where it may grow, in bytes.
+    pub const CAPACITY: u64 = 4;
+    /// When it was read first since it was written last.
+    pub const READ: u64 = 8;
+    /// When it was written last.
+    pub const WRITTEN: u64 = 16;
+    /// How often [`FileView::READ`] was said.
+    pub const READS: u64 = 24;
+    /// How often [`FileView::WRITTEN`] was said.
+    pub const WRITES: u64 = 28;
 }
 
 /// Signals whose actions are the default ones, by number minus one: no handler, no mask, no flag but `SA_RESTORER`.

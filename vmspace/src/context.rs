@@ -4,6 +4,7 @@ use crate::engine::lock;
 use crate::layout::{
     self,
     call::{STAT_WORDS, VIEW_COUNT},
+    view,
 };
 use crate::runner::Runner;
 use std::sync::{Arc, Mutex};
@@ -214,6 +215,13 @@ pub struct FileView {
     pub header: u64,
     /// Guest address of the content.
     pub content: u64,
+}
+
+impl FileView {
+    /// Offsets in the header: the size in bytes and up to where it may grow, a half word each; when it was read first since it was written last, and when that was, in nanoseconds of
+    /// `CLOCK_REALTIME_COARSE`, a word each; how often each of the two was said, a half word each.
+    pub const HEADER: [u64; 6] =
+        [view::SIZE, view::CAPACITY, view::READ, view::WRITTEN, view::READS, view::WRITES];
 }
 
 /// Signals whose actions are the default ones, by number minus one.

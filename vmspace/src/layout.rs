@@ -208,7 +208,7 @@ pub mod call {
     pub const KEPT: u64 = 640;
 }
 
-/// Offsets in the header of a file whose content is in an address space. The owner's kernel reads what the gate has written.
+/// Offsets in the header of a file whose content is in an address space ([`crate::FileView::HEADER`]). The owner's kernel reads what the gate has written.
 pub mod view {
     /// The file's size in bytes, a half word; grows.
     pub const SIZE: u64 = 0;

@@ -15,7 +15,7 @@ use super::table::Pte;
 use crate::fs::Mappable;
 use crate::task::Cx;
 use alloc::sync::Arc;
-use hal::{ClockId, Machine, PAGE_SIZE, PhysAddr, Prot, VirtAddr};
+use hal::{ClockId, FileView, Machine, PAGE_SIZE, PhysAddr, Prot, VirtAddr};
 
 /// Name of the areas in `/proc/PID/maps`.
 const NAME: &str = "[view]";
@@ -27,12 +27,6 @@ const LARGEST: (u64, u64) = (1024, 4096);
 const MOST_RUNS: usize = 32;
 /// How many pages are made ahead of need, at least and at most: as many as there are.
 const AHEAD: (u64, u64) = (32, 128);
-/// Offsets in a header.
-const CAPACITY: u64 = 4;
-const READ: u64 = 8;
-const WRITTEN: u64 = 16;
-const READS: u64 = 24;
-const WRITES: u64 = 28;
 
 /// When guest code read first since it wrote last, and when that was, in nanoseconds of the real time; 0 for never.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -67,7 +61,7 @@ impl Shown {
 
     /// The object has grown.
     pub(super) fn set_size(&self, machine: &dyn Machine, size: u64) {
-        self.put(machine, 0, size);
+        self.put(machine, FileView::SIZE, size);
     }
 
     fn put(&self, machine: &dyn Machine, offset: u64, value: u64) {
@@ -80,7 +74,7 @@ impl Shown {
         let ram = machine.ram();
         let place = |offset| PhysAddr(self.header.phys().0 + offset);
         // How often comes before when, as guest code says it afterwards.
-        let said = [READS, WRITES].map(|offset| ram.load_u32(place(offset)));
+        let said = [FileView::READS, FileView::WRITES].map(|offset| ram.load_u32(place(offset)));
         let [new_read, new_written] = [said[0] != self.seen[0], self.writable && said[1] != self.seen[1]];
         self.seen = said;
         if !new_read && !new_written {
@@ -92,7 +86,7 @@ impl Shown {
             ram.read(place(offset), &mut bytes);
             if new { u64::from_ne_bytes(bytes).clamp(self.since, now) } else { 0 }
         };
-        Times { read: time(READ, new_read), written: time(WRITTEN, new_written), now }
+        Times { read: time(FileView::READ, new_read), written: time(FileView::WRITTEN, new_written), now }
     }
 }
 
@@ -118,7 +112,7 @@ impl PageCache {
             && view.header.pfn() == header.pfn()
         {
             view.capacity = capacity;
-            view.put(&*self.machine, CAPACITY, capacity);
+            view.put(&*self.machine, FileView::CAPACITY, capacity);
         }
     }
 
@@ -153,7 +147,7 @@ impl PageCache {
     pub(crate) fn forget_read(&self) {
         let inner = self.inner.lock();
         if let Some(view) = &inner.view {
-            let place = PhysAddr(view.header.phys().0 + WRITTEN);
+            let place = PhysAddr(view.header.phys().0 + FileView::WRITTEN);
             self.machine.ram().write(place, &u64::MAX.to_ne_bytes());
         }
     }
