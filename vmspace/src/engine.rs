@@ -258,7 +258,9 @@ impl Engine {
         let none = nursery.under_way.is_none() && nursery.made.is_none();
         let wanted = || {
             let reserve = lock(&self.reserve);
-            reserve.is_empty() || put_off && reserve.len() < ENOUGH && !reserve.iter().any(Body::is_empty)
+            // What is left for the next copy is not for whoever comes next.
+            let any: Vec<_> = reserve.iter().filter(|body| !body.is_left()).collect();
+            any.is_empty() || put_off && any.len() < ENOUGH && !any.iter().any(|body| body.is_empty())
         };
         if none && self.cpus.len() > 1 && wanted() {
             // Whoever needs it hears why it can't be made.

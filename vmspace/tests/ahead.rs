@@ -5,7 +5,7 @@ mod rig;
 use rig::{Rig, SYSCALL_LOOP, alone, children, start};
 use std::thread;
 use std::time::{Duration, Instant};
-use vmspace::Exit;
+use vmspace::{Exit, Op};
 
 /// The zygote, and a mother, a mapper and a runner for each space.
 fn tasks(spaces: usize) -> usize {
@@ -39,6 +39,20 @@ fn whoever_takes_the_last_one_has_the_next_made() {
     spaces.push(rig.space(SYSCALL_LOOP));
     assert_eq!(children().len(), tasks(5 + ahead));
     drop(spaces);
+    rig.engine.shutdown();
+    assert_eq!(children(), []);
+
+    // What is left for the next copy is not for anybody else: the last but that is the last.
+    let rig = Rig::new();
+    let original = rig.space(SYSCALL_LOOP);
+    let copy = rig.engine.create_copy(&original, Some(0)).unwrap();
+    let code = Op::MapRam { at: rig::CODE, len: 4096, prot: rig::RX, offset: rig::CODE, populate: false };
+    copy.update(0, &[code]).unwrap();
+    drop(copy);
+    wait_for(tasks(2 + ahead));
+    let other = rig.engine.create(Some(0)).unwrap();
+    wait_for(tasks(3 + ahead));
+    drop((original, other));
     rig.engine.shutdown();
     assert_eq!(children(), []);
 }
