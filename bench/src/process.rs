@@ -58,6 +58,14 @@ pub fn vfork_exec(cx: &Context) -> Result<f64> {
     })
 }
 
+/// The same by a process that has made copies of itself before: what those have left is there.
+pub fn vfork_exec_after_forks(cx: &Context) -> Result<f64> {
+    for _ in 0..500 {
+        reap(fork(|| Ok(()))?)?;
+    }
+    vfork_exec(cx)
+}
+
 /// A dynamic program, as a shell would.
 pub fn spawn_true(cx: &Context) -> Result<f64> {
     each(cx.time, || {

@@ -41,6 +41,7 @@ pub const ROWS: &[Row] = &[
     ("std_thread", process::std_thread),
     ("fork_exit_wait", process::fork_exit_wait),
     ("vfork_exec", process::vfork_exec),
+    ("vfork_exec_after_forks", process::vfork_exec_after_forks),
     ("spawn_true", process::spawn_true),
     ("bash_200_true", apps::bash_200_true),
     ("python_start", apps::python_start),

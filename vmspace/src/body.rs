@@ -151,10 +151,12 @@ impl Body {
         (self.emptied, self.cleansing) = (None, Cleansing::Due);
         lock(&self.runners).iter().all(|runner| {
             let mut inner = lock(&runner.inner);
-            runner.end_session(&mut inner);
             // A thread that has left the address space (execve) still wants its registers.
             runner.clear_places(&mut inner);
-            runner.evict(&mut inner).and_then(|()| runner.stop(&mut inner)).is_ok()
+            // While somebody listens to it, it saves them without sleeping first.
+            let evicted = runner.evict(&mut inner);
+            runner.end_session(&mut inner);
+            evicted.and_then(|()| runner.stop(&mut inner)).is_ok()
         })
     }
 
@@ -259,6 +261,9 @@ impl Body {
             (inner.withdrawn, inner.undone, inner.stat) = (None, None, None);
             inner.views = Views::default();
             runner.kicked.store(false, Ordering::SeqCst);
+            if runner.go_to_handler(&mut inner).is_err() {
+                return false;
+            }
             match host.filter(|_| i == 0) {
                 Some(host) => runner.bind(host),
                 None => runner.stay_here(),

@@ -138,15 +138,24 @@ impl Runner {
         self.in_handler(inner, &n).map(drop)
     }
 
-    /// Begins to take everything out of the task that the guest code which ran in it may have left there; the address space has nothing mapped at address zero. It
-    /// goes through an empty frame, which sets mask and stack, and has to report a fault at address zero from the right place. The stack pointer
-    /// is zero meanwhile: the host does not change an alternate stack that it points into.
-    pub(crate) fn begin_cleansing(&self, inner: &mut Inner) -> Result<(), Fatal> {
+    /// Takes whoever's registers it holds out of it, and has it go to its handler, if it is not there. Waits for that, so it does that where the calling thread runs: its own host CPU may be
+    /// somebody else's by now, who waits for the calling thread.
+    pub(crate) fn go_to_handler(&self, inner: &mut Inner) -> Result<(), Fatal> {
+        if !matches!(inner.mode, Mode::Handler { .. }) {
+            self.stay_here();
+        }
         self.evict(inner)?;
         if !matches!(inner.mode, Mode::Handler { .. }) {
             self.kick_out(inner)?;
         }
         inner.owner = None;
+        Ok(())
+    }
+
+    /// Begins to take everything out of the task, which is in its handler, that the guest code which ran in it may have left there; the address space has nothing mapped at address
+    /// zero. It goes through an empty frame, which sets mask and stack, and has to report a fault at address zero from the right place. The stack pointer
+    /// is zero meanwhile: the host does not change an alternate stack that it points into.
+    pub(crate) fn begin_cleansing(&self, inner: &mut Inner) -> Result<(), Fatal> {
         self.write_frame(inner, &Full::default());
         self.leave_frame(inner)
     }

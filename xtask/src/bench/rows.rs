@@ -108,6 +108,7 @@ pub const ROWS: &[Row] = &[
     row("std_thread", "thread of Rust's standard library", TASKS, Nothing),
     Row { floor: Some(3.0), ..row("fork_exit_wait", "fork, exit, wait", TASKS, Times(2.5)) },
     row("vfork_exec", "vfork and exec of a static program", TASKS, Times(1.0)),
+    row("vfork_exec_after_forks", "the same, after 500 forks", TASKS, Times(1.0)),
     row("spawn_true", "spawn /bin/true", TASKS, Nothing),
     app("bash_200_true", "bash: 200 times /bin/true", 1.2, &["bash"]),
     app("python_start", "python3: start and end", 1.3, &["python3"]),
