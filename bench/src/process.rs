@@ -33,7 +33,11 @@ pub fn std_thread(cx: &Context) -> Result<f64> {
 }
 
 pub fn fork_exit_wait(cx: &Context) -> Result<f64> {
-    each(cx.time, || reap(fork(|| Ok(()))?))
+    each(cx.time, fork_and_reap)
+}
+
+fn fork_and_reap() -> Result<()> {
+    reap(fork(|| Ok(()))?)
 }
 
 /// This static program as a child that shares memory until it is another, as libc starts one (CLONE_VM and CLONE_VFORK).
@@ -61,7 +65,7 @@ pub fn vfork_exec(cx: &Context) -> Result<f64> {
 /// The same by a process that has made copies of itself before: what those have left is there.
 pub fn vfork_exec_after_forks(cx: &Context) -> Result<f64> {
     for _ in 0..500 {
-        reap(fork(|| Ok(()))?)?;
+        fork_and_reap()?;
     }
     vfork_exec(cx)
 }

@@ -259,8 +259,9 @@ impl Engine {
         let wanted = || {
             let reserve = lock(&self.reserve);
             // What is left for the next copy is not for whoever comes next.
-            let any: Vec<_> = reserve.iter().filter(|body| !body.is_left()).collect();
-            any.is_empty() || put_off && any.len() < ENOUGH && !any.iter().any(|body| body.is_empty())
+            let mut others = reserve.iter().filter(|body| !body.is_left());
+            let count = others.clone().count();
+            count == 0 || put_off && count < ENOUGH && !others.any(Body::is_empty)
         };
         if none && self.cpus.len() > 1 && wanted() {
             // Whoever needs it hears why it can't be made.

@@ -97,9 +97,7 @@ impl Op<'_> {
         }
         Ok(Some(call))
     }
-}
 
-impl Op<'_> {
     /// Whether something can't be reached any more that may be in use.
     fn takes_away(&self) -> bool {
         match *self {

@@ -116,13 +116,10 @@ impl Kick for Target {
 /// The gate and the kernel have the same header.
 const _: () = {
     use hal::FileView as View;
-    let kernels = [View::SIZE, View::CAPACITY, View::READ, View::WRITTEN, View::READS, View::WRITES];
-    let gates = vmspace::FileView::HEADER;
-    let mut at = 0;
-    while at < gates.len() {
-        assert!(kernels[at] == gates[at]);
-        at += 1;
-    }
+    assert!(matches!(
+        vmspace::FileView::HEADER,
+        [View::SIZE, View::CAPACITY, View::READ, View::WRITTEN, View::READS, View::WRITES]
+    ));
 };
 
 struct LinuxSpace {

@@ -12,6 +12,7 @@ use hal::FileView;
 
 /// How many calls of the same kind a descriptor sees before its file is lent: that costs as much as some ten of them.
 const CALLS: u32 = 16;
+
 /// What a task's guest code reads and writes, and descriptors that may come next.
 #[derive(Default)]
 pub(crate) struct Views {

@@ -38,8 +38,8 @@ const COPY_WINDOW: (u32, u32) = (8, 64);
 const COPY_PIECE: u64 = 16;
 /// How many pages before and behind the wanted ones are shown, too, when they exist.
 const SHOW_AROUND: (u64, u64) = (16, 128);
-/// No more pages are shown around once there are so many changes.
-const SHOW_CHANGES: usize = 16;
+/// No more pages are shown that nobody has asked for once there are so many changes.
+pub(super) const SHOW_CHANGES: usize = 16;
 /// How many areas of one host file are shown at once.
 const NEIGHBOURS: usize = 8;
 /// How far beyond the touched page a stack grows if it may, in bytes.
@@ -632,8 +632,7 @@ fn window(
 /// First and largest window of new anonymous memory in an address space. A program that has much soon wants more; what a small one does not touch is waste.
 fn anon_window(table: &Table) -> (u32, u32) {
     let (least, most) = ANON_FIRST;
-    let part = (table.len() as usize / ANON_PART).checked_ilog2();
-    let first = part.map_or(0, |bits| 1u32.checked_shl(bits).unwrap_or(most)).clamp(least, most);
+    let first = power_of_two(table.len() as usize / ANON_PART, least, most);
     (first, first * ANON_GROWS)
 }
 
@@ -641,8 +640,13 @@ fn anon_window(table: &Table) -> (u32, u32) {
 /// soon done.
 fn copy_window(there: usize) -> (u32, u32) {
     let (first, most) = COPY_WINDOW;
-    let half = (there / 2).checked_ilog2().map_or(0, |bits| 1u32.checked_shl(bits).unwrap_or(most));
-    (half.clamp(first, most), most)
+    (power_of_two(there / 2, first, most), most)
+}
+
+/// The largest power of two that is not above a number of pages, but at least and at most so many.
+fn power_of_two(pages: usize, least: u32, most: u32) -> u32 {
+    let bits = pages.checked_ilog2();
+    bits.map_or(0, |bits| 1u32.checked_shl(bits).unwrap_or(most)).clamp(least, most)
 }
 
 /// The part of `window` around `page` that has no pages.

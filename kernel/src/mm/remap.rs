@@ -1,6 +1,7 @@
 //! `mremap(2)`: areas that grow, shrink and move with their pages.
 
 use super::batch::Batch;
+use super::fault::SHOW_CHANGES;
 use super::inner::Inner;
 use super::map::{may_lock, round_up};
 use super::space::{MIN_ADDR, Mm};
@@ -14,9 +15,8 @@ use bitflags::bitflags;
 use core::ops::Range;
 use hal::{PAGE_SIZE, VirtAddr};
 
-/// How many moved pages are shown at their new place at most, in how many changes, and how many at a time.
+/// How many moved pages are shown at their new place at most, and how many at a time.
 const SHOW_MOVED: u64 = 1024;
-const SHOW_CHANGES: usize = 16;
 const SHOW_STEP: u64 = 64;
 
 bitflags! {

@@ -41,11 +41,11 @@ fn set_size(cx: &Cx, view: &FileView, size: u32) {
     UserPtr::new(view.header.0).write(cx, &size).unwrap();
 }
 fn capacity(cx: &Cx, view: &FileView) -> u32 {
-    UserPtr::new(view.header.0 + 4).read(cx).unwrap()
+    UserPtr::new(view.header.0 + FileView::CAPACITY).read(cx).unwrap()
 }
 fn set_times(cx: &Cx, view: &FileView, times: [u64; 2]) {
-    UserPtr::new(view.header.0 + 8).write(cx, &times).unwrap();
-    let said = UserPtr::<[u32; 2]>::new(view.header.0 + 24);
+    UserPtr::new(view.header.0 + FileView::READ).write(cx, &times).unwrap();
+    let said = UserPtr::<[u32; 2]>::new(view.header.0 + FileView::READS);
     let [reads, writes] = said.read(cx).unwrap();
     said.write(cx, &[reads + 1, writes + 1]).unwrap();
 }
@@ -193,7 +193,7 @@ fn who_may_only_read_changes_nothing() {
         assert!(cx.mm().advise(cx, at, end, Advice::Remove).is_err());
         assert_eq!(attr(cx, "/f").blocks, before.blocks);
         set_size(cx, &view, 6000);
-        UserPtr::new(view.header.0 + 4).write(cx, &9000u32).unwrap();
+        UserPtr::new(view.header.0 + FileView::CAPACITY).write(cx, &9000u32).unwrap();
         set_times(cx, &view, [0, u64::MAX]);
         let now = attr(cx, "/f");
         assert_eq!((now.size, now.mtime), (before.size, before.mtime));
