@@ -120,7 +120,7 @@ impl MockBuilder {
         self.vdso_image = image.to_vec();
         self
     }
-    /// What [`Machine::gate`] says.
+    /// What [`Machine::gate`] says. Then heaps are lent, too.
     pub fn gate(mut self, at: u64) -> Self {
         self.gate = Some(at);
         self
@@ -144,7 +144,7 @@ impl MockBuilder {
         let outside = hostfs::Outside { events: events.clone(), cpu: cpu.clone() };
         Arc::new(MockMachine {
             recalls: AtomicU64::new(0),
-            shared: Arc::new(Shared::new(ram.clone(), cpu.clone())),
+            shared: Arc::new(Shared::new(ram.clone(), cpu.clone(), self.gate.is_some())),
             ram,
             cpu,
             fibers: MockFibers::default(),

@@ -45,6 +45,8 @@ pub enum Populate {
     Now,
     /// Now, for stores: and nobody has touched this RAM before, so that the machine has to make it.
     Fresh,
+    /// By guest code itself, piece by piece, as [`VmSpace::lend_heap`] lets it. Until then nobody can reach it.
+    Lent,
 }
 
 /// One change of an address space. Addresses and lengths are multiples of the page size.
@@ -120,6 +122,25 @@ pub trait VmSpace: Send + Sync {
 
     /// A program that `cpu` starts is about to be shown and to begin in it, which makes many calls at first. Before that is told nothing has run in it.
     fn expect_program(&self, _cpu: CpuId) {}
+
+    /// Whether [`VmSpace::lend_heap`] works.
+    fn lends_heaps(&self) -> bool {
+        false
+    }
+
+    /// From now on `brk` through [`crate::Machine::gate`] moves the end of the heap up by itself, from `end` to `limit` at most. What lies behind the page of `end` up to `limit`, a multiple of the
+    /// page size, was mapped as [`Populate::Lent`]. No guest code runs in it meanwhile.
+    fn lend_heap(&self, _end: u64, _limit: u64) {}
+
+    /// Where guest code says that the heap ends, if it was lent. It may say anything, at any time.
+    fn heap_end(&self) -> Option<u64> {
+        None
+    }
+
+    /// The heap is lent no longer, and what [`VmSpace::heap_end`] says at last.
+    fn recall_heap(&self) -> Option<u64> {
+        None
+    }
 
     /// Whether guest code of `cpu` had a host CPU of its own when it trapped, and goes on there.
     fn runs_beside(&self, _cpu: CpuId) -> bool {

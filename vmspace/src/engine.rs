@@ -55,6 +55,7 @@ pub struct Engine {
     vdso: Option<u64>,
     /// Where its `clock_gettime` is.
     clock: Option<u64>,
+    guards: bool,
     fresh: OnceLock<Fresh>,
     gate: OnceLock<u64>,
     /// Where sessions take place.
@@ -162,6 +163,7 @@ impl Engine {
             tasks,
             vdso,
             clock: vdso.and_then(|vdso| Some(vdso + sys::vdso_clock()?)),
+            guards: sys::has_guards(ram),
             fresh: OnceLock::new(),
             gate: OnceLock::new(),
             seats: Seats::new(),
@@ -485,6 +487,11 @@ impl Engine {
     /// without the host's help (`XSAVEOPT`).
     pub fn gate(&self) -> Option<u64> {
         self.gate.get().copied()
+    }
+
+    /// Whether the host has guards for RAM ([`crate::Op::Guard`]).
+    pub fn has_guards(&self) -> bool {
+        self.guards
     }
 
     /// What offers of attributes are made with: ask before looking at them.

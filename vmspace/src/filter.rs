@@ -1,13 +1,14 @@
 //! The seccomp filters of runners and mappers (`seccomp(2)`, classic BPF).
 //!
 //! A mapper never runs guest code: its filter lets everything pass but the call that it waits with. Runners:
-//! every system call of guest code ends in the owner's hands: in a notification, or, where he wants all registers anyway and while he listens, in the signal handler. Five calls pass without it, each from one instruction of the text, or two, and,
+//! every system call of guest code ends in the owner's hands: in a notification, or, where he wants all registers anyway and while he listens, in the signal handler. Six calls pass without it, each from one instruction of the text, or two, and,
 //! where it has arguments that matter, with constant ones: `rt_sigreturn`, which changes only the caller's own registers and signal mask;
-//! `sched_yield`, by which a runner leaves its CPU to its owner or to another one of the same virtual CPU; `mprotect` where it leaves no right, or that to read, to memory below the stub region; and the two by which a
+//! `sched_yield`, by which a runner leaves its CPU to its owner or to another one of the same virtual CPU; `mprotect` where it leaves no right, or that to read, to memory below the stub region; `madvise` where it takes guards away from memory, or fills page tables; and the two by which a
 //! new runner gives its listener away and closes its descriptors, which have no effect when repeated.
 
-use crate::layout::{MOST_WITHDRAWN, REGION, TEXT, fd, nr};
+use crate::layout::{MOST_OPENED, MOST_WITHDRAWN, REGION, TEXT, fd, nr};
 use crate::stub::{Addresses, data};
+use crate::sys;
 
 const LD_W_ABS: u16 = 0x20;
 const JEQ_K: u16 = 0x15;
@@ -84,6 +85,8 @@ pub fn runner(addresses: &Addresses) -> Vec<u64> {
     }
     let withdraw = [(IP, addresses.gate.withdrawn), (NR, libc::SYS_mprotect as u64)];
     append(&mut program, &withdraw, &if_it_only_takes());
+    let open = [(IP, addresses.gate.opened), (NR, libc::SYS_madvise as u64)];
+    append(&mut program, &open, &if_it_only_opens());
     program.push(instruction(LD_W_ABS, 0, 0, NR));
     for (i, number) in WHOLE.iter().enumerate() {
         // To the TRAP behind the NOTIFY.
@@ -112,6 +115,23 @@ fn if_it_only_takes() -> [u64; 14] {
         instruction(JEQ_K, 0, 2, high(last)),
         instruction(LD_W_ABS, 0, 0, ARGS),
         instruction(JGT_K, 1, 0, low(last)),
+        instruction(RET_K, 0, 0, ALLOW),
+    ]
+}
+
+/// Allows a call whose range is not longer than [`MOST_OPENED`], and whose advice, the third argument, is to take guards away or to fill page tables: with what guest code would reach there if it
+/// did.
+fn if_it_only_opens() -> [u64; 10] {
+    [
+        instruction(LD_W_ABS, 0, 0, ARGS + 20),
+        instruction(JEQ_K, 0, 8, 0),
+        instruction(LD_W_ABS, 0, 0, ARGS + 16),
+        instruction(JEQ_K, 1, 0, sys::MADV_GUARD_REMOVE as u32),
+        instruction(JEQ_K, 0, 5, libc::MADV_POPULATE_READ as u32),
+        instruction(LD_W_ABS, 0, 0, ARGS + 12),
+        instruction(JEQ_K, 0, 3, 0),
+        instruction(LD_W_ABS, 0, 0, ARGS + 8),
+        instruction(JGT_K, 1, 0, MOST_OPENED as u32),
         instruction(RET_K, 0, 0, ALLOW),
     ]
 }
@@ -185,7 +205,7 @@ mod tests {
         // The lower halves alone must not be enough.
         let halves = |ip: u64| [ip & 0xffff_ffff, ip | 1 << 63, ip ^ 1 << 32];
         let a = Addresses::get();
-        let near = [a.returned, a.gate.yielded, a.yielded, a.sent, a.closed, a.gate.withdrawn]
+        let near = [a.returned, a.gate.yielded, a.yielded, a.sent, a.closed, a.gate.withdrawn, a.gate.opened]
             .into_iter()
             .flat_map(halves);
         (TEXT..TEXT + TEXT_LEN).chain(others).chain(near)
@@ -215,8 +235,17 @@ mod tests {
             0x4000_000f,
             u32::MAX,
         ];
-        let all =
-            [a.returned, a.gate.yielded, a.yielded, a.sent, a.closed, a.gate.withdrawn, a.trapped, 0x40_1000];
+        let all = [
+            a.returned,
+            a.gate.yielded,
+            a.yielded,
+            a.sent,
+            a.closed,
+            a.gate.withdrawn,
+            a.gate.opened,
+            a.trapped,
+            0x40_1000,
+        ];
         if !all.contains(&ip) {
             return few.to_vec();
         }
@@ -224,14 +253,16 @@ mod tests {
     }
 
     #[test]
-    fn five_calls_of_the_stub_pass_and_no_other() {
+    fn six_calls_of_the_stub_pass_and_no_other() {
         let a = Addresses::get();
         let program = runner(&a);
         let handed_over = [fd::HAND_OVER as u64, TEXT + data::MSGHDR, 0, 7, 7, 7];
         let closing = [0, 0xffff_ffff, 0, 7, 7, 7];
         let withdrawing = [0x40_0000, 0x1000, 0, 7, 7, 7];
         let protecting = [0x40_0000, 0x1000, 1, 7, 7, 7];
-        let all = [[0; 6], [7; 6], handed_over, closing, withdrawing, protecting];
+        let opening = [0x40_0000, 0x1000, 103, 7, 7, 7];
+        let filling = [0, MOST_OPENED, 22, 7, 7, 7];
+        let all = [[0; 6], [7; 6], handed_over, closing, withdrawing, protecting, opening, filling];
         let mut passed = Vec::new();
         for args in all {
             for ip in addresses() {
@@ -253,6 +284,9 @@ mod tests {
         expected.push((a.closed, libc::SYS_close_range as u32, closing));
         for args in [[0; 6], withdrawing, protecting] {
             expected.push((a.gate.withdrawn, libc::SYS_mprotect as u32, args));
+        }
+        for args in [opening, filling] {
+            expected.push((a.gate.opened, libc::SYS_madvise as u32, args));
         }
         passed.sort_unstable();
         expected.sort_unstable();
@@ -315,6 +349,24 @@ mod tests {
                         assert_eq!(verdict(at, len, prot), NOTIFY, "rights {prot:#x}");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn pages_are_opened_and_filled_and_nothing_else_is_advised() {
+        let a = Addresses::get();
+        let program = runner(&a);
+        let verdict = |len: u64, advice: u64| {
+            let args = [0x40_0000, len, advice, 0, 0, 0];
+            let (nr, ip) = (libc::SYS_madvise as u32, a.gate.opened);
+            verdict(&program, &Call { nr, arch: AUDIT_ARCH_X86_64, ip, args })
+        };
+        for advice in (0..200).chain([1 << 32 | 103, 1 << 32 | 23, 1 << 63, u64::MAX]) {
+            let good = [sys::MADV_GUARD_REMOVE as u64, libc::MADV_POPULATE_READ as u64].contains(&advice);
+            for len in [0, 4096, MOST_OPENED, MOST_OPENED + 1, 1 << 32, 1 << 32 | 4096, 1 << 63, u64::MAX] {
+                let allowed = good && len <= MOST_OPENED;
+                assert_eq!(verdict(len, advice) == ALLOW, allowed, "advice {advice:#x} for {len:#x} bytes");
             }
         }
     }

@@ -211,9 +211,11 @@ impl Runner {
         if (gate.clock..gate.clocked).contains(&ip) || (gate.viewing..gate.others).contains(&ip) || asks_clock
         {
             self.restore_arguments();
-            let done = (gate.viewed..gate.refused).contains(&ip);
-            let (back, result) =
-                if done { (SYSCALL_LEN, self.get(call::ARGS + 16)) } else { (0, self.get(call::NUMBER)) };
+            let (back, result) = match ip {
+                _ if (gate.viewed..gate.grown).contains(&ip) => (SYSCALL_LEN, self.get(call::ARGS + 16)),
+                _ if (gate.grown..gate.refused).contains(&ip) => (SYSCALL_LEN, self.get(call::ARGS)),
+                _ => (0, self.get(call::NUMBER)),
+            };
             let site = self.get(call::SITE);
             for (kept, i) in (call::KEPT..).step_by(8).zip(KEPT) {
                 set(i, self.get(kept));

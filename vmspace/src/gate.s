@@ -155,6 +155,8 @@ at vmspace_stub_gate_files
     je 70f
     cmp r11, {ANSWER_VIEW}
     je 75f
+    cmp r11, {ANSWER_HEAP}
+    je 85f
     cmp r11, {ANSWER_CLOSE}
     jne 60f
 
@@ -199,6 +201,22 @@ at vmspace_stub_gate_telling
     mov rcx, gs:[{SITE}]
 at vmspace_stub_gate_told
     jmp vmspace_stub_gate_masked
+
+    // brk(end: rdi) that only asks, or has the heap grow into memory that lies ready behind it.
+85: mov r11, [rip + vmspace_stub_start + {HEAP_END}]
+    test r11, r11
+    jz 60f
+    cmp rdi, r11
+    ja 87f
+    je 86f
+    test rdi, rdi
+    jnz 60f
+86: mov rax, r11
+    jmp vmspace_stub_gate_known
+87: cmp rdi, [rip + vmspace_stub_start + {HEAP_LIMIT}]
+    ja 60f
+    all_for_clock
+    jmp 88f
 
     // pread64 and pwrite64(descriptor: edi, buffer: rsi, length: rdx, position: r10) of a file whose content is in the address space, as far as it goes without the owner. Where header
     // and content are is the guest's to write, like all of the area: whoever lies copies his own memory.
@@ -269,9 +287,42 @@ at vmspace_stub_gate_viewing
     cmp edx, [r8 + {VIEW_SIZE}]
     jbe vmspace_stub_gate_viewed
     mov [r8 + {VIEW_SIZE}], edx
+    jmp vmspace_stub_gate_viewed
+
+    // The pages between the ends are opened first, and filled as far as somebody is about to write there; then the end is the new one, if it still was the old one. What is not the heap's
+    // and is opened so harms nobody else: behind guards is only what this address space may write anyway.
+88: mov r10, r11
+    mov r8, rdi
+    lea rsi, [rdi + 4095]
+    and rsi, -4096
+    lea rdi, [r11 + 4095]
+    and rdi, -4096
+    sub rsi, rdi
+    jz 91f
+    mov edx, {GUARD_REMOVE}
+90: mov eax, {NR_MADVISE}
+    syscall
+at vmspace_stub_gate_opened
+    cmp edx, {POPULATE_READ}
+    je 91f
+    test rax, rax
+    jnz vmspace_stub_gate_refused
+    mov edx, {POPULATE_READ}
+    cmp rsi, {MOST_FILLED}
+    jbe 90b
+    mov esi, {MOST_FILLED}
+    jmp 90b
+91: mov rax, r10
+    lock cmpxchg [rip + vmspace_stub_start + {HEAP_END}], r8
+    jne vmspace_stub_gate_refused
+    jmp vmspace_stub_gate_grown
 at vmspace_stub_gate_viewed
     arguments_back
     mov rax, rdx
+    jmp vmspace_stub_gate_known
+at vmspace_stub_gate_grown
+    arguments_back
+    mov rax, rdi
     jmp vmspace_stub_gate_known
 at vmspace_stub_gate_refused
     arguments_back

@@ -13,6 +13,10 @@
 
 /// The longest range that a runner takes the rights from itself ([`order::WITHDRAW`]), in bytes.
 pub const MOST_WITHDRAWN: u64 = 0xff_ffff;
+/// The longest range that a runner opens by itself for its heap, in bytes, and how much of that it has the host fill at once: what a C library asks for.
+pub const MOST_OPENED: u64 = 0xff_ffff;
+/// See [`MOST_OPENED`].
+pub const MOST_FILLED: u64 = 0x4_0000;
 /// First address of the stub region: the end of what guests can use.
 pub const REGION: u64 = 0x7fff_ff00_0000;
 /// The stub's code and constant data.
@@ -20,7 +24,7 @@ pub const TEXT: u64 = REGION;
 /// Their length.
 pub const TEXT_LEN: u64 = 8192;
 /// Where constant data starts there.
-pub const TEXT_DATA: u64 = 0x1000;
+pub const TEXT_DATA: u64 = 0x1800;
 /// A page for words that all address spaces can read and nobody in them can write.
 pub const BOARD: u64 = REGION + 0x8000;
 /// Where it is in the control memory: the page in front of the first slot.
@@ -67,6 +71,8 @@ pub const AREA_CLOCK_STACK: u64 = 0xb00;
 pub const AREA_CLOCK_STACK_END: u64 = 0xf00;
 /// Offset of a scratch `stack_t` in an area.
 pub const AREA_STACK_T: u64 = 0xf00;
+/// Offset, in the first runner's area, of what the gates of an address space know of its heap: [`heap`].
+pub const AREA_HEAP: u64 = 0xf40;
 /// Offset of the alternate signal stack in an area.
 pub const AREA_STACK: u64 = 0x1000;
 /// Its length.
@@ -224,11 +230,20 @@ pub mod view {
     pub const WRITES: u64 = 28;
 }
 
+/// Offsets behind [`AREA_HEAP`].
+pub mod heap {
+    /// Where the heap ends, in bytes; 0 where the owner moves its end.
+    pub const END: u64 = 0;
+    /// Up to where the gate may move it.
+    pub const LIMIT: u64 = 8;
+}
+
 /// Offsets in [`BOARD`].
 pub mod board {
     /// Counts how often the owner has recalled what he said of files.
     pub const VERSION: u64 = 0;
 }
+const _: () = assert!(AREA_STACK_T + 24 <= AREA_HEAP && AREA_HEAP + 16 <= AREA_STACK);
 const _: () = assert!(call::STAT + 8 * call::STAT_WORDS as u64 <= call::VIEWS);
 const _: () =
     assert!(call::VIEWS_VERSION + 8 <= call::KEPT && AREA_CALL + call::KEPT + 48 <= AREA_CLOCK_STACK);
@@ -290,6 +305,8 @@ pub mod answer {
     pub const CLOSE: u64 = u64::MAX - 6;
     /// The area says whether the content of the file that it reads or writes is in the address space.
     pub const VIEW: u64 = u64::MAX - 7;
+    /// The first runner's area says how far the heap may grow.
+    pub const HEAP: u64 = u64::MAX - 8;
 }
 
 /// System-call numbers that no kernel has: how the stub talks to its owner.

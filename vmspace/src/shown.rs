@@ -59,7 +59,7 @@ impl Piece {
                 let what = if certain { What::File { key, offset, shared } } else { What::Something };
                 (at, len, prot, what)
             }
-            Op::Fill { .. } | Op::Unmap { .. } | Op::Protect { .. } => return None,
+            Op::Fill { .. } | Op::Guard { .. } | Op::Unmap { .. } | Op::Protect { .. } => return None,
         };
         Some(Piece { at, len, prot, what, wanted: true })
     }
@@ -112,7 +112,9 @@ impl Shown {
             _ if self.uncertain => {}
             Op::Fill { .. } => {}
             Op::Unmap { at, len } => self.cut(at, at.saturating_add(len)),
-            Op::Protect { at, len, .. } => self.blur(at, at.saturating_add(len)),
+            Op::Protect { at, len, .. } | Op::Guard { at, len } => {
+                self.blur(at, at.saturating_add(len));
+            }
             Op::MapRam { .. } | Op::MapFile { .. } => self.put(Piece::of(op)),
         }
         if self.pieces.len() > MOST || self.pieces.first().is_some_and(|piece| piece.at < LOWEST) {
@@ -222,6 +224,10 @@ mod tests {
                 let inside = host.range_mut(at..at + len);
                 inside.for_each(|(_, shown)| shown.0 = prot);
             }
+            Op::Guard { at, len } => {
+                let inside = host.range_mut(at..at + len);
+                inside.for_each(|(_, shown)| shown.0 = -1);
+            }
             Op::Fill { .. } => {}
         }
     }
@@ -233,11 +239,12 @@ mod tests {
             let (first, len) = (random(PAGES), 1 + random(4));
             let (at, len) = (BASE + first * PAGE, len.min(PAGES - first) * PAGE);
             let prot = [1, 3, 5][random(3) as usize];
-            match random(8) {
+            match random(9) {
                 0 => Op::Unmap { at, len },
                 1 => Op::Protect { at, len, prot },
                 2 => Op::Fill { at, len },
-                3..6 => {
+                3 => Op::Guard { at, len },
+                4..7 => {
                     let (key, offset, shared) = (1 + random(2), at - BASE, random(2) == 0);
                     let prot = if shared { prot } else { 1 };
                     Op::MapFile { at, len, prot, file: file.as_fd(), key, offset, shared }

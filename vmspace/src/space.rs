@@ -4,7 +4,7 @@ use crate::body::Body;
 use crate::context::{Context, Place, Withdrawal};
 use crate::engine::{Engine, KICK, lock};
 use crate::gate::{Heard, SYSCALL_LEN};
-use crate::layout::{self, call, fd};
+use crate::layout::{self, call, fd, heap};
 use crate::mapper::{Call, Mapper};
 use crate::runner::{self, Fatal, Mode, Runner};
 use crate::sys;
@@ -53,6 +53,13 @@ pub enum Op<'a> {
         /// Length in bytes.
         len: u64,
     },
+    /// Bars everybody from RAM that a mapping shows, until guest code opens it ([`Vmspace::lend_heap`]). An error where [`crate::Engine::has_guards`] says so.
+    Guard {
+        /// Guest address.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+    },
     /// Removes what is mapped.
     Unmap {
         /// Guest address.
@@ -87,6 +94,9 @@ impl Op<'_> {
             }
             Op::Fill { at, len } => {
                 [libc::SYS_madvise as u64, at, len, libc::MADV_POPULATE_WRITE as u64, 0, 0, 0]
+            }
+            Op::Guard { at, len } => {
+                [libc::SYS_madvise as u64, at, len, sys::MADV_GUARD_INSTALL as u64, 0, 0, 0]
             }
             Op::Unmap { at, len } => [libc::SYS_munmap as u64, at, len, 0, 0, 0, 0],
             Op::Protect { at, len, prot } => [libc::SYS_mprotect as u64, at, len, prot as u64, 0, 0, 0],
@@ -395,6 +405,25 @@ impl Vmspace {
             // Whoever wants something of it hears if it does not.
             let _ = mapper.wake_early();
         }
+    }
+
+    /// Has calls through the gate move the end of the heap up to `limit`, both in bytes: what lies behind it up to the page of that is mapped and guarded ([`Op::Guard`]). To be called while no guest code
+    /// runs in it.
+    pub fn lend_heap(&self, end: u64, limit: u64) {
+        if let Some(body) = &self.body {
+            body.area.store((layout::AREA_HEAP + heap::LIMIT) as usize, limit);
+            body.area.store((layout::AREA_HEAP + heap::END) as usize, end);
+        }
+    }
+
+    /// Where guest code says that the heap ends which it was lent; it may say anything. 0 for none.
+    pub fn heap_end(&self) -> u64 {
+        self.body.as_ref().map_or(0, |body| body.area.load((layout::AREA_HEAP + heap::END) as usize))
+    }
+
+    /// Lends it no longer; what [`Vmspace::heap_end`] says at last. Any thread, any time.
+    pub fn recall_heap(&self) -> u64 {
+        self.body.as_ref().map_or(0, |body| body.area.swap((layout::AREA_HEAP + heap::END) as usize, 0))
     }
 
     /// Whether guest code of virtual CPU `cpu` had a host CPU of its own when it stopped.

@@ -3,7 +3,8 @@
 //! Nothing here uses a stack or memory that guest code could change to gain something: see the notes at each part.
 
 use crate::filter;
-use crate::layout::{self, answer, call, fd, listening, nr, order, orders, trap, view};
+use crate::layout::{self, answer, call, fd, heap, listening, nr, order, orders, trap, view};
+use crate::sys;
 use std::arch::global_asm;
 
 /// `SA_RESTORER` (`asm/signal.h`).
@@ -83,6 +84,12 @@ global_asm!(
     VIEW_READS = const view::READS,
     VIEW_WRITES = const view::WRITES,
     NUMBER = const layout::AREA_CALL + call::NUMBER,
+    HEAP_END = const layout::STATE - layout::TEXT + layout::AREA_HEAP + heap::END,
+    HEAP_LIMIT = const layout::STATE - layout::TEXT + layout::AREA_HEAP + heap::LIMIT,
+    NR_MADVISE = const libc::SYS_madvise,
+    GUARD_REMOVE = const sys::MADV_GUARD_REMOVE,
+    POPULATE_READ = const libc::MADV_POPULATE_READ,
+    MOST_FILLED = const layout::MOST_FILLED,
     NR_PWRITE = const libc::SYS_pwrite64,
     REALTIME_COARSE = const libc::CLOCK_REALTIME_COARSE,
     AT_EMPTY_PATH = const libc::AT_EMPTY_PATH,
@@ -116,6 +123,7 @@ global_asm!(
     ANSWER_NEWFSTATAT = const answer::NEWFSTATAT as i64,
     ANSWER_CLOSE = const answer::CLOSE as i64,
     ANSWER_VIEW = const answer::VIEW as i64,
+    ANSWER_HEAP = const answer::HEAP as i64,
     PATIENCE = const PATIENCE,
     RUNNER_FPROG = const layout::TEXT + data::RUNNER_FPROG,
     MAPPER_FPROG = const layout::TEXT + data::MAPPER_FPROG,
@@ -181,7 +189,9 @@ unsafe extern "C" {
     static vmspace_stub_gate_telling: u8;
     static vmspace_stub_gate_told: u8;
     static vmspace_stub_gate_viewing: u8;
+    static vmspace_stub_gate_opened: u8;
     static vmspace_stub_gate_viewed: u8;
+    static vmspace_stub_gate_grown: u8;
     static vmspace_stub_gate_refused: u8;
     static vmspace_stub_gate_others: u8;
     static vmspace_stub_gate_posting: u8;
@@ -243,9 +253,13 @@ pub struct Gate {
     pub told: u64,
     /// From here on arguments, number, stack pointer and site are in the area, and all of them change.
     pub viewing: u64,
+    /// The call by which it opens memory of the heap.
+    pub opened: u64,
     /// The content is read or written, and they are still to be brought back.
     pub viewed: u64,
-    /// It is not, and they are still to be brought back.
+    /// The heap has grown, likewise.
+    pub grown: u64,
+    /// None of that has been done, likewise.
     pub refused: u64,
     /// They are back.
     pub others: u64,
@@ -296,7 +310,9 @@ impl Addresses {
                 telling: at(&raw const vmspace_stub_gate_telling),
                 told: at(&raw const vmspace_stub_gate_told),
                 viewing: at(&raw const vmspace_stub_gate_viewing),
+                opened: at(&raw const vmspace_stub_gate_opened),
                 viewed: at(&raw const vmspace_stub_gate_viewed),
+                grown: at(&raw const vmspace_stub_gate_grown),
                 refused: at(&raw const vmspace_stub_gate_refused),
                 others: at(&raw const vmspace_stub_gate_others),
                 posting: at(&raw const vmspace_stub_gate_posting),
@@ -320,7 +336,7 @@ pub fn in_text(ip: u64) -> bool {
 /// The text: code, then constant data.
 pub fn text_page() -> Vec<u8> {
     let len = offset(&raw const vmspace_stub_end) as usize;
-    assert!(len <= layout::TEXT_DATA as usize, "the stub's code is too long for its page");
+    assert!(len <= layout::TEXT_DATA as usize, "the stub's code is too long");
     // SAFETY: the two symbols enclose the code that the assembler placed in read-only data.
     let code = unsafe { std::slice::from_raw_parts(&raw const vmspace_stub_start, len) };
     let mut page = vec![0u8; layout::TEXT_LEN as usize];

@@ -303,6 +303,27 @@ pub fn vdso_clock() -> Option<u64> {
     }
 }
 
+/// Guards in page tables (`madvise(2)`, Linux 6.13, for shared memory 6.15): whoever reaches for such a page gets a signal.
+pub const MADV_GUARD_INSTALL: libc::c_int = 102;
+/// See [`MADV_GUARD_INSTALL`].
+pub const MADV_GUARD_REMOVE: libc::c_int = 103;
+
+/// Whether shared mappings of a memory file can have them.
+pub fn has_guards(file: &impl AsRawFd) -> bool {
+    const LEN: usize = 4096;
+    // SAFETY: a fresh mapping at an address that the host chooses, which nobody else knows, and which goes at once.
+    unsafe {
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        let at = libc::mmap(std::ptr::null_mut(), LEN, rights, libc::MAP_SHARED, file.as_raw_fd(), 0);
+        if at == libc::MAP_FAILED {
+            return false;
+        }
+        let guarded = libc::madvise(at, LEN, MADV_GUARD_INSTALL) == 0;
+        libc::munmap(at, LEN);
+        guarded
+    }
+}
+
 /// A memory file. Executable mappings of it are allowed, where the host makes a difference.
 pub fn memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     const MFD_EXEC: u32 = 0x10;

@@ -32,10 +32,11 @@ pub(super) struct Shared {
     contexts: AtomicUsize,
     spaces: AtomicUsize,
     code: CodeMap,
+    lends_heaps: bool,
 }
 
 impl Shared {
-    pub(super) fn new(ram: Arc<MockRam>, cpu: Arc<MockCpu>) -> Shared {
+    pub(super) fn new(ram: Arc<MockRam>, cpu: Arc<MockCpu>, lends_heaps: bool) -> Shared {
         Shared {
             ram,
             cpu,
@@ -47,6 +48,7 @@ impl Shared {
             contexts: AtomicUsize::new(0),
             spaces: AtomicUsize::new(0),
             code: CodeMap::new(),
+            lends_heaps,
         }
     }
     pub(super) fn code(&self) -> &CodeMap {
@@ -130,6 +132,8 @@ pub enum MockOp {
 struct Inner {
     pages: BTreeMap<u64, (Prot, MockBacking)>,
     ops: Vec<MockOp>,
+    /// Where the heap ends that guest code was lent, and up to where it may.
+    heap: Option<(u64, u64)>,
     script: VecDeque<Exit>,
 }
 
@@ -185,6 +189,27 @@ impl MockSpace {
     /// The changes so far. Emptied.
     pub fn take_ops(&self) -> Vec<MockOp> {
         core::mem::take(&mut lock(&self.inner).ops)
+    }
+    /// Has the heap grow as `brk` through the gate would; false where the kernel has to do it.
+    pub fn grow_heap(&self, to: u64) -> bool {
+        let mut inner = lock(&self.inner);
+        let Inner { pages, heap: Some((end, limit)), .. } = &mut *inner else { return false };
+        if to < *end || to > *limit {
+            return false;
+        }
+        let pages = pages.range_mut(end.next_multiple_of(PAGE_SIZE)..to.next_multiple_of(PAGE_SIZE));
+        for (at, (prot, _)) in pages {
+            assert!(prot.is_empty(), "what lies behind the heap is there already, at {at:#x}");
+            *prot = Prot::READ | Prot::WRITE;
+        }
+        *end = to;
+        true
+    }
+    /// Has guest code say that its heap ends somewhere.
+    pub fn claim_heap_end(&self, at: u64) {
+        if let Some((end, _)) = &mut lock(&self.inner).heap {
+            *end = at;
+        }
     }
     /// Reads as guest code would; `Err` is the first address without the right.
     pub fn guest_read(&self, at: VirtAddr, buf: &mut [u8]) -> Result<(), VirtAddr> {
@@ -317,8 +342,9 @@ impl Inner {
                         MockBacking::File { file: file.clone(), offset, shared }
                     }
                 };
+                let reached = if populate == Populate::Lent { Prot::empty() } else { prot };
                 for page in (at.0..end).step_by(PAGE_SIZE as usize) {
-                    self.pages.insert(page, (prot, backing.plus(page - at.0)));
+                    self.pages.insert(page, (reached, backing.plus(page - at.0)));
                 }
                 MockOp::Map(MockMapping { at, len, prot, backing }, populate)
             }
@@ -355,6 +381,22 @@ impl VmSpace for MockSpace {
             Some((_, error)) => Err(error),
             None => Ok(()),
         }
+    }
+
+    fn lends_heaps(&self) -> bool {
+        self.shared.lends_heaps
+    }
+
+    fn lend_heap(&self, end: u64, limit: u64) {
+        lock(&self.inner).heap = Some((end, limit));
+    }
+
+    fn heap_end(&self) -> Option<u64> {
+        lock(&self.inner).heap.map(|(end, _)| end)
+    }
+
+    fn recall_heap(&self) -> Option<u64> {
+        lock(&self.inner).heap.take().map(|(end, _)| end)
     }
 
     fn run_beside(&self, cpu: CpuId, ctx: &mut dyn UserContext, meanwhile: &mut dyn FnMut()) -> Exit {

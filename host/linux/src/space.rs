@@ -64,8 +64,8 @@ impl Spaces {
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => SpaceError::NoMemory,
             _ => SpaceError::Dead(e.to_string()),
         })?;
-        let made = self.made.clone();
-        Ok(Arc::new(LinuxSpace { space: Arc::new(Target(space)), cpus: cpus.clone(), made }))
+        let (made, guards) = (self.made.clone(), self.engine.has_guards());
+        Ok(Arc::new(LinuxSpace { space: Arc::new(Target(space)), cpus: cpus.clone(), made, guards }))
     }
 
     pub(crate) fn tidy(&self) {
@@ -127,6 +127,8 @@ struct LinuxSpace {
     cpus: Arc<LinuxCpus>,
     /// Where RAM that was made ahead of need ends.
     made: Arc<AtomicU64>,
+    /// Whether memory can be mapped so that nobody reaches it until guest code opens it.
+    guards: bool,
 }
 
 fn op<'a>(op: &MapOp<'a>, made: u64) -> Op<'a> {
@@ -135,7 +137,7 @@ fn op<'a>(op: &MapOp<'a>, made: u64) -> Op<'a> {
             let prot = prot.bits() as i32;
             match *backing {
                 Backing::Ram(phys) => {
-                    let populate = populate != Populate::OnTouch && fill(op, made).is_none();
+                    let populate = populate != Populate::OnTouch && follows(op, made).is_none();
                     Op::MapRam { at: at.0, len, prot, offset: phys.0, populate }
                 }
                 Backing::File { file, offset, shared } => match file.as_any().downcast_ref::<LinuxFile>() {
@@ -152,10 +154,11 @@ fn op<'a>(op: &MapOp<'a>, made: u64) -> Op<'a> {
     }
 }
 
-/// For a mapping of RAM that the host has to make: to do that when all is mapped. The host makes pages for stores in three quarters of the time that it takes for
+/// What comes when all is mapped: guards for a mapping that guest code opens by itself, and for one of RAM that the host has to make, to do that. The host makes pages for stores in three quarters of the time that it takes for
 /// loads, as which it takes those of a mapping that is populated.
-fn fill<'a>(op: &MapOp<'a>, made: u64) -> Option<Op<'a>> {
+fn follows<'a>(op: &MapOp<'a>, made: u64) -> Option<Op<'a>> {
     match *op {
+        MapOp::Map { at, len, populate: Populate::Lent, .. } => Some(Op::Guard { at: at.0, len }),
         MapOp::Map { at, len, prot, backing: Backing::Ram(phys), populate: Populate::Fresh }
             if prot.contains(Prot::WRITE) && phys.0 + len > made =>
         {
@@ -168,10 +171,10 @@ fn fill<'a>(op: &MapOp<'a>, made: u64) -> Option<Op<'a>> {
 /// These changes as the `vmspace` crate has them.
 fn with_ops<R>(ops: &[MapOp<'_>], made: u64, then: impl FnOnce(&[Op<'_>]) -> R) -> R {
     match ops {
-        [one] if fill(one, made).is_none() => then(&[op(one, made)]),
+        [one] if follows(one, made).is_none() => then(&[op(one, made)]),
         all => {
             let maps = all.iter().map(|change| op(change, made));
-            let all: Vec<_> = maps.chain(all.iter().filter_map(|change| fill(change, made))).collect();
+            let all: Vec<_> = maps.chain(all.iter().filter_map(|change| follows(change, made))).collect();
             then(&all)
         }
     }
@@ -180,8 +183,11 @@ fn with_ops<R>(ops: &[MapOp<'_>], made: u64, then: impl FnOnce(&[Op<'_>]) -> R) 
 /// What the kernel is told of these changes.
 fn told(updated: Result<(), UpdateError>, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
     updated.or_else(|e| match e {
-        // What is not made now is made when it is touched.
-        UpdateError::Failed { index, .. } if index >= ops.len() => Ok(()),
+        // What is not made now is made when it is touched; what was to be guarded must not be there without.
+        UpdateError::Failed { index, .. } if index >= ops.len() => {
+            let lent = |op: &MapOp<'_>| matches!(op, MapOp::Map { populate: Populate::Lent, .. });
+            if ops.iter().any(lent) { Err(SpaceError::NoMemory) } else { Ok(()) }
+        }
         UpdateError::Failed { errno: libc::ENOMEM | libc::EAGAIN | libc::ENFILE | libc::EMFILE, .. } => {
             Err(SpaceError::NoMemory)
         }
@@ -211,6 +217,22 @@ impl VmSpace for LinuxSpace {
 
     fn finish_update(&self, _cpu: CpuId, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
         told(self.space.0.finish_update(), ops)
+    }
+
+    fn lends_heaps(&self) -> bool {
+        self.guards
+    }
+
+    fn lend_heap(&self, end: u64, limit: u64) {
+        self.space.0.lend_heap(end, limit);
+    }
+
+    fn heap_end(&self) -> Option<u64> {
+        Some(self.space.0.heap_end()).filter(|&end| end != 0)
+    }
+
+    fn recall_heap(&self) -> Option<u64> {
+        Some(self.space.0.recall_heap()).filter(|&end| end != 0)
     }
 
     fn expect_program(&self, cpu: CpuId) {

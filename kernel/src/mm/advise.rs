@@ -58,7 +58,7 @@ impl Mm {
         let mut holes: Vec<(Arc<PageCache>, u64, u64)> = Vec::new();
         let result = {
             let mut batch = Batch::default();
-            let mut inner = self.inner.lock();
+            let mut inner = self.inner();
             let inner = &mut *inner;
             let result = advise_areas(inner, start, end, advice, &mut batch, &mut holes);
             self.commit(cx.cpu(), inner, &mut batch)?;
@@ -72,7 +72,7 @@ impl Mm {
     }
 
     fn advise_populate(&self, cx: &Cx, start: u64, end: u64, write: bool) -> Result<()> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         match self.populate_pages(cx, &mut inner, start, end, write) {
             Ok(()) => Ok(()),
             Err(FaultError::NoArea) => err(Errno::ENOMEM),
@@ -85,7 +85,7 @@ impl Mm {
 
     /// `mincore(2)`: calls `each` with one value per page. `ENOMEM` when part of the range is not mapped.
     pub fn resident(&self, start: u64, end: u64, mut each: impl FnMut(bool)) -> Result<()> {
-        let inner = self.inner.lock();
+        let inner = self.inner();
         if !inner.areas.covers(start, end) {
             return err(Errno::ENOMEM);
         }
@@ -110,7 +110,7 @@ impl Mm {
 
     /// Host files that are mapped shared in the range, for `msync(2)`; and whether it has holes, and locked areas.
     pub fn shared_files(&self, start: u64, end: u64) -> (Vec<Arc<dyn HostFile>>, bool, bool) {
-        let inner = self.inner.lock();
+        let inner = self.inner();
         let mut files = Vec::new();
         let mut locked = false;
         for vma in inner.areas.overlapping(start, end) {
@@ -126,7 +126,7 @@ impl Mm {
 
     /// `mseal(2)`; `ENOMEM` when part of the range is not mapped.
     pub fn seal(&self, start: u64, end: u64) -> Result<()> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         if !inner.areas.covers(start, end) {
             return err(Errno::ENOMEM);
         }

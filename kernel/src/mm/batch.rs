@@ -6,6 +6,7 @@
 use super::frames::Pfn;
 use super::inner::Inner;
 use super::space::Mm;
+use super::stash::RIGHTS;
 use super::vma::Vma;
 use crate::task::Cx;
 use alloc::sync::Arc;
@@ -22,6 +23,7 @@ pub(super) enum What {
 
 enum Change {
     Map { at: u64, len: u64, prot: Prot, what: What },
+    Lend { at: u64, len: u64, first: Pfn },
     Unmap { at: u64, len: u64 },
     Protect { at: u64, len: u64, prot: Prot },
 }
@@ -69,6 +71,11 @@ impl Batch {
         }
     }
 
+    /// Maps memory for guest code to take by itself: the heap's.
+    pub(super) fn lend(&mut self, at: u64, len: u64, first: Pfn) {
+        self.changes.push(Change::Lend { at, len, first });
+    }
+
     /// Takes a range out; joined with the one before when it continues that.
     pub(super) fn unmap(&mut self, at: u64, len: u64) {
         match self.changes.last_mut() {
@@ -102,6 +109,7 @@ impl Batch {
     /// When the machine fills its page tables for a mapping.
     fn populate(&self, change: &Change) -> Populate {
         match change {
+            Change::Lend { .. } => Populate::Lent,
             _ if self.on_touch => Populate::OnTouch,
             Change::Map { len, what: What::Ram(pfn), .. } => {
                 let end = pfn.0.saturating_add((len / PAGE_SIZE) as u32);
@@ -235,6 +243,7 @@ impl Mm {
             }
             Err(dead) => return Err(dead),
         }
+        self.end_lending(inner);
         self.space.update(cpu, &[MapOp::Unmap { at: VirtAddr(0), len: self.user_limit }])?;
         inner.stash.forget(&self.frames);
         inner.table.update(0..self.user_limit / PAGE_SIZE, |_, pte| pte.hidden());
@@ -252,6 +261,13 @@ fn op(change: &Change, populate: Populate) -> MapOp<'_> {
             len: *len,
             prot: *prot,
             backing: Backing::Ram(pfn.phys()),
+            populate,
+        },
+        Change::Lend { at, len, first } => MapOp::Map {
+            at: VirtAddr(*at),
+            len: *len,
+            prot: RIGHTS,
+            backing: Backing::Ram(first.phys()),
             populate,
         },
         Change::Map { at, len, prot, what: What::File { file, offset, shared } } => MapOp::Map {

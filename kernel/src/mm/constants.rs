@@ -61,7 +61,7 @@ impl Mm {
         if end > self.user_limit {
             return self.read_bytes(cx, at, buf);
         }
-        let mut guard = self.inner.lock();
+        let mut guard = self.inner();
         let inner: &mut Inner = &mut guard;
         let (file, offset) = match self.span(cx, inner, at.0, end, Access::Read)? {
             (Span::Ram(phys), to) if to == end => {

@@ -61,7 +61,7 @@ impl Mm {
             return err(Errno::EFAULT);
         };
         let mut here = at.0;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         while here < end {
             let (span, to) = self.span(cx, &mut inner, here, end, access)?;
             each(span, (here - at.0) as usize, (to - here) as usize)?;
@@ -228,7 +228,7 @@ impl Mm {
             return Ok(None);
         };
         let mut here = at.0;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         for piece in &mut pieces {
             if here == end {
                 break;
@@ -365,7 +365,7 @@ impl Mm {
         if !shared {
             return Ok(private);
         }
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         self.area(cx, &mut inner, at.0, Access::Read)?;
         let vma = inner.areas.find(at.0).ok_or(Errno::EFAULT)?;
         let offset = vma.offset_of(at.0);

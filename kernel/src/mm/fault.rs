@@ -129,7 +129,7 @@ impl Mm {
         if let Some(count) = cx.task.faults.first() {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let result = self.serve(cx, &mut inner, fault, access);
         inner.note_resident();
         drop(inner);
@@ -264,6 +264,9 @@ impl Mm {
         let (first, most) = anon_window(&inner.table);
         let (first, most) = (u64::from(first), u64::from(most));
         let start = grown.start;
+        if grown.is_empty() {
+            return;
+        }
         let there = start - inner.table.run_before(start, start.saturating_sub(most), Pte::writable);
         if there < first.min(start.saturating_sub(from)) {
             return;

@@ -52,11 +52,11 @@ impl Mm {
         let room = |inner: &Inner, (at, len): (u64, u64)| {
             at.checked_add(len).is_some_and(|end| end <= self.user_limit && inner.areas.is_free(at, end))
         };
-        let all_free = areas.iter().all(|&area| room(&self.inner.lock(), area));
+        let all_free = areas.iter().all(|&area| room(&self.inner(), area));
         if !all_free || areas.iter().any(|&(at, len)| self.make_area_at(cx, code.at, at, len) != Some(at)) {
             return None;
         }
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         for (distance, frame) in &kept.code {
             self.frames.get(frame.pfn());
             inner.table.set(there(*distance)? / PAGE_SIZE, Pte::new(frame.pfn()).patched());
@@ -81,7 +81,7 @@ impl Mm {
         if !stamp.is_settled((cx.realtime_ns() / 1_000_000_000) as i64) {
             return;
         }
-        let inner = self.inner.lock();
+        let inner = self.inner();
         let distance = |at: u64| at.wrapping_sub(code.at).cast_signed();
         let page =
             |(page, pte): (u64, Pte)| Some((distance(page * PAGE_SIZE), self.frames.share(pte.pfn()?)));

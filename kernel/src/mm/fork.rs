@@ -29,9 +29,9 @@ impl Mm {
     pub fn fork(&self, cx: &Cx) -> Result<Arc<Mm>> {
         let child = Mm::create(&self.machine, &self.frames, self.machine.new_copy(&*self.space))?;
         let mut batch = Batch::default();
-        let mut guard = self.inner.lock();
+        let mut guard = self.inner();
         let inner = &mut *guard;
-        let mut copy = child.inner.lock();
+        let mut copy = child.inner();
         copy.mmap_base = inner.mmap_base;
         copy.heap = inner.heap.clone();
         copy.slots = inner.slots.clone();

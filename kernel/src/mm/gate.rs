@@ -134,6 +134,14 @@ impl Mm {
         }
     }
 
+    /// The call that the task makes could be answered by the gate from now on: its site is patched next. Fetches registers if it has not been.
+    pub(crate) fn hurry_call(&self, cx: &Cx) {
+        let site = cx.user.borrow_mut().regs().rip.wrapping_sub(2);
+        if self.gate.is_some() && self.traps.count(site, || TRAPS).is_some() {
+            cx.busy_site.set(Some(site));
+        }
+    }
+
     /// Patches the site that was noted last, if that has not been done. Guest code may run meanwhile. Whether there was one. Blocks as [`Mm::note_call`].
     pub(crate) fn patch_busy_site(&self, cx: &Cx) -> bool {
         let site = cx.busy_site.take();
@@ -151,7 +159,7 @@ impl Mm {
         if self.gate.is_none() {
             return ip;
         }
-        let inner = self.inner.lock();
+        let inner = self.inner();
         let found = inner.slots.iter().find_map(|slots| {
             let distance = ip.checked_sub(slots.start)?;
             let site = slots.sites.get(usize::try_from(distance).ok()? / SLOT_LEN)?;
@@ -161,10 +169,10 @@ impl Mm {
     }
 
     fn patch(&self, cx: &Cx, site: u64, gate: u64) -> Option<()> {
-        if self.show_patched(cx, &mut self.inner.lock(), site)? {
+        if self.show_patched(cx, &mut self.inner(), site)? {
             return Some(());
         }
-        let page = self.page_to_patch(&self.inner.lock(), site / PAGE_SIZE);
+        let page = self.page_to_patch(&self.inner(), site / PAGE_SIZE);
         let mut page = page?;
         let at = page.number * PAGE_SIZE;
         let plan = site::plan(&*page.file, page.offset, &page.bytes, site - at).ok()?;
@@ -172,7 +180,7 @@ impl Mm {
         let code = plan.slot(&page.bytes, at, slot, gate)?;
         plan.apply(&mut page.bytes, at, slot)?;
 
-        let mut guard = self.inner.lock();
+        let mut guard = self.inner();
         let inner = &mut *guard;
         // Another thread may have changed everything meanwhile.
         if self.slot_near(inner, at) != Some(slot) || !unchanged(inner, &page) {
@@ -204,7 +212,7 @@ impl Mm {
         batch: &mut Batch,
     ) -> Option<()> {
         self.room_near(cx, at)?;
-        let mut guard = self.inner.lock();
+        let mut guard = self.inner();
         let inner = &mut *guard;
         let before = inner.table.get(at / PAGE_SIZE);
         let mut bytes = original.to_vec();
@@ -270,12 +278,12 @@ impl Mm {
 
     /// The same, in a new area if there is none.
     fn room_near(&self, cx: &Cx, at: u64) -> Option<u64> {
-        let near = || self.slot_near(&self.inner.lock(), at);
+        let near = || self.slot_near(&self.inner(), at);
         if let Some(slot) = near() {
             return Some(slot);
         }
         let start = self.make_area(cx, at, AREA_LEN)?;
-        self.inner.lock().slots.push(Slots { start, sites: Vec::new() });
+        self.inner().slots.push(Slots { start, sites: Vec::new() });
         near()
     }
 

@@ -7,6 +7,7 @@
 
 use super::batch::Batch;
 use super::inner::Inner;
+use super::lend;
 use super::space::Mm;
 use super::vma::{Vma, VmaFlags};
 use crate::task::Cx;
@@ -24,6 +25,8 @@ pub(super) struct Heap {
     pub(super) end: u64,
     /// From the first to the last page that was there behind the end, before that came down.
     left: Range<u64>,
+    /// How often it has grown; up to [`lend::AFTER`] / 2 before it shrank last.
+    pub(super) growths: u32,
 }
 
 impl Heap {
@@ -46,12 +49,12 @@ impl Heap {
 impl Mm {
     /// Sets where the heap starts (`execve`); it is empty.
     pub fn set_brk_start(&self, start: u64) {
-        self.inner.lock().heap = Heap { start, end: start, left: 0..0 };
+        self.inner().heap = Heap { start, end: start, ..Heap::default() };
     }
 
     /// Where the heap starts and ends.
     pub fn heap(&self) -> (u64, u64) {
-        let inner = self.inner.lock();
+        let inner = self.inner();
         (inner.heap.start, inner.heap.end)
     }
 
@@ -59,7 +62,7 @@ impl Mm {
     pub fn brk(&self, cx: &Cx, to: u64) -> u64 {
         // Before the lock: what it removes is dropped after it.
         let mut batch = Batch::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let inner = &mut *inner;
         let Heap { start, end, .. } = inner.heap;
         if to < start || to > self.user_limit {
@@ -79,6 +82,7 @@ impl Mm {
             return end;
         }
         inner.heap.end = to;
+        self.tell_lent(inner);
         to
     }
 
@@ -88,6 +92,8 @@ impl Mm {
         }
         let there = inner.table.range(new / PAGE_SIZE..old / PAGE_SIZE).map(|(page, _)| page);
         inner.heap.shrunk(there);
+        self.end_lending(inner);
+        inner.heap.growths = inner.heap.growths.min(lend::AFTER / 2);
         inner.put_away(new, old, &self.frames, batch);
         self.commit_freed(cx, inner, batch).is_ok()
     }
@@ -102,17 +108,21 @@ impl Mm {
         }
         let mut batch = Batch::default();
         self.add_with_pages(inner, vma, &mut batch);
-        let again = inner.heap.grown(new / PAGE_SIZE);
+        let grown = old / PAGE_SIZE..new / PAGE_SIZE;
+        let rest = self.grow_into_lent(inner, &grown, &mut batch)..grown.end;
+        let again = inner.heap.grown(grown.end);
         // Whatever can't be made now is made when it is touched.
         let locked = inner.default_flags.contains(VmaFlags::LOCKED);
         if locked {
             // Below.
         } else if again.is_empty() {
             let first = inner.heap.start.div_ceil(PAGE_SIZE);
-            self.go_on(inner, old / PAGE_SIZE..new / PAGE_SIZE, first, &mut batch);
+            self.go_on(inner, rest, first, &mut batch);
         } else if self.frames.available() > 4 * AGAIN {
             self.make_again(inner, again, &mut batch);
         }
+        inner.heap.growths = inner.heap.growths.saturating_add(1);
+        self.lend(cx, inner, new, &mut batch);
         let _ = self.commit(cx.cpu(), inner, &mut batch);
         if locked && !inner.lock_on_fault {
             let _ = self.populate_locked(cx, inner, old, new, true);

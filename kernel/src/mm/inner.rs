@@ -8,9 +8,45 @@ use super::heap::Heap;
 use super::stash::Stash;
 use super::table::{Pte, Table};
 use super::vma::{Areas, Object, Vma, VmaFlags};
+use crate::sync::MutexGuard;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use hal::{PAGE_SIZE, Prot};
+use core::ops::{Deref, DerefMut};
+use hal::{PAGE_SIZE, Prot, VmSpace};
+
+/// An address space's lock, held. What guest code has taken of its own accord is in the tables then, and what it may not take any more it can't once the lock is free.
+pub(super) struct Locked<'a> {
+    inner: MutexGuard<'a, Inner>,
+    space: &'a dyn VmSpace,
+}
+
+impl<'a> Locked<'a> {
+    pub(super) fn new(mut inner: MutexGuard<'a, Inner>, space: &'a dyn VmSpace) -> Locked<'a> {
+        inner.note_growth(|| space.heap_end());
+        Locked { inner, space }
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Inner {
+        &mut self.inner
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if self.inner.stash.is_recalled() {
+            self.space.recall_heap();
+        }
+    }
+}
 
 /// Sums over areas, in pages.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]

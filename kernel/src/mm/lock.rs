@@ -23,7 +23,7 @@ impl Mm {
     /// `mlock2(2)` on whole pages. `ENOMEM` for holes and the limit, `EPERM` when nothing may be locked, `EAGAIN` when RAM is full.
     pub fn lock(&self, cx: &Cx, start: u64, end: u64, on_fault: bool) -> Result<()> {
         may_lock_at_all(cx)?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let inner = &mut *inner;
         let already: u64 = inner
             .areas
@@ -64,7 +64,7 @@ impl Mm {
 
     /// `munlock(2)` on whole pages; `ENOMEM` for holes.
     pub fn unlock(&self, start: u64, end: u64) -> Result<()> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let whole = inner.areas.covers(start, end);
         inner.change(start, end, |vma| vma.flags -= VmaFlags::LOCKED);
         if whole { Ok(()) } else { err(Errno::ENOMEM) }
@@ -73,12 +73,15 @@ impl Mm {
     /// `mlockall(2)`.
     pub fn lock_all(&self, cx: &Cx, what: LockAll) -> Result<()> {
         may_lock_at_all(cx)?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let inner = &mut *inner;
         if what.current && !may_lock(cx, inner.sums.total) {
             return err(Errno::ENOMEM);
         }
         inner.default_flags = if what.future { VmaFlags::LOCKED } else { VmaFlags::empty() };
+        if what.future {
+            self.end_lending(inner);
+        }
         inner.lock_on_fault = what.on_fault;
         if !what.current {
             return Ok(());
@@ -99,7 +102,7 @@ impl Mm {
 
     /// `munlockall(2)`.
     pub fn unlock_all(&self) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         inner.default_flags = VmaFlags::empty();
         inner.change(0, self.user_limit, |vma| vma.flags -= VmaFlags::LOCKED);
     }

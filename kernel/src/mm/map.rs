@@ -68,7 +68,7 @@ impl Mm {
         }
 
         let mut batch = Batch::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let inner = &mut *inner;
         vma_flags |= match flags.contains(MapFlags::INTERNAL) {
             true => VmaFlags::INTERNAL | VmaFlags::SEALED | VmaFlags::DONTFORK,
@@ -193,7 +193,7 @@ impl Mm {
             return err(Errno::EINVAL);
         }
         let mut batch = Batch::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let inner = &mut *inner;
         let splits = inner.areas.find(start).is_some_and(|v| v.start < start && v.end > end);
         if splits && inner.areas.count() >= cx.kernel.settings.max_map_count.size() {
@@ -228,7 +228,7 @@ impl Mm {
         let len = round_up(len)?;
         // What lies before the first hole is changed, however far the range goes.
         let end = start.checked_add(len).ok_or(Errno::ENOMEM)?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let inner = &mut *inner;
         if inner.sealed(start, end) {
             return err(Errno::EPERM);
@@ -263,13 +263,13 @@ impl Mm {
 
     /// The start of the area that holds an address, if it is one that grows downwards.
     pub fn stack_start(&self, addr: u64) -> Option<u64> {
-        let inner = self.inner.lock();
+        let inner = self.inner();
         inner.areas.find(addr).filter(|v| v.flags.contains(VmaFlags::GROWSDOWN)).map(|v| v.start)
     }
 
     /// Makes the pages of a range exist and shows them; `EFAULT` or `ENOMEM` at the first that can't be.
     pub fn populate(&self, cx: &Cx, start: u64, end: u64, write: bool) -> Result<()> {
-        self.populate_locked(cx, &mut self.inner.lock(), start, end, write)
+        self.populate_locked(cx, &mut self.inner(), start, end, write)
     }
 
     /// The same with the lock held.
@@ -328,7 +328,7 @@ impl Mm {
         pages: &Range<u64>,
         only: Option<&[(u64, Pfn)]>,
     ) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let inner = &mut *inner;
         let mut batch = Batch::default();
         let Inner { areas, table, .. } = inner;

@@ -19,6 +19,9 @@ mod gate;
 mod gate_tests;
 mod heap;
 mod inner;
+mod lend;
+#[cfg(test)]
+mod lend_tests;
 mod lock;
 mod map;
 #[cfg(test)]
@@ -44,6 +47,7 @@ pub use advise::Advice;
 pub use cache::{PageCache, Quota};
 pub use frames::{Frame, Frames, Hold};
 pub use lock::LockAll;
+pub(crate) use oom::memory;
 pub use oom::{oom_score, oom_victim, reclaim};
 pub(crate) use programs::Programs;
 pub use remap::RemapFlags;

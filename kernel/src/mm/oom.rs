@@ -25,7 +25,7 @@ fn may_go(process: &Process) -> bool {
 }
 
 /// The address space of a process: that of a thread that has not left it.
-fn memory(process: &Process) -> Option<Arc<Mm>> {
+pub(crate) fn memory(process: &Process) -> Option<Arc<Mm>> {
     let threads = process.family.lock().threads.clone();
     threads.iter().find_map(|task| task.mm.lock().clone())
 }

@@ -38,7 +38,7 @@ impl Mm {
             }
             self.first.call_once(|| first);
         }
-        let mut guard = self.inner.lock();
+        let mut guard = self.inner();
         let inner = &mut *guard;
         let areas: Vec<_> = inner
             .areas
@@ -72,12 +72,12 @@ impl Mm {
 
     /// The end of that. Blocks for the host's calls at most.
     pub(crate) fn prepared(&self, cx: &Cx, preparation: &Preparation) {
-        let _ = self.finish(cx.cpu(), &mut self.inner.lock(), &preparation.0);
+        let _ = self.finish(cx.cpu(), &mut self.inner(), &preparation.0);
     }
 
     /// Makes the pages of small writable areas in a range of addresses, of a program that is being loaded, so that they are in one piece of RAM whatever is written first.
     pub(crate) fn make_data(&self, range: Range<u64>) {
-        let mut guard = self.inner.lock();
+        let mut guard = self.inner();
         let inner = &mut *guard;
         let areas = inner.areas.overlapping(range.start, range.end);
         let small = areas.filter(|vma| vma.can_write() && !vma.is_shared());

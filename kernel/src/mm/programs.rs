@@ -80,7 +80,7 @@ impl Mm {
     /// The code at `start`, where a new program is about to begin, if that is a file's that may be patched.
     pub(super) fn first_code(&self, cx: &Cx, start: u64) -> Option<FirstCode> {
         let (file, at, piece) = {
-            let inner = self.inner.lock();
+            let inner = self.inner();
             let vma = inner.areas.find(start)?;
             (patchable(vma)?.clone(), vma.start, vma.offset..vma.offset + vma.len())
         };

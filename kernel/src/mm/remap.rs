@@ -74,7 +74,7 @@ impl Mm {
 
     /// The areas within a range, cut to it.
     fn parts(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
-        let inner = self.inner.lock();
+        let inner = self.inner();
         inner.areas.overlapping(start, end).map(|vma| (vma.start.max(start), vma.end.min(end))).collect()
     }
 
@@ -106,7 +106,7 @@ impl Mm {
         }
         let old = Old { start, len: old_len };
         let mut batch = Batch::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let inner = &mut *inner;
         if flags.contains(F::FIXED) {
             let new_end = to.checked_add(new_len).filter(|&e| e <= self.user_limit).ok_or(Errno::EINVAL)?;

@@ -9,7 +9,7 @@
 
 use super::frames::Frames;
 use super::gate::Traps;
-use super::inner::Inner;
+use super::inner::{Inner, Locked};
 use super::programs::FirstCode;
 use super::vma::{GUARD_GAP, VmaFlags};
 use crate::Kernel;
@@ -150,7 +150,7 @@ pub struct MmStats {
 pub struct Mm {
     /// Dropped before the pages, so that no frame is free while a guest could still use it.
     pub(super) space: Arc<dyn VmSpace>,
-    pub(super) inner: Mutex<Inner>,
+    inner: Mutex<Inner>,
     pub(super) frames: Arc<Frames>,
     pub(super) machine: Arc<dyn Machine>,
     pub(super) me: Weak<Mm>,
@@ -213,7 +213,12 @@ impl Mm {
         let gap = gap.clamp(128 << 20, self.user_limit / 6 * 5);
         let random = if randomize { self.random() & ((1 << MMAP_RANDOM_BITS) - 1) } else { 0 };
         let base = self.user_limit.saturating_sub(gap).saturating_sub(random * PAGE_SIZE);
-        self.inner.lock().mmap_base = base & !(PAGE_SIZE - 1);
+        self.inner().mmap_base = base & !(PAGE_SIZE - 1);
+    }
+
+    /// Locks what is in it, as guest code has left it.
+    pub(super) fn inner(&self) -> Locked<'_> {
+        Locked::new(self.inner.lock(), &*self.space)
     }
 
     fn random(&self) -> u64 {
@@ -244,7 +249,7 @@ impl Mm {
 
     /// Sizes.
     pub fn stats(&self) -> MmStats {
-        let inner = self.inner.lock();
+        let inner = self.inner();
         let shared = inner.areas.iter().filter(|v| v.is_shared());
         let resident_shared = shared.map(|v| inner.table.range(v.pages()).count() as u64).sum();
         MmStats {
@@ -264,23 +269,23 @@ impl Mm {
 
     /// Resident size in pages.
     pub fn resident_pages(&self) -> u64 {
-        self.inner.lock().table.len()
+        self.inner().table.len()
     }
 
     /// Whether nothing is mapped.
     pub fn is_empty(&self) -> bool {
-        self.inner.lock().areas.iter().next().is_none()
+        self.inner().areas.iter().next().is_none()
     }
 
     /// Most pages that were resident at once.
     pub fn peak_rss_pages(&self) -> u64 {
-        let inner = self.inner.lock();
+        let inner = self.inner();
         inner.sums.peak_resident.max(inner.table.len())
     }
 
     /// Areas in ascending order.
     pub fn vmas(&self) -> Vec<VmaInfo> {
-        let inner = self.inner.lock();
+        let inner = self.inner();
         let heap = &inner.heap;
         let info = |vma: &super::vma::Vma| {
             let mut resident_pages = 0;

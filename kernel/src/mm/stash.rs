@@ -5,6 +5,8 @@
 //! private pages that were unmapped stay in the machine's address space, without any rights, and with their frames: taking rights away and giving them back is one
 //! change whatever the number of pages. When memory is mapped there again they are zeroed and it has them from the start. Nobody else gets a frame before the
 //! machine has stopped showing it.
+//!
+//! So does memory that lies ready behind the heap, for guest code to take by itself ([`super::lend`]).
 
 use super::batch::Batch;
 use super::frames::{Frames, Pfn};
@@ -26,18 +28,18 @@ const MOST_LOWERED: usize = 16;
 /// None are kept when less than this part of RAM is free.
 const SPARE_PART: u64 = 8;
 /// The rights of memory whose pages are kept.
-const RIGHTS: Prot = Prot::READ.union(Prot::WRITE);
+pub(super) const RIGHTS: Prot = Prot::READ.union(Prot::WRITE);
 
 /// Pages and their frames, both in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
-    page: u64,
-    pfn: Pfn,
-    len: u32,
+pub(super) struct Run {
+    pub(super) page: u64,
+    pub(super) pfn: Pfn,
+    pub(super) len: u32,
 }
 
 impl Run {
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.page + u64::from(self.len)
     }
 
@@ -57,13 +59,47 @@ pub(super) struct Stash {
     hidden: Vec<(u64, u64)>,
     /// Ranges whose rights to write a thread was to give up itself, which nobody has checked.
     lowered: Vec<(u64, u64)>,
+    /// What is lent behind the heap.
+    lent: Option<Run>,
+    /// It is lent no longer, and the machine does not know yet.
+    recalled: bool,
 }
 
 impl Stash {
     /// What lies in a range, in bytes, is kept no longer.
     pub(super) fn displace(&mut self, start: u64, end: u64) {
         let (first, last) = (start / PAGE_SIZE, end.div_ceil(PAGE_SIZE));
-        self.displaced.extend(self.runs.extract_if(.., |run| run.page < last && first < run.end()));
+        let overlaps = |run: &mut Run| run.page < last && first < run.end();
+        self.displaced.extend(self.runs.extract_if(.., overlaps));
+        if let Some(run) = self.lent.take_if(|run| overlaps(run)) {
+            self.displaced.push(run);
+            self.recalled = true;
+        }
+    }
+
+    /// What is lent behind the heap.
+    pub(super) fn lent(&self) -> Option<Run> {
+        self.lent
+    }
+
+    /// This is from now on.
+    pub(super) fn lend(&mut self, run: Run) {
+        (self.lent, self.recalled) = (Some(run), false);
+    }
+
+    /// The first pages of that, as many of so many as there are, are part of the heap now.
+    pub(super) fn take_lent(&mut self, pages: u64) -> Option<Run> {
+        let run = self.lent?;
+        let len = u32::try_from(pages).unwrap_or(u32::MAX).min(run.len);
+        let rest = Run { page: run.page + u64::from(len), pfn: run.pfn.plus(len), len: run.len - len };
+        self.lent = Some(rest).filter(|rest| rest.len > 0);
+        self.recalled |= self.lent.is_none();
+        Some(Run { len, ..run }).filter(|taken| taken.len > 0)
+    }
+
+    /// Whether the machine has to be told that nothing is lent any more. Then it has.
+    pub(super) fn is_recalled(&mut self) -> bool {
+        take(&mut self.recalled)
     }
 
     /// Makes room for so many pages and runs.
@@ -110,7 +146,8 @@ impl Stash {
     pub(super) fn forget(&mut self, frames: &Frames) {
         self.hidden.clear();
         self.lowered.clear();
-        let all = take(&mut self.runs).into_iter().chain(take(&mut self.displaced));
+        self.recalled |= self.lent.is_some();
+        let all = take(&mut self.runs).into_iter().chain(take(&mut self.displaced)).chain(self.lent.take());
         frames.put_all(all.flat_map(Run::frames));
     }
 }
@@ -196,8 +233,9 @@ impl Mm {
     /// Gives up what it keeps; the number of frames. For when RAM is full.
     pub(super) fn empty_stash(&self, cx: &Cx) -> u64 {
         let mut batch = Batch::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let inner = &mut *inner;
+        self.end_lending(inner);
         inner.stash.displace(0, u64::MAX);
         let frames = inner.stash.displaced.iter().map(|run| u64::from(run.len)).sum();
         // What can't be taken out because the host is dead harms nobody.

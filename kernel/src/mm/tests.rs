@@ -410,7 +410,7 @@ fn a_frame_whose_other_owner_has_just_gone_is_no_lack_of_memory() {
         // As if it had been shared when it was looked at first, and another CPU had let go of it.
         let page = at / PAGE_SIZE;
         let mut batch = Batch::default();
-        let mut inner = mm.inner.lock();
+        let mut inner = mm.inner();
         let made = mm.copy_frames(&mut inner, page, page..page + 1, &mut batch);
         assert_eq!(made.map(|made| made.pages), Ok(page..page + 1));
         mm.commit(cx.cpu(), &mut inner, &mut batch).unwrap();

@@ -293,7 +293,7 @@ impl Mm {
 
     fn drop_view_areas(&self, cx: &Cx, areas: &[(u64, u64)]) {
         let mut batch = Batch::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         let inner = &mut *inner;
         for (at, pages) in areas {
             inner.remove(*at, at + pages * PAGE_SIZE, &mut batch);
@@ -305,7 +305,7 @@ impl Mm {
     /// Shows as much as an object of so many pages should have. False when nothing can be shown.
     fn show_view(&self, cx: &Cx, view: &mut View, pages: u64) -> bool {
         let mut batch = Batch::default();
-        let mut guard = self.inner.lock();
+        let mut guard = self.inner();
         let inner = &mut *guard;
         let (from, to) = (view.pages, view.wanted(pages));
         let mut show = |at: u64, pfn, writable: bool| {

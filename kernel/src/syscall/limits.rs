@@ -77,6 +77,11 @@ fn swap(cx: &Cx, process: &Process, resource: u32, new: Option<Rlimit>) -> Resul
         cx.kernel.machine.recall_offers();
     }
     if new.is_some() {
+        let of_memory = resource == Resource::As as u32 || resource == Resource::Data as u32;
+        if let Some(mm) = crate::mm::memory(process).filter(|_| of_memory) {
+            // Its heap grows without the kernel.
+            mm.recall_heap();
+        }
         process.limits_changed();
     }
     Ok(before)

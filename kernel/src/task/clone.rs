@@ -140,6 +140,9 @@ fn make(cx: &Cx, args: &CloneArgs, tid: i32) -> Result<i32> {
     let thread = flags.contains(CloneFlags::THREAD);
 
     let mm = if flags.contains(CloneFlags::VM) { cx.mm().clone() } else { cx.mm().fork(cx)? };
+    if flags.contains(CloneFlags::VM) && !flags.contains(CloneFlags::VFORK) {
+        mm.recall_heap();
+    }
     let process = if thread { my_process.clone() } else { child_process(cx, tid, args) };
     let policy = me.policy.lock().inherited();
     let new = NewTask {

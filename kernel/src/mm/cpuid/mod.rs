@@ -71,7 +71,7 @@ impl Mm {
         let area_len = code::len(answers, sites).next_multiple_of(PAGE_SIZE);
         let area = self.make_area(cx, *at, area_len)?;
         let mut code = code::Area::new(answers, area);
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner();
         // The sites are in order.
         for sites in sites.chunk_by(|a, b| a.page() == b.page()) {
             let offset = sites.first()?.page();

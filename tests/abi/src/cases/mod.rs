@@ -10,6 +10,7 @@ mod fault;
 mod file_flags;
 mod file_io;
 mod futex;
+mod heap;
 mod inotify;
 mod locks;
 mod mem;
@@ -63,6 +64,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         signal::CASES,
         sigwait::CASES,
         fault::CASES,
+        heap::CASES,
         mem::CASES,
         mem_file::CASES,
         time::CASES,

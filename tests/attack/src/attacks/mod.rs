@@ -5,6 +5,7 @@ mod bases;
 mod calls;
 mod exhaust;
 mod frames;
+mod heap;
 mod mappings;
 pub mod patched;
 mod races;
@@ -30,6 +31,7 @@ pub const ALL: &[(&str, &str, Attack)] = &[
     ("bases", "changes FS and GS base, and enters the gate with them", bases::run),
     ("races", "changes arguments in memory during calls", races::run),
     ("views", "lies about files whose content is in its memory", views::run),
+    ("heap", "lies about where its heap ends", heap::run),
     ("patched", "changes code that is patched, and runs it meanwhile", patched::run),
     ("exhaust", "takes all there is of everything", exhaust::run),
 ];

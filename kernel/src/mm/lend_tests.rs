@@ -1,0 +1,213 @@
+//! Tests of heaps that grow without the kernel.
+
+use super::tests::{SEGV_MAPERR, anon, load, new_mm, store};
+use super::*;
+use crate::task::{Cx, Resource, Rlimit};
+use crate::testing;
+use hal::mock::{MockMachine, MockSpace};
+use hal::{PAGE_SIZE, Prot, SpaceError, VirtAddr};
+use std::sync::Arc;
+
+const PAGE: u64 = PAGE_SIZE;
+const START: u64 = 0x60_0000;
+/// What a C library asks for at a time.
+const STEP: u64 = 33 * PAGE;
+
+fn with_gate(test: impl FnOnce(&Cx, &MockMachine) + Send + 'static) {
+    let machine = MockMachine::builder().gate(0x7000_0000_0000).build();
+    testing::run_on(machine.clone(), testing::config(), move |cx| test(cx, &machine));
+}
+
+fn space(mm: &Mm) -> &MockSpace {
+    MockSpace::of(&**mm.space())
+}
+
+/// An address space with a heap that has grown until something was lent behind it, and where it ends.
+fn lent(cx: &Cx) -> (Arc<Mm>, u64) {
+    let mm = new_mm(cx);
+    mm.set_brk_start(START);
+    let mut end = START + 100;
+    assert_eq!(mm.brk(cx, end), end);
+    while !mm.lends() {
+        end += STEP;
+        assert_eq!(mm.brk(cx, end), end);
+        assert!(end < START + 10 * STEP, "nothing is lent");
+    }
+    (mm, end)
+}
+
+/// Writes to each page of the heap, and finds zeros where nobody has written.
+fn use_heap(cx: &Cx, mm: &Mm, from: u64, to: u64) {
+    for at in (from.next_multiple_of(PAGE)..to).step_by(PAGE as usize) {
+        assert_eq!(load(cx, mm, at, 4).unwrap(), [0; 4], "at {at:#x}");
+        assert_eq!(store(cx, mm, at, &(at as u32).to_le_bytes()), FaultOutcome::Handled);
+    }
+}
+
+fn check_heap(cx: &Cx, mm: &Mm, from: u64, to: u64) {
+    for at in (from.next_multiple_of(PAGE)..to).step_by(PAGE as usize) {
+        let mut word = [0; 4];
+        mm.read_bytes(cx, VirtAddr(at), &mut word).unwrap();
+        assert_eq!(u32::from_le_bytes(word), at as u32);
+        assert_eq!(load(cx, mm, at, 4).unwrap(), word);
+    }
+}
+
+#[test]
+fn guest_code_takes_what_is_lent_and_the_kernel_goes_on_behind_it() {
+    with_gate(|cx, _| {
+        let free = cx.kernel.frames.available();
+        let (mm, mut end) = lent(cx);
+        use_heap(cx, &mm, START, end);
+        let faults = mm.stats().faults;
+        let mut calls = 0;
+        for step in 0..60 {
+            let to = end + STEP + step;
+            assert_eq!(
+                store(cx, &mm, (end + PAGE).next_multiple_of(PAGE), b"x"),
+                SEGV_MAPERR,
+                "beyond the end"
+            );
+            if !space(&mm).grow_heap(to) {
+                assert_eq!(mm.brk(cx, to), to);
+                calls += 1;
+            }
+            assert_eq!(mm.heap(), (START, to));
+            use_heap(cx, &mm, end, to);
+            end = to;
+        }
+        assert!((5..20).contains(&calls), "{calls} calls");
+        assert_eq!(mm.stats().faults - faults, 60, "those beyond the end");
+        check_heap(cx, &mm, START, end);
+        let [heap] = &mm.vmas()[..] else { panic!("one area") };
+        assert_eq!(
+            (heap.start, heap.end, heap.prot),
+            (START, end.next_multiple_of(PAGE), Prot::READ | Prot::WRITE)
+        );
+        assert_eq!((heap.name.as_str(), heap.resident_pages), ("[heap]", (heap.end - START) / PAGE));
+        assert_eq!(mm.stats().size, (heap.end - START) / PAGE);
+        drop(mm);
+        assert_eq!(cx.kernel.frames.available(), free);
+    });
+}
+
+#[test]
+fn a_heap_that_shrinks_or_has_something_in_the_way_is_lent_nothing() {
+    with_gate(|cx, _| {
+        let free = cx.kernel.frames.available();
+        let (mm, end) = lent(cx);
+        assert!(space(&mm).grow_heap(end + STEP));
+        use_heap(cx, &mm, end, end + STEP);
+        assert_eq!(mm.brk(cx, end - STEP), end - STEP);
+        assert!(!mm.lends() && !space(&mm).grow_heap(end));
+        for page in 0..300 {
+            assert_eq!(store(cx, &mm, (end - STEP).next_multiple_of(PAGE) + page * PAGE, b"x"), SEGV_MAPERR);
+        }
+        assert_eq!(mm.brk(cx, end), end);
+        use_heap(cx, &mm, end - STEP, end);
+        assert_eq!(mm.brk(cx, end + STEP), end + STEP);
+        assert!(mm.lends(), "it grows again");
+
+        // Where something else is mapped the heap ends.
+        let (flags, addr) = (MapFlags::FIXED, (end + 2 * STEP).next_multiple_of(PAGE));
+        assert!(space(&mm).grow_heap(end + STEP + 8));
+        mm.map(cx, MapRequest { addr, flags, ..anon(PAGE) }).unwrap();
+        assert!(!mm.lends() && !space(&mm).grow_heap(end + STEP + 16));
+        assert_eq!(store(cx, &mm, addr - PAGE, b"x"), SEGV_MAPERR);
+        assert_eq!(store(cx, &mm, addr, b"x"), FaultOutcome::Handled);
+        assert_eq!(mm.brk(cx, end + 4 * STEP), end + STEP + 8);
+        drop(mm);
+        assert_eq!(cx.kernel.frames.available(), free);
+    });
+}
+
+#[test]
+fn lies_about_the_end_are_not_believed() {
+    with_gate(|cx, _| {
+        let free = cx.kernel.frames.available();
+        let (mm, end) = lent(cx);
+        let areas = mm.vmas()[0].end;
+        for lie in [0, 1, START, end - 1, end + (1 << 30), u64::MAX] {
+            space(&mm).claim_heap_end(lie);
+            assert_eq!((mm.heap(), mm.vmas().len(), mm.vmas()[0].end), ((START, end), 1, areas), "{lie:#x}");
+        }
+        // As far as it is lent it has what it says, open or not.
+        space(&mm).claim_heap_end(end + STEP);
+        assert_eq!(mm.heap().1, end + STEP);
+        mm.write_bytes(cx, VirtAddr(end + STEP - 1), b"x").unwrap();
+        // And what says so once is not asked to be sensible later.
+        space(&mm).claim_heap_end(3);
+        assert_eq!(mm.brk(cx, end + 2 * STEP), end + 2 * STEP);
+        mm.write_bytes(cx, VirtAddr(end), &std::vec![1; 2 * STEP as usize]).unwrap();
+        drop(mm);
+        assert_eq!(cx.kernel.frames.available(), free);
+    });
+}
+
+#[test]
+fn a_copy_has_the_heap_as_it_is_and_is_lent_nothing() {
+    with_gate(|cx, _| {
+        let (mm, end) = lent(cx);
+        assert!(space(&mm).grow_heap(end + STEP));
+        use_heap(cx, &mm, end, end + STEP);
+        let child = mm.fork(cx).unwrap();
+        assert_eq!((child.heap(), child.lends(), mm.lends()), (mm.heap(), false, true));
+        assert!(!space(&child).grow_heap(end + 2 * STEP));
+        check_heap(cx, &child, end, end + STEP);
+        // Each has its own from then on.
+        assert!(space(&mm).grow_heap(end + 2 * STEP));
+        assert_eq!(store(cx, &mm, end.next_multiple_of(PAGE), b"mine"), FaultOutcome::Handled);
+        use_heap(cx, &mm, end + STEP, end + 2 * STEP);
+        assert_eq!(child.heap().1, end + STEP);
+        check_heap(cx, &child, end, end + STEP);
+        assert_eq!(child.brk(cx, end + 2 * STEP), end + 2 * STEP);
+        use_heap(cx, &child, end + STEP, end + 2 * STEP);
+        assert!(child.lends(), "it is one that grows");
+    });
+}
+
+#[test]
+fn limits_locks_threads_and_a_full_machine_end_it() {
+    let set_limit = |cx: &Cx, resource: Resource, value: u64| {
+        cx.process().limits.lock().0[resource as usize] = Rlimit { cur: value, max: value };
+    };
+    with_gate(move |cx, machine| {
+        let free = cx.kernel.frames.available();
+        // What is taken before counts, and what was not is nobody's afterwards.
+        type Ends<'a> = (&'a str, &'a dyn Fn(&Mm));
+        let ends: [Ends<'_>; 4] = [
+            ("recalled", &|mm| mm.recall_heap()),
+            ("locked", &|mm| {
+                let what = LockAll { current: false, future: true, on_fault: false };
+                mm.lock_all(cx, what).unwrap();
+                mm.unlock_all();
+            }),
+            ("RAM is full", &|mm| assert!(mm.empty_stash(cx) >= 30)),
+            ("the host is full", &|mm| {
+                machine.fail_next_update(SpaceError::NoMemory);
+                mm.map(cx, MapRequest { flags: MapFlags::POPULATE, ..anon(PAGE) }).unwrap();
+            }),
+        ];
+        for (what, ended) in ends {
+            let (mm, end) = lent(cx);
+            assert!(space(&mm).grow_heap(end + STEP));
+            use_heap(cx, &mm, end, end + STEP);
+            ended(&mm);
+            assert!(!mm.lends() && !space(&mm).grow_heap(end + 2 * STEP), "{what}");
+            assert_eq!(mm.heap(), (START, end + STEP), "{what}");
+            check_heap(cx, &mm, end, end + STEP);
+            assert_eq!(mm.brk(cx, end + 2 * STEP), end + 2 * STEP);
+            use_heap(cx, &mm, end + STEP, end + 2 * STEP);
+            drop(mm);
+            assert_eq!(cx.kernel.frames.available(), free, "{what}");
+        }
+        for (resource, value) in [(Resource::As, 1 << 30), (Resource::Data, 1 << 30)] {
+            set_limit(cx, resource, value);
+            let mm = new_mm(cx);
+            mm.set_brk_start(START);
+            (1..20).for_each(|i| assert_eq!(mm.brk(cx, START + i * STEP), START + i * STEP));
+            assert!(!mm.lends(), "{resource:?}");
+            set_limit(cx, resource, u64::MAX);
+        }
+    });
+}
