@@ -37,6 +37,6 @@ pub use machine::{ClockId, CpuidAnswer, Event, LogLevel, Machine};
 pub use ram::Ram;
 pub use space::{
     Backing, DefaultActions, Exit, Fault, FileView, MapOp, Offers, Populate, Prot, Regs, SpaceError,
-    StatOffer, UserContext, Views, VmSpace,
+    StatOffer, Stock, UserContext, Views, VmSpace,
 };
 pub use stream::{Readiness, Stream, StreamKind, WindowSize};

@@ -120,7 +120,7 @@ impl MockBuilder {
         self.vdso_image = image.to_vec();
         self
     }
-    /// What [`Machine::gate`] says. Then heaps are lent, too.
+    /// What [`Machine::gate`] says. Then memory is lent, too.
     pub fn gate(mut self, at: u64) -> Self {
         self.gate = Some(at);
         self

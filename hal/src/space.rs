@@ -45,8 +45,17 @@ pub enum Populate {
     Now,
     /// Now, for stores: and nobody has touched this RAM before, so that the machine has to make it.
     Fresh,
-    /// By guest code itself, piece by piece, as [`VmSpace::lend_heap`] lets it. Until then nobody can reach it.
+    /// By guest code itself, piece by piece, as [`VmSpace::lend`] lets it. Until then nobody can reach it.
     Lent,
+}
+
+/// Memory that lies ready for guest code to take by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stock {
+    /// Behind the heap: `brk` moves the program break up into it, to any byte.
+    Heap,
+    /// `mmap` of new private memory to read and write, at no address that is asked for, takes it from its end on downwards, in whole pages.
+    Maps,
 }
 
 /// One change of an address space. Addresses and lengths are multiples of the page size.
@@ -123,22 +132,22 @@ pub trait VmSpace: Send + Sync {
     /// A program that `cpu` starts is about to be shown and to begin in it, which makes many calls at first. Before that is told nothing has run in it.
     fn expect_program(&self, _cpu: CpuId) {}
 
-    /// Whether [`VmSpace::lend_heap`] works.
-    fn lends_heaps(&self) -> bool {
+    /// Whether [`VmSpace::lend`] works.
+    fn lends(&self) -> bool {
         false
     }
 
-    /// From now on `brk` through [`crate::Machine::gate`] moves the end of the heap up by itself, from `end` to `limit` at most. What lies behind the page of `end` up to `limit`, a multiple of the
-    /// page size, was mapped as [`Populate::Lent`]. No guest code runs in it meanwhile.
-    fn lend_heap(&self, _end: u64, _limit: u64) {}
+    /// From now on calls through [`crate::Machine::gate`] take memory by themselves that lies ready: it was mapped as [`Populate::Lent`]. They begin at `at`, and go as far as `limit`, a
+    /// multiple of the page size. No guest code runs in it meanwhile.
+    fn lend(&self, _stock: Stock, _at: u64, _limit: u64) {}
 
-    /// Where guest code says that the heap ends, if it was lent. It may say anything, at any time.
-    fn heap_end(&self) -> Option<u64> {
+    /// Where guest code says that what is left begins, if it was lent. It may say anything, at any time.
+    fn lent(&self, _stock: Stock) -> Option<u64> {
         None
     }
 
-    /// The heap is lent no longer, and what [`VmSpace::heap_end`] says at last.
-    fn recall_heap(&self) -> Option<u64> {
+    /// It is lent no longer, and what [`VmSpace::lent`] says at last.
+    fn recall(&self, _stock: Stock) -> Option<u64> {
         None
     }
 

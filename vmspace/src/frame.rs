@@ -21,12 +21,15 @@ const RAX: usize = 13;
 const RCX: usize = 14;
 const RSP: usize = 15;
 const RIP: usize = 16;
+const EFLAGS: usize = 17;
 /// Positions of a call's arguments, in order.
 const ARGUMENTS: [usize; 6] = [RDI, RSI, RDX, 2, 0, 1];
 /// Positions of [`call::KEPT`].
 const KEPT: [usize; 6] = [10, 11, 4, 5, 6, 7];
 /// Offset of `XSTATE_BV` in an image.
 const XSTATE_BV: usize = 512;
+/// The zero flag.
+const ZF: u64 = 1 << 6;
 /// The trap flag.
 const TF: u64 = 1 << 8;
 
@@ -211,9 +214,10 @@ impl Runner {
         if (gate.clock..gate.clocked).contains(&ip) || (gate.viewing..gate.others).contains(&ip) || asks_clock
         {
             self.restore_arguments();
+            let taken = ip == gate.taken && get(EFLAGS) & ZF != 0;
             let (back, result) = match ip {
-                _ if (gate.viewed..gate.grown).contains(&ip) => (SYSCALL_LEN, self.get(call::ARGS + 16)),
-                _ if (gate.grown..gate.refused).contains(&ip) => (SYSCALL_LEN, self.get(call::ARGS)),
+                _ if (gate.viewed..gate.given).contains(&ip) => (SYSCALL_LEN, self.get(call::ARGS + 16)),
+                _ if taken || (gate.given..gate.refused).contains(&ip) => (SYSCALL_LEN, self.get(call::TIME)),
                 _ => (0, self.get(call::NUMBER)),
             };
             let site = self.get(call::SITE);

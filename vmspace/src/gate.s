@@ -157,6 +157,8 @@ at vmspace_stub_gate_files
     je 75f
     cmp r11, {ANSWER_HEAP}
     je 85f
+    cmp r11, {ANSWER_MAPS}
+    je 95f
     cmp r11, {ANSWER_CLOSE}
     jne 60f
 
@@ -203,7 +205,7 @@ at vmspace_stub_gate_told
     jmp vmspace_stub_gate_masked
 
     // brk(end: rdi) that only asks, or has the heap grow into memory that lies ready behind it.
-85: mov r11, [rip + vmspace_stub_start + {HEAP_END}]
+85: mov r11, [rip + vmspace_stub_start + {HEAP}]
     test r11, r11
     jz 60f
     cmp rdi, r11
@@ -213,10 +215,27 @@ at vmspace_stub_gate_told
     jnz 60f
 86: mov rax, r11
     jmp vmspace_stub_gate_known
-87: cmp rdi, [rip + vmspace_stub_start + {HEAP_LIMIT}]
+87: cmp rdi, [rip + vmspace_stub_start + {HEAP} + {LIMIT}]
     ja 60f
     all_for_clock
     jmp 88f
+
+    // mmap(address: rdi, length: rsi, rights: rdx, flags: r10, descriptor: r8, offset: r9) of new memory of one's own anywhere, if some lies ready.
+95: cmp qword ptr [rip + vmspace_stub_start + {MAPS}], 0
+    je 60f
+    test rdi, rdi
+    jnz 60f
+    cmp rdx, {NEW_RIGHTS}
+    jne 60f
+    cmp r10, {NEW_FLAGS}
+    jne 60f
+    test r9, r9
+    jnz 60f
+    lea r11, [rsi - 1]
+    cmp r11, {MOST_OPENED}
+    jae 60f
+    all_for_clock
+    jmp 89f
 
     // pread64 and pwrite64(descriptor: edi, buffer: rsi, length: rdx, position: r10) of a file whose content is in the address space, as far as it goes without the owner. Where header
     // and content are is the guest's to write, like all of the area: whoever lies copies his own memory.
@@ -289,40 +308,54 @@ at vmspace_stub_gate_viewing
     mov [r8 + {VIEW_SIZE}], edx
     jmp vmspace_stub_gate_viewed
 
-    // The pages between the ends are opened first, and filled as far as somebody is about to write there; then the end is the new one, if it still was the old one. What is not the heap's
-    // and is opened so harms nobody else: behind guards is only what this address space may write anyway.
+    // The pages that are taken are opened first, and filled as far as somebody is about to write there; then what lies ready begins behind them, if it still began in front of them. What is opened
+    // and not lent harms nobody else: behind guards is only what this address space may write anyway.
 88: mov r10, r11
     mov r8, rdi
-    lea rsi, [rdi + 4095]
+    lea rsi, [r8 + 4095]
     and rsi, -4096
-    lea rdi, [r11 + 4095]
+    lea rdi, [r10 + 4095]
     and rdi, -4096
+    lea r9, [rip + vmspace_stub_start + {HEAP}]
+    jmp 90f
+89: lea r9, [rip + vmspace_stub_start + {MAPS}]
+    mov r10, [r9]
+    mov r8, r10
+    sub r8, rsi
+    jb vmspace_stub_gate_refused
+    and r8, -4096
+    cmp r8, [r9 + {LIMIT}]
+    jb vmspace_stub_gate_refused
+    mov rdi, r8
+    mov rsi, r10
+90: mov gs:[{TIME}], r8
     sub rsi, rdi
-    jz 91f
+    jz 92f
     mov edx, {GUARD_REMOVE}
-90: mov eax, {NR_MADVISE}
+91: mov eax, {NR_MADVISE}
     syscall
 at vmspace_stub_gate_opened
     cmp edx, {POPULATE_READ}
-    je 91f
+    je 92f
     test rax, rax
     jnz vmspace_stub_gate_refused
     mov edx, {POPULATE_READ}
     cmp rsi, {MOST_FILLED}
-    jbe 90b
+    jbe 91b
     mov esi, {MOST_FILLED}
-    jmp 90b
-91: mov rax, r10
-    lock cmpxchg [rip + vmspace_stub_start + {HEAP_END}], r8
+    jmp 91b
+92: mov rax, r10
+    lock cmpxchg [r9], r8
+at vmspace_stub_gate_taken
     jne vmspace_stub_gate_refused
-    jmp vmspace_stub_gate_grown
+    jmp vmspace_stub_gate_given
 at vmspace_stub_gate_viewed
     arguments_back
     mov rax, rdx
     jmp vmspace_stub_gate_known
-at vmspace_stub_gate_grown
+at vmspace_stub_gate_given
     arguments_back
-    mov rax, rdi
+    mov rax, gs:[{TIME}]
     jmp vmspace_stub_gate_known
 at vmspace_stub_gate_refused
     arguments_back

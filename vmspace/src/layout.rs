@@ -13,7 +13,7 @@
 
 /// The longest range that a runner takes the rights from itself ([`order::WITHDRAW`]), in bytes.
 pub const MOST_WITHDRAWN: u64 = 0xff_ffff;
-/// The longest range that a runner opens by itself for its heap, in bytes, and how much of that it has the host fill at once: what a C library asks for.
+/// The longest range of what lies ready that a runner opens at once, in bytes, and how much of that it has the host fill: what a C library asks for.
 pub const MOST_OPENED: u64 = 0xff_ffff;
 /// See [`MOST_OPENED`].
 pub const MOST_FILLED: u64 = 0x4_0000;
@@ -71,8 +71,8 @@ pub const AREA_CLOCK_STACK: u64 = 0xb00;
 pub const AREA_CLOCK_STACK_END: u64 = 0xf00;
 /// Offset of a scratch `stack_t` in an area.
 pub const AREA_STACK_T: u64 = 0xf00;
-/// Offset, in the first runner's area, of what the gates of an address space know of its heap: [`heap`].
-pub const AREA_HEAP: u64 = 0xf40;
+/// Offset, in the first runner's area, of what the gates of an address space know of memory that lies ready for them: a [`lent`] for the heap, and one for mappings.
+pub const AREA_LENT: u64 = 0xf40;
 /// Offset of the alternate signal stack in an area.
 pub const AREA_STACK: u64 = 0x1000;
 /// Its length.
@@ -230,12 +230,13 @@ pub mod view {
     pub const WRITES: u64 = 28;
 }
 
-/// Offsets behind [`AREA_HEAP`].
-pub mod heap {
-    /// Where the heap ends, in bytes; 0 where the owner moves its end.
-    pub const END: u64 = 0;
-    /// Up to where the gate may move it.
+/// Offsets in what is said of memory that lies ready.
+pub mod lent {
+    // First, where what was taken of it ends, an address; 0 when nothing is lent. Of the heap that is the program break, and the next piece is taken above it; a mapping is taken below.
+    /// How far the gate may go.
     pub const LIMIT: u64 = 8;
+    /// Length of both.
+    pub const LEN: u64 = 16;
 }
 
 /// Offsets in [`BOARD`].
@@ -243,7 +244,7 @@ pub mod board {
     /// Counts how often the owner has recalled what he said of files.
     pub const VERSION: u64 = 0;
 }
-const _: () = assert!(AREA_STACK_T + 24 <= AREA_HEAP && AREA_HEAP + 16 <= AREA_STACK);
+const _: () = assert!(AREA_STACK_T + 24 <= AREA_LENT && AREA_LENT + 2 * lent::LEN <= AREA_STACK);
 const _: () = assert!(call::STAT + 8 * call::STAT_WORDS as u64 <= call::VIEWS);
 const _: () =
     assert!(call::VIEWS_VERSION + 8 <= call::KEPT && AREA_CALL + call::KEPT + 48 <= AREA_CLOCK_STACK);
@@ -307,6 +308,8 @@ pub mod answer {
     pub const VIEW: u64 = u64::MAX - 7;
     /// The first runner's area says how far the heap may grow.
     pub const HEAP: u64 = u64::MAX - 8;
+    /// It says where there is memory for a mapping.
+    pub const MAPS: u64 = u64::MAX - 9;
 }
 
 /// System-call numbers that no kernel has: how the stub talks to its owner.

@@ -36,5 +36,5 @@ mod zygote;
 
 pub use context::{Context, DefaultActions, FileView, Offers, Regs, StatOffer, Views, Withdrawal};
 pub use engine::{Beginning, Engine};
-pub use space::{Exit, Op, UpdateError, Vmspace};
+pub use space::{Exit, Op, Stock, UpdateError, Vmspace};
 pub use sys::{own_cpus, use_cpus, use_short_slices};

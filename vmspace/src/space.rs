@@ -4,7 +4,7 @@ use crate::body::Body;
 use crate::context::{Context, Place, Withdrawal};
 use crate::engine::{Engine, KICK, lock};
 use crate::gate::{Heard, SYSCALL_LEN};
-use crate::layout::{self, call, fd, heap};
+use crate::layout::{self, call, fd, lent};
 use crate::mapper::{Call, Mapper};
 use crate::runner::{self, Fatal, Mode, Runner};
 use crate::sys;
@@ -53,7 +53,7 @@ pub enum Op<'a> {
         /// Length in bytes.
         len: u64,
     },
-    /// Bars everybody from RAM that a mapping shows, until guest code opens it ([`Vmspace::lend_heap`]). An error where [`crate::Engine::has_guards`] says so.
+    /// Bars everybody from RAM that a mapping shows, until guest code opens it ([`Vmspace::lend`]). An error where [`crate::Engine::has_guards`] says so.
     Guard {
         /// Guest address.
         at: u64,
@@ -115,6 +115,22 @@ impl Op<'_> {
             Op::Protect { prot, .. } => prot & libc::PROT_WRITE == 0,
             _ => false,
         }
+    }
+}
+
+/// Memory that lies ready for guest code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stock {
+    /// Behind the heap: `brk` moves the program break up there.
+    Heap,
+    /// For new memory anywhere: `mmap` takes it from its end on downwards, whole pages.
+    Maps,
+}
+
+impl Stock {
+    /// Where its words are.
+    fn word(self) -> usize {
+        (layout::AREA_LENT + if self == Stock::Heap { 0 } else { lent::LEN }) as usize
     }
 }
 
@@ -407,23 +423,22 @@ impl Vmspace {
         }
     }
 
-    /// Has calls through the gate move the end of the heap up to `limit`, both in bytes: what lies behind it up to the page of that is mapped and guarded ([`Op::Guard`]). To be called while no guest code
-    /// runs in it.
-    pub fn lend_heap(&self, end: u64, limit: u64) {
+    /// Has calls through the gate take memory that lies ready, mapped and guarded ([`Op::Guard`]), from `at` to `limit`. To be called while no guest code runs in it.
+    pub fn lend(&self, stock: Stock, at: u64, limit: u64) {
         if let Some(body) = &self.body {
-            body.area.store((layout::AREA_HEAP + heap::LIMIT) as usize, limit);
-            body.area.store((layout::AREA_HEAP + heap::END) as usize, end);
+            body.area.store(stock.word() + lent::LIMIT as usize, limit);
+            body.area.store(stock.word(), at);
         }
     }
 
-    /// Where guest code says that the heap ends which it was lent; it may say anything. 0 for none.
-    pub fn heap_end(&self) -> u64 {
-        self.body.as_ref().map_or(0, |body| body.area.load((layout::AREA_HEAP + heap::END) as usize))
+    /// Where guest code says that what is left begins; it may say anything. 0 for none.
+    pub fn lent(&self, stock: Stock) -> u64 {
+        self.body.as_ref().map_or(0, |body| body.area.load(stock.word()))
     }
 
-    /// Lends it no longer; what [`Vmspace::heap_end`] says at last. Any thread, any time.
-    pub fn recall_heap(&self) -> u64 {
-        self.body.as_ref().map_or(0, |body| body.area.swap((layout::AREA_HEAP + heap::END) as usize, 0))
+    /// Lends it no longer; what [`Vmspace::lent`] says at last. Any thread, any time.
+    pub fn recall(&self, stock: Stock) -> u64 {
+        self.body.as_ref().map_or(0, |body| body.area.swap(stock.word(), 0))
     }
 
     /// Whether guest code of virtual CPU `cpu` had a host CPU of its own when it stopped.
@@ -495,7 +510,7 @@ impl Vmspace {
         let begins = new
             && self.program.load(Ordering::Relaxed)
             && self.engine.seats.goes_on(cpu)
-            && runner.begin_session(&mut inner, || self.lent(cpu, spare));
+            && runner.begin_session(&mut inner, || self.lent_cpu(cpu, spare));
         if new && !begins {
             runner.stay_here();
             // The session's host CPU has nothing to do meanwhile.
@@ -569,7 +584,7 @@ impl Vmspace {
     }
 
     /// A host CPU for sessions of virtual CPU `cpu`, if there is one to spare.
-    fn lent(&self, cpu: usize, spare: &dyn Fn() -> Option<usize>) -> Option<usize> {
+    fn lent_cpu(&self, cpu: usize, spare: &dyn Fn() -> Option<usize>) -> Option<usize> {
         spare().filter(|host| self.engine.seats.lend(cpu, *host))
     }
 
@@ -588,7 +603,14 @@ impl Vmspace {
         // A copy of a process soon executes a program, or waits for another one: it pays when its own calls do.
         let joins = by_gate && self.program.load(Ordering::Relaxed);
         let joined = joins && self.engine.seats.is_joined_by(cpu, runner);
-        runner.consider_listening(inner, by_gate, joined, || self.lent(cpu, spare), seat, &self.engine.tempo);
+        runner.consider_listening(
+            inner,
+            by_gate,
+            joined,
+            || self.lent_cpu(cpu, spare),
+            seat,
+            &self.engine.tempo,
+        );
         match heard {
             Heard::Direct(n) => {
                 let nr = u64::from(n.nr as u32);

@@ -3,7 +3,7 @@
 //! Nothing here uses a stack or memory that guest code could change to gain something: see the notes at each part.
 
 use crate::filter;
-use crate::layout::{self, answer, call, fd, heap, listening, nr, order, orders, trap, view};
+use crate::layout::{self, answer, call, fd, lent, listening, nr, order, orders, trap, view};
 use crate::sys;
 use std::arch::global_asm;
 
@@ -84,8 +84,12 @@ global_asm!(
     VIEW_READS = const view::READS,
     VIEW_WRITES = const view::WRITES,
     NUMBER = const layout::AREA_CALL + call::NUMBER,
-    HEAP_END = const layout::STATE - layout::TEXT + layout::AREA_HEAP + heap::END,
-    HEAP_LIMIT = const layout::STATE - layout::TEXT + layout::AREA_HEAP + heap::LIMIT,
+    HEAP = const layout::STATE - layout::TEXT + layout::AREA_LENT,
+    MAPS = const layout::STATE - layout::TEXT + layout::AREA_LENT + lent::LEN,
+    LIMIT = const lent::LIMIT,
+    NEW_RIGHTS = const libc::PROT_READ | libc::PROT_WRITE,
+    NEW_FLAGS = const libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    MOST_OPENED = const layout::MOST_OPENED,
     NR_MADVISE = const libc::SYS_madvise,
     GUARD_REMOVE = const sys::MADV_GUARD_REMOVE,
     POPULATE_READ = const libc::MADV_POPULATE_READ,
@@ -124,6 +128,7 @@ global_asm!(
     ANSWER_CLOSE = const answer::CLOSE as i64,
     ANSWER_VIEW = const answer::VIEW as i64,
     ANSWER_HEAP = const answer::HEAP as i64,
+    ANSWER_MAPS = const answer::MAPS as i64,
     PATIENCE = const PATIENCE,
     RUNNER_FPROG = const layout::TEXT + data::RUNNER_FPROG,
     MAPPER_FPROG = const layout::TEXT + data::MAPPER_FPROG,
@@ -190,8 +195,9 @@ unsafe extern "C" {
     static vmspace_stub_gate_told: u8;
     static vmspace_stub_gate_viewing: u8;
     static vmspace_stub_gate_opened: u8;
+    static vmspace_stub_gate_taken: u8;
     static vmspace_stub_gate_viewed: u8;
-    static vmspace_stub_gate_grown: u8;
+    static vmspace_stub_gate_given: u8;
     static vmspace_stub_gate_refused: u8;
     static vmspace_stub_gate_others: u8;
     static vmspace_stub_gate_posting: u8;
@@ -253,12 +259,14 @@ pub struct Gate {
     pub told: u64,
     /// From here on arguments, number, stack pointer and site are in the area, and all of them change.
     pub viewing: u64,
-    /// The call by which it opens memory of the heap.
+    /// The call by which it opens memory that lay ready.
     pub opened: u64,
+    /// It has taken that if the zero flag is set.
+    pub taken: u64,
     /// The content is read or written, and they are still to be brought back.
     pub viewed: u64,
-    /// The heap has grown, likewise.
-    pub grown: u64,
+    /// Memory is taken, likewise.
+    pub given: u64,
     /// None of that has been done, likewise.
     pub refused: u64,
     /// They are back.
@@ -311,8 +319,9 @@ impl Addresses {
                 told: at(&raw const vmspace_stub_gate_told),
                 viewing: at(&raw const vmspace_stub_gate_viewing),
                 opened: at(&raw const vmspace_stub_gate_opened),
+                taken: at(&raw const vmspace_stub_gate_taken),
                 viewed: at(&raw const vmspace_stub_gate_viewed),
-                grown: at(&raw const vmspace_stub_gate_grown),
+                given: at(&raw const vmspace_stub_gate_given),
                 refused: at(&raw const vmspace_stub_gate_refused),
                 others: at(&raw const vmspace_stub_gate_others),
                 posting: at(&raw const vmspace_stub_gate_posting),

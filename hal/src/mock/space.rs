@@ -7,7 +7,7 @@ use super::guest::{CodeMap, GuestThread, Request, buffer};
 use super::{MockCpu, MockFile, MockRam, lock};
 use crate::{
     Backing, CpuId, Exit, Fault, MapOp, PAGE_SIZE, PhysAddr, Populate, Prot, Ram, Regs, SpaceError,
-    StatOffer, UserContext, Views, VirtAddr, VmSpace,
+    StatOffer, Stock, UserContext, Views, VirtAddr, VmSpace,
 };
 use core::any::Any;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -32,11 +32,11 @@ pub(super) struct Shared {
     contexts: AtomicUsize,
     spaces: AtomicUsize,
     code: CodeMap,
-    lends_heaps: bool,
+    lends: bool,
 }
 
 impl Shared {
-    pub(super) fn new(ram: Arc<MockRam>, cpu: Arc<MockCpu>, lends_heaps: bool) -> Shared {
+    pub(super) fn new(ram: Arc<MockRam>, cpu: Arc<MockCpu>, lends: bool) -> Shared {
         Shared {
             ram,
             cpu,
@@ -48,7 +48,7 @@ impl Shared {
             contexts: AtomicUsize::new(0),
             spaces: AtomicUsize::new(0),
             code: CodeMap::new(),
-            lends_heaps,
+            lends,
         }
     }
     pub(super) fn code(&self) -> &CodeMap {
@@ -132,8 +132,8 @@ pub enum MockOp {
 struct Inner {
     pages: BTreeMap<u64, (Prot, MockBacking)>,
     ops: Vec<MockOp>,
-    /// Where the heap ends that guest code was lent, and up to where it may.
-    heap: Option<(u64, u64)>,
+    /// From where and how far guest code may take what lies ready.
+    stocks: [Option<(u64, u64)>; 2],
     script: VecDeque<Exit>,
 }
 
@@ -193,22 +193,27 @@ impl MockSpace {
     /// Has the heap grow as `brk` through the gate would; false where the kernel has to do it.
     pub fn grow_heap(&self, to: u64) -> bool {
         let mut inner = lock(&self.inner);
-        let Inner { pages, heap: Some((end, limit)), .. } = &mut *inner else { return false };
-        if to < *end || to > *limit {
+        let Some((end, limit)) = inner.stocks[Stock::Heap as usize] else { return false };
+        if to < end || to > limit {
             return false;
         }
-        let pages = pages.range_mut(end.next_multiple_of(PAGE_SIZE)..to.next_multiple_of(PAGE_SIZE));
-        for (at, (prot, _)) in pages {
-            assert!(prot.is_empty(), "what lies behind the heap is there already, at {at:#x}");
-            *prot = Prot::READ | Prot::WRITE;
-        }
-        *end = to;
+        inner.open(end.next_multiple_of(PAGE_SIZE), to.next_multiple_of(PAGE_SIZE));
+        inner.stocks[Stock::Heap as usize] = Some((to, limit));
         true
     }
-    /// Has guest code say that its heap ends somewhere.
-    pub fn claim_heap_end(&self, at: u64) {
-        if let Some((end, _)) = &mut lock(&self.inner).heap {
-            *end = at;
+    /// Maps new memory as `mmap` through the gate would; `None` where the kernel has to do it.
+    pub fn take_memory(&self, len: u64) -> Option<u64> {
+        let mut inner = lock(&self.inner);
+        let (end, limit) = inner.stocks[Stock::Maps as usize]?;
+        let at = end.checked_sub(len.next_multiple_of(PAGE_SIZE)).filter(|&at| at >= limit)?;
+        inner.open(at, end);
+        inner.stocks[Stock::Maps as usize] = Some((at, limit));
+        Some(at)
+    }
+    /// Has guest code say that what lies ready begins somewhere.
+    pub fn claim(&self, stock: Stock, at: u64) {
+        if let Some((said, _)) = &mut lock(&self.inner).stocks[stock as usize] {
+            *said = at;
         }
     }
     /// Reads as guest code would; `Err` is the first address without the right.
@@ -316,6 +321,14 @@ impl Drop for MockSpace {
 }
 
 impl Inner {
+    /// Guest code opens what lies ready.
+    fn open(&mut self, from: u64, to: u64) {
+        for (at, (prot, _)) in self.pages.range_mut(from..to) {
+            assert!(prot.is_empty(), "what lies ready is there already, at {at:#x}");
+            *prot = Prot::READ | Prot::WRITE;
+        }
+    }
+
     fn apply(&mut self, op: &MapOp<'_>) {
         let (at, len) = match *op {
             MapOp::Map { at, len, .. } | MapOp::Unmap { at, len } | MapOp::Protect { at, len, .. } => {
@@ -383,20 +396,20 @@ impl VmSpace for MockSpace {
         }
     }
 
-    fn lends_heaps(&self) -> bool {
-        self.shared.lends_heaps
+    fn lends(&self) -> bool {
+        self.shared.lends
     }
 
-    fn lend_heap(&self, end: u64, limit: u64) {
-        lock(&self.inner).heap = Some((end, limit));
+    fn lend(&self, stock: Stock, at: u64, limit: u64) {
+        lock(&self.inner).stocks[stock as usize] = Some((at, limit));
     }
 
-    fn heap_end(&self) -> Option<u64> {
-        lock(&self.inner).heap.map(|(end, _)| end)
+    fn lent(&self, stock: Stock) -> Option<u64> {
+        lock(&self.inner).stocks[stock as usize].map(|(at, _)| at)
     }
 
-    fn recall_heap(&self) -> Option<u64> {
-        lock(&self.inner).heap.take().map(|(end, _)| end)
+    fn recall(&self, stock: Stock) -> Option<u64> {
+        lock(&self.inner).stocks[stock as usize].take().map(|(at, _)| at)
     }
 
     fn run_beside(&self, cpu: CpuId, ctx: &mut dyn UserContext, meanwhile: &mut dyn FnMut()) -> Exit {

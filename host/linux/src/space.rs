@@ -5,7 +5,7 @@ use crate::hostfile::LinuxFile;
 use crate::ram::LinuxRam;
 use hal::{
     Backing, Cpu, CpuId, Exit, Fault, FileView, MapOp, Offers, Populate, Prot, Regs, SpaceError, StatOffer,
-    UserContext, Views, VirtAddr, VmSpace,
+    Stock, UserContext, Views, VirtAddr, VmSpace,
 };
 use std::any::Any;
 use std::sync::Arc;
@@ -180,6 +180,14 @@ fn with_ops<R>(ops: &[MapOp<'_>], made: u64, then: impl FnOnce(&[Op<'_>]) -> R) 
     }
 }
 
+/// The same stock as the `vmspace` crate has it.
+fn of(stock: Stock) -> vmspace::Stock {
+    match stock {
+        Stock::Heap => vmspace::Stock::Heap,
+        Stock::Maps => vmspace::Stock::Maps,
+    }
+}
+
 /// What the kernel is told of these changes.
 fn told(updated: Result<(), UpdateError>, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
     updated.or_else(|e| match e {
@@ -219,20 +227,20 @@ impl VmSpace for LinuxSpace {
         told(self.space.0.finish_update(), ops)
     }
 
-    fn lends_heaps(&self) -> bool {
+    fn lends(&self) -> bool {
         self.guards
     }
 
-    fn lend_heap(&self, end: u64, limit: u64) {
-        self.space.0.lend_heap(end, limit);
+    fn lend(&self, stock: Stock, at: u64, limit: u64) {
+        self.space.0.lend(of(stock), at, limit);
     }
 
-    fn heap_end(&self) -> Option<u64> {
-        Some(self.space.0.heap_end()).filter(|&end| end != 0)
+    fn lent(&self, stock: Stock) -> Option<u64> {
+        Some(self.space.0.lent(of(stock))).filter(|&at| at != 0)
     }
 
-    fn recall_heap(&self) -> Option<u64> {
-        Some(self.space.0.recall_heap()).filter(|&end| end != 0)
+    fn recall(&self, stock: Stock) -> Option<u64> {
+        Some(self.space.0.recall(of(stock))).filter(|&at| at != 0)
     }
 
     fn expect_program(&self, cpu: CpuId) {

@@ -5,6 +5,7 @@
 
 use super::frames::Pfn;
 use super::inner::Inner;
+use super::lend;
 use super::space::Mm;
 use super::stash::RIGHTS;
 use super::vma::Vma;
@@ -71,7 +72,7 @@ impl Batch {
         }
     }
 
-    /// Maps memory for guest code to take by itself: the heap's.
+    /// Maps memory for guest code to take by itself.
     pub(super) fn lend(&mut self, at: u64, len: u64, first: Pfn) {
         self.changes.push(Change::Lend { at, len, first });
     }
@@ -243,7 +244,7 @@ impl Mm {
             }
             Err(dead) => return Err(dead),
         }
-        self.end_lending(inner);
+        lend::ALL.into_iter().for_each(|stock| self.end_lending(inner, stock));
         self.space.update(cpu, &[MapOp::Unmap { at: VirtAddr(0), len: self.user_limit }])?;
         inner.stash.forget(&self.frames);
         inner.table.update(0..self.user_limit / PAGE_SIZE, |_, pte| pte.hidden());

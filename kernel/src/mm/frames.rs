@@ -27,6 +27,9 @@ const IDLE_STEP: u32 = 1024;
 /// The shortest run, in frames, that is worth a host call to give back.
 const GIVE_BACK: u32 = 64;
 
+/// No more frames lie ready at once if they have to be zeroed for that.
+const MOST_STALE: u32 = 256;
+
 /// A frame's number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub(super) struct Pfn(pub(super) u32);
@@ -111,13 +114,36 @@ impl Frames {
         Some((Pfn(run.start), run.len, !run.stale))
     }
 
+    /// The same for frames that lie ready: others are not used before them.
+    pub(super) fn alloc_ready(&self, want: u32, after: Option<Pfn>) -> Option<(Pfn, u32)> {
+        let run = self.take_expecting(want, after, Fill::Zero, MOST_STALE, |run| run.start)?;
+        Some((Pfn(run.start), run.len))
+    }
+
     fn take(&self, want: u32, after: Option<Pfn>, fill: Fill) -> Option<Run> {
+        self.take_expecting(want, after, fill, u32::MAX, |run| run.start + run.len)
+    }
+
+    /// Takes frames, no more than `most_stale` that have to be zeroed; `first` says which are used first of those that are used next, if nobody has used these.
+    fn take_expecting(
+        &self,
+        want: u32,
+        after: Option<Pfn>,
+        fill: Fill,
+        most_stale: u32,
+        first: impl FnOnce(&Run) -> u32,
+    ) -> Option<Run> {
         let mut free = self.free.lock();
-        let run = free.take(want, after.map(|p| p.0.wrapping_add(1)))?;
+        let mut run = free.take(want, after.map(|p| p.0.wrapping_add(1)))?;
+        if run.stale && run.len > most_stale {
+            (run.start + most_stale..run.start + run.len).for_each(|index| free.put(index));
+            run.len = most_stale;
+        }
         let expected = free.expect();
         drop(free);
         if let Some((start, len)) = expected {
-            self.machine.ram().expect(Pfn(start).phys(), u64::from(len) * PAGE_SIZE);
+            let from = if run.stale { start } else { first(&run).min(start) };
+            self.machine.ram().expect(Pfn(from).phys(), u64::from(start + len - from) * PAGE_SIZE);
         }
         for index in run.start..run.start + run.len {
             if let Some(count) = self.counts.get(index as usize) {

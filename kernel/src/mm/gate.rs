@@ -121,6 +121,7 @@ impl Mm {
     /// own, while that wakes up ([`Mm::patch_busy_site`]). Blocks for the time of the host's calls.
     pub(crate) fn note_call(&self, cx: &Cx, ip: u64) {
         let site = ip.wrapping_sub(2);
+        cx.site.set(site);
         let beside = || self.space.runs_beside(cx.cpu());
         let weight = || if beside() { IN_SESSION } else { 1 };
         let Some(traps) = self.gate.and_then(|_| self.traps.count(site, weight)) else { return };
@@ -134,9 +135,9 @@ impl Mm {
         }
     }
 
-    /// The call that the task makes could be answered by the gate from now on: its site is patched next. Fetches registers if it has not been.
-    pub(crate) fn hurry_call(&self, cx: &Cx) {
-        let site = cx.user.borrow_mut().regs().rip.wrapping_sub(2);
+    /// The call that the task makes could be answered by the gate from now on: its site is patched next.
+    pub(super) fn hurry_call(&self, cx: &Cx) {
+        let site = cx.site.get();
         if self.gate.is_some() && self.traps.count(site, || TRAPS).is_some() {
             cx.busy_site.set(Some(site));
         }

@@ -12,7 +12,7 @@ use super::space::Mm;
 use super::vma::{Vma, VmaFlags};
 use crate::task::Cx;
 use core::ops::Range;
-use hal::{PAGE_SIZE, Prot};
+use hal::{PAGE_SIZE, Prot, Stock};
 
 /// How many pages are made again at once, from the lowest on: the guest may not touch them this time.
 const AGAIN: u64 = 64;
@@ -82,7 +82,7 @@ impl Mm {
             return end;
         }
         inner.heap.end = to;
-        self.tell_lent(inner);
+        self.tell_lent(inner, Stock::Heap);
         to
     }
 
@@ -92,7 +92,7 @@ impl Mm {
         }
         let there = inner.table.range(new / PAGE_SIZE..old / PAGE_SIZE).map(|(page, _)| page);
         inner.heap.shrunk(there);
-        self.end_lending(inner);
+        self.end_lending(inner, Stock::Heap);
         inner.heap.growths = inner.heap.growths.min(lend::AFTER / 2);
         inner.put_away(new, old, &self.frames, batch);
         self.commit_freed(cx, inner, batch).is_ok()
@@ -107,10 +107,8 @@ impl Mm {
             return false;
         }
         let mut batch = Batch::default();
-        self.add_with_pages(inner, vma, &mut batch);
-        let grown = old / PAGE_SIZE..new / PAGE_SIZE;
-        let rest = self.grow_into_lent(inner, &grown, &mut batch)..grown.end;
-        let again = inner.heap.grown(grown.end);
+        let rest = self.add_lent(inner, Stock::Heap, vma, &mut batch);
+        let again = inner.heap.grown(new / PAGE_SIZE);
         // Whatever can't be made now is made when it is touched.
         let locked = inner.default_flags.contains(VmaFlags::LOCKED);
         if locked {
@@ -122,7 +120,9 @@ impl Mm {
             self.make_again(inner, again, &mut batch);
         }
         inner.heap.growths = inner.heap.growths.saturating_add(1);
-        self.lend(cx, inner, new, &mut batch);
+        if self.lend_heap(cx, inner, new, &mut batch) {
+            self.hurry_call(cx);
+        }
         let _ = self.commit(cx.cpu(), inner, &mut batch);
         if locked && !inner.lock_on_fault {
             let _ = self.populate_locked(cx, inner, old, new, true);

@@ -5,6 +5,7 @@ use super::constants::Constants;
 use super::frames::Frames;
 use super::gate::Slots;
 use super::heap::Heap;
+use super::lend;
 use super::stash::Stash;
 use super::table::{Pte, Table};
 use super::vma::{Areas, Object, Vma, VmaFlags};
@@ -22,7 +23,9 @@ pub(super) struct Locked<'a> {
 
 impl<'a> Locked<'a> {
     pub(super) fn new(mut inner: MutexGuard<'a, Inner>, space: &'a dyn VmSpace) -> Locked<'a> {
-        inner.note_growth(|| space.heap_end());
+        for stock in lend::ALL {
+            inner.note_taken(stock, || space.lent(stock));
+        }
         Locked { inner, space }
     }
 }
@@ -42,8 +45,10 @@ impl DerefMut for Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        if self.inner.stash.is_recalled() {
-            self.space.recall_heap();
+        for stock in lend::ALL {
+            if self.inner.stash.is_recalled(stock) {
+                self.space.recall(stock);
+            }
         }
     }
 }
@@ -78,6 +83,8 @@ pub(super) struct Inner {
     pub(super) slots: Vec<Slots>,
     pub(super) constants: Constants,
     pub(super) stash: Stash,
+    /// How many times memory was mapped that guest code could have taken by itself.
+    pub(super) takings: u32,
 }
 
 impl Inner {
@@ -95,6 +102,7 @@ impl Inner {
             slots: Vec::new(),
             constants: Constants::default(),
             stash: Stash::default(),
+            takings: 0,
         }
     }
 

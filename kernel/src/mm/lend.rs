@@ -1,111 +1,179 @@
-//! Memory behind the heap, lent to guest code: `brk` through the machine's gate takes it without the kernel.
+//! Memory that lies ready for guest code: `brk` and `mmap` through the machine's gate take it without the kernel.
 //!
-//! A C library has its heap grow in steps of a few pages, each a call, and a change of the machine's address space by somebody who has to be woken for it. So when a heap
-//! goes on growing, as much again as it has lies ready behind its end: mapped, but guarded ([`hal::Populate::Lent`]), so that whoever writes beyond the end finds nothing there, as ever. The gate
-//! takes the guards away as far as the call says, and moves the end in memory that it shares with us.
+//! A C library has its heap grow in steps of a few pages and maps larger pieces one by one, each by a call, and by a change of the machine's address space that somebody has to be woken for. So where
+//! a process goes on doing so, as much again as it has lies ready behind its heap, and below what was mapped last: mapped, but guarded ([`hal::Populate::Lent`]), so that whoever writes there finds
+//! nothing, as ever. The gate takes the guards away as far as the call says, and says so in memory that it shares with us.
 //!
 //! What it says there is guest memory. It is looked at whenever the address space is locked ([`super::inner::Locked`]), and believed as far as there is something lent: a process that says anything
-//! else has a larger heap. Only a process with one thread is lent something, so that nobody moves the end while the kernel changes what is behind it; the one exception is a machine whose RAM is full.
+//! else has more memory. Only a process with one thread is lent something, so that nobody takes of it while the kernel changes what is there; the one exception is a machine whose RAM is full.
 
 use super::batch::Batch;
 use super::inner::Inner;
-use super::space::Mm;
-use super::stash::{RIGHTS, Run};
+use super::space::{MIN_ADDR, Mm};
+use super::stash::{RIGHTS, Run, keeps};
 use super::vma::Vma;
 use crate::task::{Cx, Resource};
 use core::ops::Range;
-use hal::PAGE_SIZE;
+use hal::{PAGE_SIZE, Stock};
 
-/// How many times a heap grows before it is lent something; half as often once it has shrunk.
+/// All stocks.
+pub(super) const ALL: [Stock; 2] = [Stock::Heap, Stock::Maps];
+/// How many times a heap grows before it is lent something, half as often once it has shrunk; and how often memory is mapped.
 pub(super) const AFTER: u32 = 4;
-/// How many pages are lent, at least and at most: as many as the heap has.
-const LENT: (u64, u64) = (64, 256);
+const AFTER_MAPS: u32 = 8;
+/// It counts up to there, and an `munmap` of such memory counts as so many times less: what is mapped again at once is kept for that ([`super::stash`]).
+const MOST_MAPS: u32 = 32;
+const UNMAPPING: u32 = 4;
+/// How many pages are lent, at least and at most: for the heap as many as it has, for mappings this part of all.
+const HEAP: (u64, u64) = (64, 512);
+const MAPS: (u64, u64) = (64, 1024);
+const MAPS_PART: u64 = 4;
+/// The largest mapping that may be taken from there, in bytes.
+pub(super) const LARGEST: u64 = 4 << 20;
 /// Nothing is lent when less than this part of RAM would be left.
 const SPARE_PART: u64 = 4;
 
 impl Inner {
-    /// Enters what guest code has taken of what it was lent; `end` is where it says that the heap ends.
-    pub(super) fn note_growth(&mut self, end: impl FnOnce() -> Option<u64>) {
-        let Some(lent) = self.stash.lent() else { return };
-        let old = self.heap.end;
-        let Some(end) = end().filter(|&end| old < end && end <= lent.end() * PAGE_SIZE) else { return };
-        self.heap.end = end;
-        let pages = end.div_ceil(PAGE_SIZE) - old.div_ceil(PAGE_SIZE);
-        if let Some(taken) = self.stash.take_lent(pages) {
-            self.add(Vma::anonymous(
-                taken.page * PAGE_SIZE,
-                taken.end() * PAGE_SIZE,
-                RIGHTS,
-                self.default_flags,
-            ));
+    /// Enters what guest code has taken of what it was lent; `at` is where it says that the rest begins.
+    pub(super) fn note_taken(&mut self, stock: Stock, at: impl FnOnce() -> Option<u64>) {
+        let Some(lent) = self.stash.lent(stock) else { return };
+        let Some(at) = at() else { return };
+        let pages = match stock {
+            Stock::Heap => {
+                let old = self.heap.end;
+                if at <= old || at > lent.end() * PAGE_SIZE {
+                    return;
+                }
+                self.heap.end = at;
+                at.div_ceil(PAGE_SIZE) - old.div_ceil(PAGE_SIZE)
+            }
+            Stock::Maps if at.is_multiple_of(PAGE_SIZE) && at / PAGE_SIZE >= lent.page => {
+                lent.end().saturating_sub(at / PAGE_SIZE)
+            }
+            Stock::Maps => return,
+        };
+        if let Some(taken) = self.stash.take_lent(stock, pages) {
+            if stock == Stock::Maps {
+                self.count_taking();
+            }
+            let (start, end) = (taken.page * PAGE_SIZE, taken.end() * PAGE_SIZE);
+            self.add(Vma::anonymous(start, end, RIGHTS, self.default_flags));
             self.table.put_run(taken.page, taken.pfn, taken.len);
             self.table.update(taken.page..taken.end(), |_, pte| pte.shown(true));
             self.note_resident();
         }
     }
+
+    fn count_taking(&mut self) {
+        self.takings = (self.takings + 1).min(MOST_MAPS);
+    }
 }
 
 impl Mm {
-    /// The heap grows by these pages, and they are in an area: those that are lent come first. Where the others begin.
-    pub(super) fn grow_into_lent(&self, inner: &mut Inner, grown: &Range<u64>, batch: &mut Batch) -> u64 {
-        let Some(taken) = inner.stash.take_lent(grown.end - grown.start) else { return grown.start };
+    /// Adds an area in free space whose first pages, as the stock goes, are those that are lent, and shows these. Which pages are left.
+    pub(super) fn add_lent(
+        &self,
+        inner: &mut Inner,
+        stock: Stock,
+        vma: Vma,
+        batch: &mut Batch,
+    ) -> Range<u64> {
+        let pages = vma.pages();
+        // They are lent no longer when the area comes, which takes the place of what is.
+        let taken = inner.stash.take_lent(stock, pages.end - pages.start);
+        self.add_with_pages(inner, vma, batch);
+        let Some(taken) = taken else { return pages };
         inner.table.put_run(taken.page, taken.pfn, taken.len);
         batch.fresh(taken.pfn, taken.len);
         self.show(inner, taken.page..taken.end(), false, batch);
-        taken.end()
+        match stock {
+            Stock::Heap => taken.end()..pages.end,
+            Stock::Maps => pages.start..taken.page,
+        }
     }
 
-    /// Has memory lie ready behind a heap that has just grown up to `end`, if that is worth it.
-    pub(super) fn lend(&self, cx: &Cx, inner: &mut Inner, end: u64, batch: &mut Batch) {
+    /// Has memory lie ready behind a heap that has just grown up to `end`, if that is worth it. Whether it does so from now on.
+    pub(super) fn lend_heap(&self, cx: &Cx, inner: &mut Inner, end: u64, batch: &mut Batch) -> bool {
+        let pages = (end - inner.heap.start).div_ceil(PAGE_SIZE).clamp(HEAP.0, HEAP.1);
+        // One page stays free in front of the next mapping.
+        let free = inner.areas.is_free(end, end.saturating_add((pages + 1) * PAGE_SIZE));
+        let may = inner.heap.growths >= AFTER && free && end + pages * PAGE_SIZE <= self.user_limit;
+        may && self.lend(cx, inner, Stock::Heap, end / PAGE_SIZE..end / PAGE_SIZE + pages, batch)
+    }
+
+    /// The same below memory that has just been mapped.
+    pub(super) fn lend_maps(&self, cx: &Cx, inner: &mut Inner, start: u64, batch: &mut Batch) -> bool {
+        inner.count_taking();
+        let pages = (inner.table.len() / MAPS_PART).clamp(MAPS.0, MAPS.1);
+        let Some(low) = start.checked_sub(pages * PAGE_SIZE).filter(|&low| low >= MIN_ADDR) else {
+            return false;
+        };
+        let may = inner.takings >= AFTER_MAPS && inner.areas.is_free(low, start);
+        may && self.lend(cx, inner, Stock::Maps, low / PAGE_SIZE..start / PAGE_SIZE, batch)
+    }
+
+    fn lend(&self, cx: &Cx, inner: &mut Inner, stock: Stock, pages: Range<u64>, batch: &mut Batch) -> bool {
         let unlimited = |resource| cx.process().limit(resource) == u64::MAX;
-        if inner.heap.growths < AFTER
-            || inner.stash.lent().is_some()
-            || !self.space.lends_heaps()
+        let wanted = pages.end - pages.start;
+        if inner.stash.lent(stock).is_some()
+            || !self.space.lends()
             || !cx.kernel.patches()
             || !inner.default_flags.is_empty()
             || !unlimited(Resource::As)
             || !unlimited(Resource::Data)
             || cx.shares_memory()
+            || self.frames.available() <= self.frames.total() / SPARE_PART + wanted
         {
-            return;
+            return false;
         }
-        let pages = (end - inner.heap.start).div_ceil(PAGE_SIZE).clamp(LENT.0, LENT.1);
-        let len = pages * PAGE_SIZE;
-        // One page stays free in front of the next mapping.
-        let free = inner.areas.is_free(end, end.saturating_add(len + PAGE_SIZE));
-        let room = self.frames.available() > self.frames.total() / SPARE_PART + pages;
-        if !free || !room || end + len > self.user_limit {
-            return;
-        }
-        let last = inner.table.get(end / PAGE_SIZE - 1).pfn();
-        let Some((pfn, len, _)) = self.frames.alloc_zeroed(pages as u32, last) else { return };
-        batch.lend(end, u64::from(len) * PAGE_SIZE, pfn);
-        inner.stash.lend(Run { page: end / PAGE_SIZE, pfn, len });
+        let after = inner.table.get(pages.start.wrapping_sub(1)).pfn().filter(|_| stock == Stock::Heap);
+        let Some((pfn, len)) = self.frames.alloc_ready(wanted as u32, after) else { return false };
+        let page = if stock == Stock::Heap { pages.start } else { pages.end - u64::from(len) };
+        batch.lend(page * PAGE_SIZE, u64::from(len) * PAGE_SIZE, pfn);
+        inner.stash.lend(stock, Run { page, pfn, len });
+        true
     }
 
-    /// Whether guest code takes memory for its heap by itself.
-    pub(crate) fn lends(&self) -> bool {
-        self.inner().stash.lent().is_some()
-    }
-
-    /// Tells the machine where the heap ends now, if something is lent behind it.
-    pub(super) fn tell_lent(&self, inner: &Inner) {
-        if let Some(lent) = inner.stash.lent() {
-            self.space.lend_heap(inner.heap.end, lent.end() * PAGE_SIZE);
+    /// What lies here is unmapped.
+    pub(super) fn note_unmapping(&self, inner: &mut Inner, start: u64) {
+        if inner.takings > 0 && inner.areas.find(start).is_some_and(keeps) {
+            inner.takings = inner.takings.saturating_sub(UNMAPPING);
+            if inner.takings < AFTER_MAPS {
+                self.end_lending(inner, Stock::Maps);
+            }
         }
     }
 
-    /// Lends nothing any more, while guest code may run.
-    pub(super) fn end_lending(&self, inner: &mut Inner) {
-        if let Some(lent) = inner.stash.lent() {
-            let end = self.space.recall_heap();
-            inner.note_growth(|| end);
-            inner.stash.displace(lent.page * PAGE_SIZE, lent.end() * PAGE_SIZE);
+    /// What is left for mappings was not enough for one, and something lies below it: if it is little, it is lent no longer.
+    pub(super) fn leave_rest(&self, inner: &mut Inner) {
+        if let Some(rest) = inner.stash.lent(Stock::Maps).filter(|rest| u64::from(rest.len) < MAPS.0) {
+            inner.stash.displace(rest.page * PAGE_SIZE, rest.end() * PAGE_SIZE);
         }
     }
 
-    /// The same for somebody else: before a second thread has the address space, and when a limit of it has changed.
-    pub(crate) fn recall_heap(&self) {
-        self.end_lending(&mut self.inner());
+    /// Tells the machine where what is lent begins now, if something is.
+    pub(super) fn tell_lent(&self, inner: &Inner, stock: Stock) {
+        let Some(lent) = inner.stash.lent(stock) else { return };
+        match stock {
+            Stock::Heap => self.space.lend(stock, inner.heap.end, lent.end() * PAGE_SIZE),
+            Stock::Maps => self.space.lend(stock, lent.end() * PAGE_SIZE, lent.page * PAGE_SIZE),
+        }
+    }
+
+    /// Lends nothing of this any more, while guest code may run.
+    pub(super) fn end_lending(&self, inner: &mut Inner, stock: Stock) {
+        if inner.stash.lent(stock).is_some() {
+            let at = self.space.recall(stock);
+            inner.note_taken(stock, || at);
+            if let Some(rest) = inner.stash.lent(stock) {
+                inner.stash.displace(rest.page * PAGE_SIZE, rest.end() * PAGE_SIZE);
+            }
+        }
+    }
+
+    /// The same for somebody else, and of all: before a second thread has the address space, and when a limit of it has changed.
+    pub(crate) fn recall_lent(&self) {
+        let mut inner = self.inner();
+        ALL.into_iter().for_each(|stock| self.end_lending(&mut inner, stock));
     }
 }

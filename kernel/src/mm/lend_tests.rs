@@ -1,12 +1,15 @@
-//! Tests of heaps that grow without the kernel.
+//! Tests of memory that guest code takes by itself.
 
+use super::stash::RIGHTS;
 use super::tests::{SEGV_MAPERR, anon, load, new_mm, store};
 use super::*;
+use crate::fs::Mappable;
 use crate::task::{Cx, Resource, Rlimit};
 use crate::testing;
-use hal::mock::{MockMachine, MockSpace};
-use hal::{PAGE_SIZE, Prot, SpaceError, VirtAddr};
+use hal::mock::{MockMachine, MockOp, MockSpace};
+use hal::{HostFile, PAGE_SIZE, Prot, SpaceError, Stock, VirtAddr};
 use std::sync::Arc;
+use std::vec::Vec;
 
 const PAGE: u64 = PAGE_SIZE;
 const START: u64 = 0x60_0000;
@@ -22,13 +25,18 @@ fn space(mm: &Mm) -> &MockSpace {
     MockSpace::of(&**mm.space())
 }
 
+/// Whether something lies ready behind its heap.
+fn lends(mm: &Mm) -> bool {
+    mm.inner().stash.lent(Stock::Heap).is_some()
+}
+
 /// An address space with a heap that has grown until something was lent behind it, and where it ends.
 fn lent(cx: &Cx) -> (Arc<Mm>, u64) {
     let mm = new_mm(cx);
     mm.set_brk_start(START);
     let mut end = START + 100;
     assert_eq!(mm.brk(cx, end), end);
-    while !mm.lends() {
+    while !lends(&mm) {
         end += STEP;
         assert_eq!(mm.brk(cx, end), end);
         assert!(end < START + 10 * STEP, "nothing is lent");
@@ -99,20 +107,20 @@ fn a_heap_that_shrinks_or_has_something_in_the_way_is_lent_nothing() {
         assert!(space(&mm).grow_heap(end + STEP));
         use_heap(cx, &mm, end, end + STEP);
         assert_eq!(mm.brk(cx, end - STEP), end - STEP);
-        assert!(!mm.lends() && !space(&mm).grow_heap(end));
+        assert!(!lends(&mm) && !space(&mm).grow_heap(end));
         for page in 0..300 {
             assert_eq!(store(cx, &mm, (end - STEP).next_multiple_of(PAGE) + page * PAGE, b"x"), SEGV_MAPERR);
         }
         assert_eq!(mm.brk(cx, end), end);
         use_heap(cx, &mm, end - STEP, end);
         assert_eq!(mm.brk(cx, end + STEP), end + STEP);
-        assert!(mm.lends(), "it grows again");
+        assert!(lends(&mm), "it grows again");
 
         // Where something else is mapped the heap ends.
         let (flags, addr) = (MapFlags::FIXED, (end + 2 * STEP).next_multiple_of(PAGE));
         assert!(space(&mm).grow_heap(end + STEP + 8));
         mm.map(cx, MapRequest { addr, flags, ..anon(PAGE) }).unwrap();
-        assert!(!mm.lends() && !space(&mm).grow_heap(end + STEP + 16));
+        assert!(!lends(&mm) && !space(&mm).grow_heap(end + STEP + 16));
         assert_eq!(store(cx, &mm, addr - PAGE, b"x"), SEGV_MAPERR);
         assert_eq!(store(cx, &mm, addr, b"x"), FaultOutcome::Handled);
         assert_eq!(mm.brk(cx, end + 4 * STEP), end + STEP + 8);
@@ -128,15 +136,15 @@ fn lies_about_the_end_are_not_believed() {
         let (mm, end) = lent(cx);
         let areas = mm.vmas()[0].end;
         for lie in [0, 1, START, end - 1, end + (1 << 30), u64::MAX] {
-            space(&mm).claim_heap_end(lie);
+            space(&mm).claim(Stock::Heap, lie);
             assert_eq!((mm.heap(), mm.vmas().len(), mm.vmas()[0].end), ((START, end), 1, areas), "{lie:#x}");
         }
         // As far as it is lent it has what it says, open or not.
-        space(&mm).claim_heap_end(end + STEP);
+        space(&mm).claim(Stock::Heap, end + STEP);
         assert_eq!(mm.heap().1, end + STEP);
         mm.write_bytes(cx, VirtAddr(end + STEP - 1), b"x").unwrap();
         // And what says so once is not asked to be sensible later.
-        space(&mm).claim_heap_end(3);
+        space(&mm).claim(Stock::Heap, 3);
         assert_eq!(mm.brk(cx, end + 2 * STEP), end + 2 * STEP);
         mm.write_bytes(cx, VirtAddr(end), &std::vec![1; 2 * STEP as usize]).unwrap();
         drop(mm);
@@ -151,7 +159,7 @@ fn a_copy_has_the_heap_as_it_is_and_is_lent_nothing() {
         assert!(space(&mm).grow_heap(end + STEP));
         use_heap(cx, &mm, end, end + STEP);
         let child = mm.fork(cx).unwrap();
-        assert_eq!((child.heap(), child.lends(), mm.lends()), (mm.heap(), false, true));
+        assert_eq!((child.heap(), lends(&child), lends(&mm)), (mm.heap(), false, true));
         assert!(!space(&child).grow_heap(end + 2 * STEP));
         check_heap(cx, &child, end, end + STEP);
         // Each has its own from then on.
@@ -162,7 +170,7 @@ fn a_copy_has_the_heap_as_it_is_and_is_lent_nothing() {
         check_heap(cx, &child, end, end + STEP);
         assert_eq!(child.brk(cx, end + 2 * STEP), end + 2 * STEP);
         use_heap(cx, &child, end + STEP, end + 2 * STEP);
-        assert!(child.lends(), "it is one that grows");
+        assert!(lends(&child), "it is one that grows");
     });
 }
 
@@ -176,7 +184,7 @@ fn limits_locks_threads_and_a_full_machine_end_it() {
         // What is taken before counts, and what was not is nobody's afterwards.
         type Ends<'a> = (&'a str, &'a dyn Fn(&Mm));
         let ends: [Ends<'_>; 4] = [
-            ("recalled", &|mm| mm.recall_heap()),
+            ("recalled", &|mm| mm.recall_lent()),
             ("locked", &|mm| {
                 let what = LockAll { current: false, future: true, on_fault: false };
                 mm.lock_all(cx, what).unwrap();
@@ -193,7 +201,7 @@ fn limits_locks_threads_and_a_full_machine_end_it() {
             assert!(space(&mm).grow_heap(end + STEP));
             use_heap(cx, &mm, end, end + STEP);
             ended(&mm);
-            assert!(!mm.lends() && !space(&mm).grow_heap(end + 2 * STEP), "{what}");
+            assert!(!lends(&mm) && !space(&mm).grow_heap(end + 2 * STEP), "{what}");
             assert_eq!(mm.heap(), (START, end + STEP), "{what}");
             check_heap(cx, &mm, end, end + STEP);
             assert_eq!(mm.brk(cx, end + 2 * STEP), end + 2 * STEP);
@@ -206,8 +214,113 @@ fn limits_locks_threads_and_a_full_machine_end_it() {
             let mm = new_mm(cx);
             mm.set_brk_start(START);
             (1..20).for_each(|i| assert_eq!(mm.brk(cx, START + i * STEP), START + i * STEP));
-            assert!(!mm.lends(), "{resource:?}");
+            assert!(!lends(&mm), "{resource:?}");
             set_limit(cx, resource, u64::MAX);
         }
+    });
+}
+
+/// An address space that has mapped memory until something was lent to it, and what it has mapped.
+fn lent_maps(cx: &Cx) -> (Arc<Mm>, Vec<(u64, u64)>) {
+    let mm = new_mm(cx);
+    let mut maps = Vec::new();
+    while mm.inner().stash.lent(Stock::Maps).is_none() {
+        maps.push((mm.map(cx, anon(4 * PAGE)).unwrap().0, 4 * PAGE));
+        assert!(maps.len() < 20, "nothing is lent");
+    }
+    (mm, maps)
+}
+
+/// Takes memory as guest code does, or maps it.
+fn take(cx: &Cx, mm: &Mm, len: u64, calls: &mut u32) -> (u64, u64) {
+    let at = space(mm).take_memory(len).unwrap_or_else(|| {
+        *calls += 1;
+        mm.map(cx, anon(len)).unwrap().0
+    });
+    (at, len.next_multiple_of(PAGE))
+}
+
+#[test]
+fn guest_code_takes_memory_and_the_kernel_maps_what_there_is_not_enough_for() {
+    with_gate(|cx, machine| {
+        machine.mock_fs().add_file("/lib", 0o755, &[7; 3 * PAGE as usize]);
+        let free = cx.kernel.frames.available();
+        let (mm, mut maps) = lent_maps(cx);
+        let mut calls = 0;
+        for i in 0..60 {
+            let (at, len) = take(cx, &mm, [8 * PAGE, 1, 5 * PAGE + 9, 40 * PAGE][i % 4], &mut calls);
+            use_heap(cx, &mm, at, at + len);
+            if i % 10 == 9 {
+                // A library in between lies elsewhere.
+                let file: Arc<dyn HostFile> = Arc::new(machine.mock_fs().file("/lib"));
+                let object = Some(Mappable::Host(file));
+                let request = MapRequest { prot: Prot::READ, object, ..anon(3 * PAGE) };
+                let before = mm.inner().stash.lent(Stock::Maps);
+                let at = mm.map(cx, request).unwrap().0;
+                assert_eq!(load(cx, &mm, at, 1).unwrap(), [7]);
+                assert_eq!(mm.inner().stash.lent(Stock::Maps), before, "it takes nothing away");
+            }
+            maps.push((at, len));
+        }
+        assert!((1..25).contains(&calls), "{calls} calls");
+        maps.sort_unstable();
+        assert!(maps.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "{maps:x?}");
+        let anonymous = |vma: &VmaInfo| vma.prot == RIGHTS;
+        let size: u64 = mm.vmas().iter().filter(|vma| anonymous(vma)).map(|vma| vma.end - vma.start).sum();
+        assert_eq!(size, maps.iter().map(|(_, len)| len).sum::<u64>());
+        for &(at, len) in maps.iter().skip(8) {
+            let taken = mm.vmas().iter().any(|vma| vma.start <= at && at + len <= vma.end && anonymous(vma));
+            assert!(taken, "{at:#x}");
+        }
+        // What is given back is gone, and others stay.
+        let (gone, stay) = (maps[20], maps[21]);
+        mm.unmap(cx, gone.0, gone.1).unwrap();
+        assert_eq!(load(cx, &mm, gone.0, 1), Err(SEGV_MAPERR));
+        check_heap(cx, &mm, stay.0, stay.0 + stay.1);
+        let child = mm.fork(cx).unwrap();
+        assert_eq!(space(&child).take_memory(PAGE), None);
+        check_heap(cx, &child, stay.0, stay.0 + stay.1);
+        drop((child, mm));
+        assert_eq!(cx.kernel.frames.available(), free);
+    });
+}
+
+#[test]
+fn memory_is_used_where_it_lies_ready_before_it_is_taken_away() {
+    with_gate(|cx, _| {
+        let (mm, _) = lent_maps(cx);
+        let lent = mm.inner().stash.lent(Stock::Maps).unwrap();
+        let (low, high) = (lent.page * PAGE, lent.end() * PAGE);
+        assert_eq!(space(&mm).take_memory(PAGE), Some(high - PAGE));
+        space(&mm).take_ops();
+        // By a call where it could be taken, and more than there is.
+        assert_eq!(mm.map(cx, anon(3 * PAGE)).unwrap().0, high - 4 * PAGE);
+        let large = 70 * PAGE;
+        let rest = high - 4 * PAGE - low;
+        assert!(rest < large);
+        let at = mm.map(cx, anon(large)).unwrap().0;
+        assert_eq!(at, high - 4 * PAGE - large);
+        let ops = space(&mm).take_ops();
+        assert!(!ops.iter().any(|op| matches!(op, MockOp::Unmap(..))), "{ops:?}");
+        let faults = mm.stats().faults;
+        use_heap(cx, &mm, at, high - PAGE);
+        assert_eq!(mm.stats().faults, faults);
+        assert_eq!(
+            mm.vmas().len(),
+            1,
+            "{:x?}",
+            mm.vmas().iter().map(|vma| (vma.start, vma.end)).collect::<Vec<_>>()
+        );
+        // The next lies below.
+        assert_eq!(space(&mm).take_memory(PAGE), Some(at - PAGE));
+        assert_eq!(mm.vmas()[0].start, at - PAGE);
+        for lie in [0, 1, at - PAGE - 1, at - 3 * PAGE + 8, at, high, u64::MAX, !(PAGE - 1)] {
+            space(&mm).claim(Stock::Maps, lie);
+            assert_eq!(mm.vmas()[0].start, at - PAGE, "{lie:#x}");
+        }
+        // Whatever is mapped over it ends it.
+        let flags = MapFlags::FIXED;
+        mm.map(cx, MapRequest { addr: at - 10 * PAGE, flags, ..anon(PAGE) }).unwrap();
+        assert_eq!(space(&mm).take_memory(PAGE), None);
     });
 }

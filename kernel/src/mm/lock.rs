@@ -1,5 +1,6 @@
 //! `mlock(2)` and its kin. There is no swap: locking fills a range and keeps `MADV_DONTNEED` away from it.
 
+use super::lend;
 use super::map::may_lock;
 use super::space::Mm;
 use super::vma::VmaFlags;
@@ -80,7 +81,7 @@ impl Mm {
         }
         inner.default_flags = if what.future { VmaFlags::LOCKED } else { VmaFlags::empty() };
         if what.future {
-            self.end_lending(inner);
+            lend::ALL.into_iter().for_each(|stock| self.end_lending(inner, stock));
         }
         inner.lock_on_fault = what.on_fault;
         if !what.current {

@@ -5,7 +5,9 @@ use super::cache::PageCache;
 use super::fault::{Access, FaultError};
 use super::frames::Pfn;
 use super::inner::Inner;
+use super::lend;
 use super::space::{MIN_ADDR, MapFlags, MapRequest, Mm};
+use super::stash::RIGHTS;
 use super::table::Pte;
 use super::vma::{Object, Vma, VmaFlags};
 use crate::error::{Error, Result, err};
@@ -13,7 +15,7 @@ use crate::fs::Mappable;
 use crate::task::{Cx, Resource};
 use abi::Errno;
 use core::ops::Range;
-use hal::{PAGE_SIZE, Prot, VirtAddr};
+use hal::{PAGE_SIZE, Prot, Stock, VirtAddr};
 
 /// The end of the space for `MAP_32BIT` mappings.
 const LOW_LIMIT: u64 = 1 << 31;
@@ -74,7 +76,20 @@ impl Mm {
             true => VmaFlags::INTERNAL | VmaFlags::SEALED | VmaFlags::DONTFORK,
             false => inner.default_flags,
         };
-        let at = self.place(inner, request.addr, len, flags)?;
+        // Guest code could take it from what lies ready.
+        let from_stock = request.addr == 0
+            && flags.is_empty()
+            && (request.prot, request.name) == (RIGHTS, "")
+            && matches!(object, Object::Anon)
+            && len <= lend::LARGEST;
+        let in_stock = if from_stock { self.place_in_stock(inner, len) } else { None };
+        if from_stock && in_stock.is_none() {
+            self.leave_rest(inner);
+        }
+        let at = match in_stock {
+            Some(at) => at,
+            None => self.place(inner, request.addr, len, flags)?,
+        };
         let replaced = if flags.contains(MapFlags::FIXED) { mapped_bytes(inner, at, at + len) } else { 0 };
         let mut vma = Vma {
             max_prot,
@@ -106,11 +121,25 @@ impl Mm {
             || vma.flags.contains(VmaFlags::LOCKED) && !inner.lock_on_fault;
         let writable = vma.can_write();
         let at_once = writable && vma.is_small_heap() && !flags.contains(MapFlags::LATER);
-        self.add_with_pages(inner, vma, &mut batch);
-        if at_once {
-            self.make_small(inner, at, at + len, &mut batch);
+        let pages = match in_stock {
+            Some(_) => self.add_lent(inner, Stock::Maps, vma, &mut batch),
+            None => {
+                let pages = vma.pages();
+                self.add_with_pages(inner, vma, &mut batch);
+                pages
+            }
+        };
+        // Guest code would have it whole, had there been enough.
+        if (at_once || in_stock.is_some()) && !pages.is_empty() {
+            self.make_small(inner, pages, &mut batch);
+        }
+        if from_stock && self.lend_maps(cx, inner, at, &mut batch) {
+            self.hurry_call(cx);
         }
         self.commit(cx.cpu(), inner, &mut batch)?;
+        if from_stock {
+            self.tell_lent(inner, Stock::Maps);
+        }
         if fill {
             // What can't be filled is left to faults, as Linux does.
             let _ = self.populate_locked(cx, inner, at, at + len, writable);
@@ -119,11 +148,17 @@ impl Mm {
     }
 
     /// Makes a new small area whole and shows it. What can't be is left to faults.
-    fn make_small(&self, inner: &mut Inner, start: u64, end: u64, batch: &mut Batch) {
-        let (first, last) = (start / PAGE_SIZE, end / PAGE_SIZE);
-        if let Ok(made) = self.make(inner, first, true, Some(first..last), batch) {
+    fn make_small(&self, inner: &mut Inner, pages: Range<u64>, batch: &mut Batch) {
+        if let Ok(made) = self.make(inner, pages.start, true, Some(pages), batch) {
             self.show(inner, made.pages, false, batch);
         }
+    }
+
+    /// Where memory goes that guest code would take from what lies ready, if there were enough.
+    fn place_in_stock(&self, inner: &Inner, len: u64) -> Option<u64> {
+        let end = inner.stash.lent(Stock::Maps)?.end() * PAGE_SIZE;
+        let at = end.checked_sub(len).filter(|&at| at >= MIN_ADDR)?;
+        inner.areas.is_free(at, end).then_some(at)
     }
 
     /// Chooses the address.
@@ -153,7 +188,15 @@ impl Mm {
             inner.areas.find_gap_above(len, 0x4000_0000, LOW_LIMIT)
         } else {
             // Above the base only when everything below is full, as Linux falls back to searching upwards.
-            let below = inner.areas.find_gap_below(len, MIN_ADDR, inner.mmap_base);
+            // And not where memory lies ready.
+            let lent = inner.stash.lent(Stock::Maps).map(|run| run.page * PAGE_SIZE..run.end() * PAGE_SIZE);
+            let mut below = inner.areas.find_gap_below(len, MIN_ADDR, inner.mmap_base);
+            if let (Some(at), Some(lent)) = (below, lent)
+                && at < lent.end
+                && lent.start < at + len
+            {
+                below = inner.areas.find_gap_below(len, MIN_ADDR, lent.start).or(below);
+            }
             below.or_else(|| inner.areas.find_gap_above(len, inner.mmap_base, limit))
         };
         found.ok_or(Errno::ENOMEM.into())
@@ -202,6 +245,7 @@ impl Mm {
         if inner.sealed(start, end) {
             return err(Errno::EPERM);
         }
+        self.note_unmapping(inner, start);
         inner.put_away(start, end, &self.frames, &mut batch);
         // What can't be taken out because the host is dead harms nobody.
         self.commit_freed(cx, inner, &mut batch)?;

@@ -6,17 +6,18 @@
 //! change whatever the number of pages. When memory is mapped there again they are zeroed and it has them from the start. Nobody else gets a frame before the
 //! machine has stopped showing it.
 //!
-//! So does memory that lies ready behind the heap, for guest code to take by itself ([`super::lend`]).
+//! So does memory that lies ready for guest code to take by itself ([`super::lend`]).
 
 use super::batch::Batch;
 use super::frames::{Frames, Pfn};
 use super::inner::Inner;
+use super::lend;
 use super::space::Mm;
 use super::vma::{Object, Vma, VmaFlags};
 use crate::task::Cx;
 use alloc::vec::Vec;
 use core::mem::take;
-use hal::{PAGE_SIZE, Prot};
+use hal::{PAGE_SIZE, Prot, Stock};
 
 /// The most pages of an address space that are kept, and in how many runs.
 const MOST_PAGES: u32 = 64;
@@ -59,10 +60,10 @@ pub(super) struct Stash {
     hidden: Vec<(u64, u64)>,
     /// Ranges whose rights to write a thread was to give up itself, which nobody has checked.
     lowered: Vec<(u64, u64)>,
-    /// What is lent behind the heap.
-    lent: Option<Run>,
+    /// What is lent, of each stock.
+    lent: [Option<Run>; 2],
     /// It is lent no longer, and the machine does not know yet.
-    recalled: bool,
+    recalled: [bool; 2],
 }
 
 impl Stash {
@@ -71,35 +72,52 @@ impl Stash {
         let (first, last) = (start / PAGE_SIZE, end.div_ceil(PAGE_SIZE));
         let overlaps = |run: &mut Run| run.page < last && first < run.end();
         self.displaced.extend(self.runs.extract_if(.., overlaps));
-        if let Some(run) = self.lent.take_if(|run| overlaps(run)) {
-            self.displaced.push(run);
-            self.recalled = true;
+        for (lent, recalled) in self.lent.iter_mut().zip(&mut self.recalled) {
+            if let Some(run) = lent.take_if(|run| overlaps(run)) {
+                self.displaced.push(run);
+                *recalled = true;
+            }
         }
     }
 
-    /// What is lent behind the heap.
-    pub(super) fn lent(&self) -> Option<Run> {
-        self.lent
+    fn stock(&mut self, stock: Stock) -> (&mut Option<Run>, &mut bool) {
+        let ([heap, maps], [heap_recalled, maps_recalled]) = (&mut self.lent, &mut self.recalled);
+        match stock {
+            Stock::Heap => (heap, heap_recalled),
+            Stock::Maps => (maps, maps_recalled),
+        }
+    }
+
+    /// What is lent.
+    pub(super) fn lent(&self, stock: Stock) -> Option<Run> {
+        let [heap, maps] = self.lent;
+        if stock == Stock::Heap { heap } else { maps }
     }
 
     /// This is from now on.
-    pub(super) fn lend(&mut self, run: Run) {
-        (self.lent, self.recalled) = (Some(run), false);
+    pub(super) fn lend(&mut self, stock: Stock, run: Run) {
+        let (lent, recalled) = self.stock(stock);
+        (*lent, *recalled) = (Some(run), false);
     }
 
-    /// The first pages of that, as many of so many as there are, are part of the heap now.
-    pub(super) fn take_lent(&mut self, pages: u64) -> Option<Run> {
-        let run = self.lent?;
+    /// The next pages of that, as many of so many as there are, are lent no longer but in use.
+    pub(super) fn take_lent(&mut self, stock: Stock, pages: u64) -> Option<Run> {
+        let (lent, recalled) = self.stock(stock);
+        let run = (*lent)?;
         let len = u32::try_from(pages).unwrap_or(u32::MAX).min(run.len);
-        let rest = Run { page: run.page + u64::from(len), pfn: run.pfn.plus(len), len: run.len - len };
-        self.lent = Some(rest).filter(|rest| rest.len > 0);
-        self.recalled |= self.lent.is_none();
-        Some(Run { len, ..run }).filter(|taken| taken.len > 0)
+        let part = |at: u32, len| Run { page: run.page + u64::from(at), pfn: run.pfn.plus(at), len };
+        let (taken, rest) = match stock {
+            Stock::Heap => (part(0, len), part(len, run.len - len)),
+            Stock::Maps => (part(run.len - len, len), part(0, run.len - len)),
+        };
+        *lent = Some(rest).filter(|rest| rest.len > 0);
+        *recalled |= lent.is_none();
+        Some(taken).filter(|taken| taken.len > 0)
     }
 
     /// Whether the machine has to be told that nothing is lent any more. Then it has.
-    pub(super) fn is_recalled(&mut self) -> bool {
-        take(&mut self.recalled)
+    pub(super) fn is_recalled(&mut self, stock: Stock) -> bool {
+        take(self.stock(stock).1)
     }
 
     /// Makes room for so many pages and runs.
@@ -146,8 +164,10 @@ impl Stash {
     pub(super) fn forget(&mut self, frames: &Frames) {
         self.hidden.clear();
         self.lowered.clear();
-        self.recalled |= self.lent.is_some();
-        let all = take(&mut self.runs).into_iter().chain(take(&mut self.displaced)).chain(self.lent.take());
+        let lent = take(&mut self.lent);
+        self.recalled = core::array::from_fn(|i| self.recalled[i] || lent[i].is_some());
+        let lent = lent.into_iter().flatten();
+        let all = take(&mut self.runs).into_iter().chain(take(&mut self.displaced)).chain(lent);
         frames.put_all(all.flat_map(Run::frames));
     }
 }
@@ -200,7 +220,7 @@ impl Inner {
 }
 
 /// Whether pages of such an area are kept, and an area like it gets them back.
-fn keeps(vma: &Vma) -> bool {
+pub(super) fn keeps(vma: &Vma) -> bool {
     const NOT: VmaFlags = VmaFlags::GROWSDOWN.union(VmaFlags::LOCKED).union(VmaFlags::SHARED);
     matches!(vma.object, Object::Anon)
         && vma.file.is_none()
@@ -235,7 +255,7 @@ impl Mm {
         let mut batch = Batch::default();
         let mut inner = self.inner();
         let inner = &mut *inner;
-        self.end_lending(inner);
+        lend::ALL.into_iter().for_each(|stock| self.end_lending(inner, stock));
         inner.stash.displace(0, u64::MAX);
         let frames = inner.stash.displaced.iter().map(|run| u64::from(run.len)).sum();
         // What can't be taken out because the host is dead harms nobody.

@@ -79,8 +79,8 @@ fn swap(cx: &Cx, process: &Process, resource: u32, new: Option<Rlimit>) -> Resul
     if new.is_some() {
         let of_memory = resource == Resource::As as u32 || resource == Resource::Data as u32;
         if let Some(mm) = crate::mm::memory(process).filter(|_| of_memory) {
-            // Its heap grows without the kernel.
-            mm.recall_heap();
+            // It takes memory without the kernel.
+            mm.recall_lent();
         }
         process.limits_changed();
     }

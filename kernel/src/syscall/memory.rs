@@ -108,13 +108,7 @@ pub(super) fn mprotect(cx: &Cx, addr: u64, len: u64, prot: ProtArg) -> Result<()
 
 /// `brk(2)`: never fails, but answers where the heap ends.
 pub(super) fn brk(cx: &Cx, addr: u64) -> Result<u64> {
-    let mm = cx.mm();
-    let (before, end) = (mm.lends(), mm.brk(cx, addr));
-    if mm.lends() && !before {
-        // What the call traps with now is all that it would cost from now on.
-        mm.hurry_call(cx);
-    }
-    Ok(end)
+    Ok(cx.mm().brk(cx, addr))
 }
 
 /// `PROT_*` (`uapi/asm-generic/mman-common.h`).

@@ -141,7 +141,7 @@ fn make(cx: &Cx, args: &CloneArgs, tid: i32) -> Result<i32> {
 
     let mm = if flags.contains(CloneFlags::VM) { cx.mm().clone() } else { cx.mm().fork(cx)? };
     if flags.contains(CloneFlags::VM) && !flags.contains(CloneFlags::VFORK) {
-        mm.recall_heap();
+        mm.recall_lent();
     }
     let process = if thread { my_process.clone() } else { child_process(cx, tid, args) };
     let policy = me.policy.lock().inherited();

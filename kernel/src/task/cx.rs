@@ -66,6 +66,8 @@ pub struct Cx<'a> {
     pub(crate) futex_waiter: Cell<Option<Arc<futex::Waiter>>>,
     /// A system-call site that is to be patched while guest code runs.
     pub(crate) busy_site: Cell<Option<u64>>,
+    /// Where the last call was made: the address of its instruction.
+    pub(crate) site: Cell<u64>,
     /// What the task will look at next.
     pub(crate) ahead: RefCell<ahead::Ahead>,
     /// The file that guest code may ask about and close by itself.
@@ -158,6 +160,7 @@ impl<'a> Cx<'a> {
             fpu_image: Cell::new(Vec::new()),
             futex_waiter: Cell::new(None),
             busy_site: Cell::new(None),
+            site: Cell::new(0),
             ahead: RefCell::default(),
             lent: Cell::new(None),
             views: RefCell::default(),

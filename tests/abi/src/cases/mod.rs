@@ -29,6 +29,7 @@ mod signal;
 mod sigwait;
 mod sock;
 mod sock_pass;
+mod taking;
 mod time;
 mod tty;
 mod tty_job;
@@ -67,6 +68,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         heap::CASES,
         mem::CASES,
         mem_file::CASES,
+        taking::CASES,
         time::CASES,
         tty::CASES,
         tty_job::CASES,

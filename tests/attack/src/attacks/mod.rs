@@ -31,7 +31,7 @@ pub const ALL: &[(&str, &str, Attack)] = &[
     ("bases", "changes FS and GS base, and enters the gate with them", bases::run),
     ("races", "changes arguments in memory during calls", races::run),
     ("views", "lies about files whose content is in its memory", views::run),
-    ("heap", "lies about where its heap ends", heap::run),
+    ("heap", "lies about memory that lies ready for it", heap::run),
     ("patched", "changes code that is patched, and runs it meanwhile", patched::run),
     ("exhaust", "takes all there is of everything", exhaust::run),
 ];
