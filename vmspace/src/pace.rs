@@ -21,8 +21,8 @@ const SILENCE: i32 = 6;
 /// Traps that come this fast on average are worth a session, in round trips ([`crate::tempo`]). Others are as well served by turns, with the guest's
 /// data still in the caches of its CPU.
 const GAP: u32 = 6;
-/// A session ends when its calls take longer than that, with what the owner does about them; also in round trips.
-const SLOW: u32 = 8;
+/// A session ends when its calls take longer than that, with what the owner does about them and what the guest computes between; also in round trips.
+const SLOW: u32 = 32;
 /// A session whose calls come this fast does more than its two host CPUs would do for a task and another one that waits most of the time, with a switch
 /// for each call. In round trips.
 const DENSE: u32 = 3;

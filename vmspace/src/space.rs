@@ -507,6 +507,10 @@ impl Vmspace {
             return Ok(Exit::Interrupted);
         }
         let new = inner.pace.take_new();
+        if new {
+            // Nothing ran meanwhile that had to be told.
+            inner.pace.has_seen(self.changes.load(Ordering::Relaxed));
+        }
         let begins = new
             && self.program.load(Ordering::Relaxed)
             && self.engine.seats.goes_on(cpu)
