@@ -129,6 +129,8 @@ impl Mm {
         let after = inner.table.get(pages.start.wrapping_sub(1)).pfn().filter(|_| stock == Stock::Heap);
         let Some((pfn, len)) = self.frames.alloc_ready(wanted as u32, after) else { return false };
         let page = if stock == Stock::Heap { pages.start } else { pages.end - u64::from(len) };
+        // What is kept there is kept no longer.
+        inner.stash.displace(page * PAGE_SIZE, (page + u64::from(len)) * PAGE_SIZE);
         batch.lend(page * PAGE_SIZE, u64::from(len) * PAGE_SIZE, pfn);
         inner.stash.lend(stock, Run { page, pfn, len });
         true

@@ -324,3 +324,52 @@ fn memory_is_used_where_it_lies_ready_before_it_is_taken_away() {
         assert_eq!(space(&mm).take_memory(PAGE), None);
     });
 }
+
+#[test]
+fn what_was_kept_for_later_is_not_where_memory_lies_ready() {
+    with_gate(|cx, _| {
+        let free = cx.kernel.frames.available();
+        // A heap that has shrunk in steps, and grows again past the first of what was kept.
+        let (mm, mut end) = lent(cx);
+        end = end.next_multiple_of(PAGE);
+        assert_eq!(mm.brk(cx, end), end);
+        use_heap(cx, &mm, START, end);
+        for _ in 0..3 {
+            end -= 20 * PAGE;
+            assert_eq!(mm.brk(cx, end), end);
+        }
+        while !lends(&mm) {
+            end += PAGE;
+            assert_eq!(mm.brk(cx, end), end);
+        }
+        assert!(space(&mm).grow_heap(end + 30 * PAGE));
+        use_heap(cx, &mm, end, end + 30 * PAGE);
+        assert_eq!(mm.brk(cx, end + 200 * PAGE), end + 200 * PAGE);
+        check_heap(cx, &mm, end, end + 30 * PAGE);
+        use_heap(cx, &mm, end + 30 * PAGE, end + 200 * PAGE);
+        drop(mm);
+        assert_eq!(cx.kernel.frames.available(), free);
+
+        // The same of memory that was mapped.
+        let (mm, mut maps) = lent_maps(cx);
+        (0..30).for_each(|_| maps.push(take(cx, &mm, 4 * PAGE, &mut 0)));
+        let lowest = loop {
+            let (at, len) = take(cx, &mm, 4 * PAGE, &mut 0);
+            use_heap(cx, &mm, at, at + len);
+            if mm.inner().stash.lent(Stock::Maps).is_none() {
+                break (at, len);
+            }
+        };
+        mm.unmap(cx, lowest.0, lowest.1).unwrap();
+        let mut calls = 0;
+        let flags = MapFlags::FIXED;
+        let above = MapRequest { addr: lowest.0 + 3 * PAGE, flags, ..anon(PAGE) };
+        mm.map(cx, above).unwrap();
+        let taken: Vec<_> = (0..40).map(|_| take(cx, &mm, 2 * PAGE, &mut calls)).collect();
+        taken.iter().for_each(|&(at, len)| use_heap(cx, &mm, at, at + len));
+        mm.map(cx, anon(PAGE)).unwrap();
+        taken.iter().for_each(|&(at, len)| check_heap(cx, &mm, at, at + len));
+        drop(mm);
+        assert_eq!(cx.kernel.frames.available(), free);
+    });
+}
