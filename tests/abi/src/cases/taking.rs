@@ -262,7 +262,7 @@ fn anything_comes_in_any_order() -> R {
     Ok(())
 }
 
-/// Takes, gives back, changes and looks, and remembers what each piece has.
+/// Takes, gives back, changes and looks, and remembers what each piece has. Every other time hardly anything is given back, so that a shorter way pays all the time.
 fn random(seed: u64) -> R {
     let mut numbers = Numbers(seed);
     let mut pieces: Vec<(*mut u8, usize, u8)> = Vec::with_capacity(1000);
@@ -275,7 +275,7 @@ fn random(seed: u64) -> R {
                 let len = (1 + numbers.below(most)) * PAGE;
                 pieces.push((take(len, value)?, len, value));
             }
-            12..=18 if !pieces.is_empty() => {
+            12..=18 if !pieces.is_empty() && (seed % 2 == 0 || numbers.below(16) == 0) => {
                 let (piece, len, value) = pieces.swap_remove(which);
                 that!(holds(piece, len, value), "piece {piece:?} in round {round} of {seed}");
                 munmap(piece, len)?;
