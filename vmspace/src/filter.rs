@@ -362,7 +362,7 @@ mod tests {
             let (nr, ip) = (libc::SYS_madvise as u32, a.gate.opened);
             verdict(&program, &Call { nr, arch: AUDIT_ARCH_X86_64, ip, args })
         };
-        for advice in (0..200).chain([1 << 32 | 103, 1 << 32 | 23, 1 << 63, u64::MAX]) {
+        for advice in (0..200).chain([1 << 32 | 103, 1 << 32 | 22, 1 << 63, u64::MAX]) {
             let good = [sys::MADV_GUARD_REMOVE as u64, libc::MADV_POPULATE_READ as u64].contains(&advice);
             for len in [0, 4096, MOST_OPENED, MOST_OPENED + 1, 1 << 32, 1 << 32 | 4096, 1 << 63, u64::MAX] {
                 let allowed = good && len <= MOST_OPENED;

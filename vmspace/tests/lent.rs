@@ -2,7 +2,7 @@
 
 mod rig;
 
-use rig::{CODE, RW, Rig, alone, call, loop_of_calls, start, while_kicked};
+use rig::{CODE, RW, Rig, alone, call, jump_far_back, loop_of_calls, start, while_kicked};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use vmspace::{Context, Exit, Op, Stock, Vmspace};
@@ -133,11 +133,9 @@ fn grower(rig: &Rig) -> Vec<u8> {
     code.extend([0x4c, 0x89, 0x67, 0xf0]); // mov [rdi - 16], r12
     code.extend([0x49, 0x81, 0xfc]); // cmp r12, limit - step
     code.extend((LIMIT as u32 - STEP).to_le_bytes());
-    code.extend([0x0f, 0x86]); // jbe
-    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
+    jump_far_back(&mut code, &[0x0f, 0x86]); // jbe
     code.extend(call(&rig.engine, 39));
-    code.push(0xe9); // jmp
-    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
+    jump_far_back(&mut code, &[0xe9]); // jmp
     code
 }
 
@@ -281,11 +279,9 @@ fn kicks_take_nothing_twice() {
     code.extend([0x49, 0xff, 0xc4]); // inc r12
     code.extend([0x49, 0x81, 0xfc]); // cmp r12, all
     code.extend((MAPS_PAGES as u32 / 2).to_le_bytes());
-    code.extend([0x0f, 0x82]); // jb
-    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
+    jump_far_back(&mut code, &[0x0f, 0x82]); // jb
     code.extend(call(&rig.engine, 39));
-    code.push(0xe9); // jmp
-    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
+    jump_far_back(&mut code, &[0xe9]); // jmp
     let space = Arc::new(rig.space(&code));
     lend_maps(&space);
     let mut context = start(CODE);

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use rig::{CODE, DATA, DATA_OFFSET, RW, Rig, alone, call, loop_of_calls, start, while_kicked};
+use rig::{CODE, DATA, DATA_OFFSET, RW, Rig, alone, call, jump_far_back, loop_of_calls, start, while_kicked};
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -136,11 +136,9 @@ fn writer(rig: &Rig) -> Vec<u8> {
     code.extend([0x49, 0xff, 0xc4]); // inc r12
     code.extend([0x49, 0x81, 0xfc]); // cmp r12, numbers
     code.extend((CONTENT_LEN as u32 / 8).to_le_bytes());
-    code.extend([0x0f, 0x82]); // jb
-    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
+    jump_far_back(&mut code, &[0x0f, 0x82]); // jb
     code.extend(call(&rig.engine, 39));
-    code.push(0xe9); // jmp
-    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
+    jump_far_back(&mut code, &[0xe9]); // jmp
     code
 }
 

@@ -5,7 +5,6 @@
 
 use super::frames::Pfn;
 use super::inner::Inner;
-use super::lend;
 use super::space::Mm;
 use super::stash::RIGHTS;
 use super::vma::Vma;
@@ -244,7 +243,7 @@ impl Mm {
             }
             Err(dead) => return Err(dead),
         }
-        lend::ALL.into_iter().for_each(|stock| self.end_lending(inner, stock));
+        self.end_all_lending(inner);
         self.space.update(cpu, &[MapOp::Unmap { at: VirtAddr(0), len: self.user_limit }])?;
         inner.stash.forget(&self.frames);
         inner.table.update(0..self.user_limit / PAGE_SIZE, |_, pte| pte.hidden());

@@ -104,45 +104,35 @@ impl Frames {
     /// Up to `want` neighbouring frames, counted once each: the first one and how many; `None` when RAM is full. If possible they
     /// follow `after`, so that one mapping shows both.
     pub(super) fn alloc_run(&self, want: u32, after: Option<Pfn>, fill: Fill) -> Option<(Pfn, u32)> {
-        let run = self.take(want, after, fill)?;
+        let run = self.take(want, after, fill, false)?;
         Some((Pfn(run.start), run.len))
     }
 
     /// The same, zeroed, and whether the machine has to make them.
     pub(super) fn alloc_zeroed(&self, want: u32, after: Option<Pfn>) -> Option<(Pfn, u32, bool)> {
-        let run = self.take(want, after, Fill::Zero)?;
+        let run = self.take(want, after, Fill::Zero, false)?;
         Some((Pfn(run.start), run.len, !run.stale))
     }
 
     /// The same for frames that lie ready: others are not used before them.
     pub(super) fn alloc_ready(&self, want: u32, after: Option<Pfn>) -> Option<(Pfn, u32)> {
-        let run = self.take_expecting(want, after, Fill::Zero, MOST_STALE, |run| run.start)?;
+        let run = self.take(want, after, Fill::Zero, true)?;
         Some((Pfn(run.start), run.len))
     }
 
-    fn take(&self, want: u32, after: Option<Pfn>, fill: Fill) -> Option<Run> {
-        self.take_expecting(want, after, fill, u32::MAX, |run| run.start + run.len)
-    }
-
-    /// Takes frames, no more than `most_stale` that have to be zeroed; `first` says which are used first of those that are used next, if nobody has used these.
-    fn take_expecting(
-        &self,
-        want: u32,
-        after: Option<Pfn>,
-        fill: Fill,
-        most_stale: u32,
-        first: impl FnOnce(&Run) -> u32,
-    ) -> Option<Run> {
+    /// Takes frames; `ready` says that nobody touches them at once.
+    fn take(&self, want: u32, after: Option<Pfn>, fill: Fill, ready: bool) -> Option<Run> {
         let mut free = self.free.lock();
         let mut run = free.take(want, after.map(|p| p.0.wrapping_add(1)))?;
-        if run.stale && run.len > most_stale {
-            (run.start + most_stale..run.start + run.len).for_each(|index| free.put(index));
-            run.len = most_stale;
+        if ready && run.stale && run.len > MOST_STALE {
+            (run.start + MOST_STALE..run.start + run.len).for_each(|index| free.put(index));
+            run.len = MOST_STALE;
         }
         let expected = free.expect();
         drop(free);
         if let Some((start, len)) = expected {
-            let from = if run.stale { start } else { first(&run).min(start) };
+            // Those that lie ready are used before what is expected.
+            let from = if ready && !run.stale { run.start.min(start) } else { start };
             self.machine.ram().expect(Pfn(from).phys(), u64::from(start + len - from) * PAGE_SIZE);
         }
         for index in run.start..run.start + run.len {

@@ -29,7 +29,7 @@ const HEAP: (u64, u64) = (64, 512);
 const MAPS: (u64, u64) = (64, 1024);
 const MAPS_PART: u64 = 4;
 /// The largest mapping that may be taken from there, in bytes.
-pub(super) const LARGEST: u64 = 4 << 20;
+pub(super) const LARGEST: u64 = MAPS.1 * PAGE_SIZE;
 /// Nothing is lent when less than this part of RAM would be left.
 const SPARE_PART: u64 = 4;
 
@@ -56,7 +56,7 @@ impl Inner {
             if stock == Stock::Maps {
                 self.count_taking();
             }
-            let (start, end) = (taken.page * PAGE_SIZE, taken.end() * PAGE_SIZE);
+            let (start, end) = taken.bytes();
             self.add(Vma::anonymous(start, end, RIGHTS, self.default_flags));
             self.table.put_run(taken.page, taken.pfn, taken.len);
             self.table.update(taken.page..taken.end(), |_, pte| pte.shown(true));
@@ -129,10 +129,12 @@ impl Mm {
         let after = inner.table.get(pages.start.wrapping_sub(1)).pfn().filter(|_| stock == Stock::Heap);
         let Some((pfn, len)) = self.frames.alloc_ready(wanted as u32, after) else { return false };
         let page = if stock == Stock::Heap { pages.start } else { pages.end - u64::from(len) };
+        let run = Run { page, pfn, len };
+        let (start, end) = run.bytes();
         // What is kept there is kept no longer.
-        inner.stash.displace(page * PAGE_SIZE, (page + u64::from(len)) * PAGE_SIZE);
-        batch.lend(page * PAGE_SIZE, u64::from(len) * PAGE_SIZE, pfn);
-        inner.stash.lend(stock, Run { page, pfn, len });
+        inner.stash.displace(start, end);
+        batch.lend(start, end - start, pfn);
+        inner.stash.lend(stock, run);
         true
     }
 
@@ -148,17 +150,17 @@ impl Mm {
 
     /// What is left for mappings was not enough for one, and something lies below it: if it is little, it is lent no longer.
     pub(super) fn leave_rest(&self, inner: &mut Inner) {
-        if let Some(rest) = inner.stash.lent(Stock::Maps).filter(|rest| u64::from(rest.len) < MAPS.0) {
-            inner.stash.displace(rest.page * PAGE_SIZE, rest.end() * PAGE_SIZE);
+        if inner.stash.lent(Stock::Maps).is_some_and(|rest| u64::from(rest.len) < MAPS.0) {
+            inner.stash.displace_lent(Stock::Maps);
         }
     }
 
     /// Tells the machine where what is lent begins now, if something is.
     pub(super) fn tell_lent(&self, inner: &Inner, stock: Stock) {
-        let Some(lent) = inner.stash.lent(stock) else { return };
+        let Some((start, end)) = inner.stash.lent(stock).map(Run::bytes) else { return };
         match stock {
-            Stock::Heap => self.space.lend(stock, inner.heap.end, lent.end() * PAGE_SIZE),
-            Stock::Maps => self.space.lend(stock, lent.end() * PAGE_SIZE, lent.page * PAGE_SIZE),
+            Stock::Heap => self.space.lend(stock, inner.heap.end, end),
+            Stock::Maps => self.space.lend(stock, end, start),
         }
     }
 
@@ -167,15 +169,17 @@ impl Mm {
         if inner.stash.lent(stock).is_some() {
             let at = self.space.recall(stock);
             inner.note_taken(stock, || at);
-            if let Some(rest) = inner.stash.lent(stock) {
-                inner.stash.displace(rest.page * PAGE_SIZE, rest.end() * PAGE_SIZE);
-            }
+            inner.stash.displace_lent(stock);
         }
     }
 
-    /// The same for somebody else, and of all: before a second thread has the address space, and when a limit of it has changed.
+    /// The same of all.
+    pub(super) fn end_all_lending(&self, inner: &mut Inner) {
+        ALL.into_iter().for_each(|stock| self.end_lending(inner, stock));
+    }
+
+    /// The same for somebody else: before a second thread has the address space, and when a limit of it has changed.
     pub(crate) fn recall_lent(&self) {
-        let mut inner = self.inner();
-        ALL.into_iter().for_each(|stock| self.end_lending(&mut inner, stock));
+        self.end_all_lending(&mut self.inner());
     }
 }

@@ -1,6 +1,5 @@
 //! `mlock(2)` and its kin. There is no swap: locking fills a range and keeps `MADV_DONTNEED` away from it.
 
-use super::lend;
 use super::map::may_lock;
 use super::space::Mm;
 use super::vma::VmaFlags;
@@ -81,7 +80,7 @@ impl Mm {
         }
         inner.default_flags = if what.future { VmaFlags::LOCKED } else { VmaFlags::empty() };
         if what.future {
-            lend::ALL.into_iter().for_each(|stock| self.end_lending(inner, stock));
+            self.end_all_lending(inner);
         }
         inner.lock_on_fault = what.on_fault;
         if !what.current {

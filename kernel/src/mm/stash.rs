@@ -11,7 +11,6 @@
 use super::batch::Batch;
 use super::frames::{Frames, Pfn};
 use super::inner::Inner;
-use super::lend;
 use super::space::Mm;
 use super::vma::{Object, Vma, VmaFlags};
 use crate::task::Cx;
@@ -42,6 +41,11 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn end(&self) -> u64 {
         self.page + u64::from(self.len)
+    }
+
+    /// Where it starts and ends, in bytes.
+    pub(super) fn bytes(self) -> (u64, u64) {
+        (self.page * PAGE_SIZE, self.end() * PAGE_SIZE)
     }
 
     fn frames(self) -> impl Iterator<Item = Pfn> {
@@ -113,6 +117,14 @@ impl Stash {
         *lent = Some(rest).filter(|rest| rest.len > 0);
         *recalled |= lent.is_none();
         Some(taken).filter(|taken| taken.len > 0)
+    }
+
+    /// What is lent is to be taken out.
+    pub(super) fn displace_lent(&mut self, stock: Stock) {
+        if let Some(run) = self.lent(stock) {
+            let (start, end) = run.bytes();
+            self.displace(start, end);
+        }
     }
 
     /// Whether the machine has to be told that nothing is lent any more. Then it has.
@@ -255,7 +267,7 @@ impl Mm {
         let mut batch = Batch::default();
         let mut inner = self.inner();
         let inner = &mut *inner;
-        lend::ALL.into_iter().for_each(|stock| self.end_lending(inner, stock));
+        self.end_all_lending(inner);
         inner.stash.displace(0, u64::MAX);
         let frames = inner.stash.displaced.iter().map(|run| u64::from(run.len)).sum();
         // What can't be taken out because the host is dead harms nobody.

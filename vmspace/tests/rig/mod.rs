@@ -71,6 +71,12 @@ pub fn bind(cpus: impl IntoIterator<Item = usize>) {
     }
 }
 
+/// Jumps to the start of the code, however far that is, by a jump with this opcode.
+pub fn jump_far_back(code: &mut Vec<u8>, opcode: &[u8]) {
+    code.extend(opcode);
+    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
+}
+
 /// An endless loop of these calls through the gate, with three arguments each. The results are or'ed into `rbx`, and `r12` counts the rounds.
 pub fn loop_of_calls(engine: &Engine, nr: u64, calls: &[[u64; 3]]) -> Vec<u8> {
     let mut code = Vec::new();
@@ -83,8 +89,7 @@ pub fn loop_of_calls(engine: &Engine, nr: u64, calls: &[[u64; 3]]) -> Vec<u8> {
         code.extend([0x48, 0x09, 0xc3]); // or rbx, rax
     }
     code.extend([0x49, 0xff, 0xc4]); // inc r12
-    code.push(0xe9); // jmp
-    code.extend((-(code.len() as i32 + 4)).to_le_bytes());
+    jump_far_back(&mut code, &[0xe9]); // jmp
     code
 }
 
