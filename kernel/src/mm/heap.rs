@@ -90,6 +90,9 @@ impl Mm {
         if inner.sealed(new, old) {
             return false;
         }
+        if self.lend_again(inner, new, old, batch) {
+            return self.commit(cx.cpu(), inner, batch).is_ok();
+        }
         let there = inner.table.range(new / PAGE_SIZE..old / PAGE_SIZE).map(|(page, _)| page);
         inner.heap.shrunk(there);
         self.end_lending(inner, Stock::Heap);

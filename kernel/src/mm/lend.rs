@@ -26,6 +26,8 @@ const MOST_MAPS: u32 = 32;
 const UNMAPPING: u32 = 4;
 /// How many pages are lent, at least and at most: for the heap as many as it has, for mappings this part of all.
 const HEAP: (u64, u64) = (64, 512);
+/// The most that a heap is lent when it has shrunk.
+const HEAP_AGAIN: u32 = 1024;
 const MAPS: (u64, u64) = (64, 1024);
 const MAPS_PART: u64 = 4;
 /// The largest mapping that may be taken from there, in bytes.
@@ -122,7 +124,7 @@ impl Mm {
             || !unlimited(Resource::As)
             || !unlimited(Resource::Data)
             || cx.shares_memory()
-            || self.frames.available() <= self.frames.total() / SPARE_PART + wanted
+            || !self.can_spare(wanted)
         {
             return false;
         }
@@ -136,6 +138,34 @@ impl Mm {
         batch.lend(start, end - start, pfn);
         inner.stash.lend(stock, run);
         true
+    }
+
+    /// The pages that a heap gives up, from `start` to `end` in bytes, lie ready as those behind them do, if their frames come before those: most heaps that shrink grow again. Whether it is so
+    /// once the batch is applied.
+    pub(super) fn lend_again(&self, inner: &mut Inner, start: u64, end: u64, batch: &mut Batch) -> bool {
+        let pages = start / PAGE_SIZE..end / PAGE_SIZE;
+        let with = |lent: Run| lent.with_before(pages.end - pages.start);
+        let run = inner.stash.lent(Stock::Heap).and_then(with).filter(|run| run.len <= HEAP_AGAIN);
+        let Some(run) = run.filter(|_| self.can_spare(0)) else { return false };
+        let alone = |(pfn, page)| {
+            let pte = inner.table.get(page);
+            pte.writable() && pte.pfn() == Some(pfn) && self.frames.count(pfn) == 1
+        };
+        if !inner.areas.find(start).is_some_and(|vma| vma.end >= end && keeps(vma))
+            || !run.frames().zip(pages).all(alone)
+        {
+            return false;
+        }
+        inner.take_out(start, end, batch);
+        self.machine.ram().zero(run.pfn.phys(), end - start);
+        batch.lend(start, end - start, run.pfn);
+        inner.stash.lend(Stock::Heap, run);
+        true
+    }
+
+    /// Whether RAM is left when so many frames lie ready.
+    fn can_spare(&self, frames: u64) -> bool {
+        self.frames.available() > self.frames.total() / SPARE_PART + frames
     }
 
     /// What lies here is unmapped.

@@ -100,7 +100,7 @@ fn guest_code_takes_what_is_lent_and_the_kernel_goes_on_behind_it() {
 }
 
 #[test]
-fn a_heap_that_shrinks_or_has_something_in_the_way_is_lent_nothing() {
+fn a_heap_that_gives_up_what_it_never_used_or_has_something_in_the_way_is_lent_nothing() {
     with_gate(|cx, _| {
         let free = cx.kernel.frames.available();
         let (mm, end) = lent(cx);
@@ -126,6 +126,83 @@ fn a_heap_that_shrinks_or_has_something_in_the_way_is_lent_nothing() {
         assert_eq!(mm.brk(cx, end + 4 * STEP), end + STEP + 8);
         drop(mm);
         assert_eq!(cx.kernel.frames.available(), free);
+    });
+}
+
+#[test]
+fn what_a_heap_gives_up_lies_ready_again_if_it_is_its_own() {
+    with_gate(|cx, machine| {
+        let free = cx.kernel.frames.available();
+        let (mm, end) = lent(cx);
+        let ready = |mm: &Mm| mm.inner().stash.lent(Stock::Heap).map_or(0, |run| run.len);
+        let (before, there) = (ready(&mm), mm.stats().resident);
+        for round in 0..5 {
+            assert!(space(&mm).grow_heap(end + STEP + round));
+            use_heap(cx, &mm, end, end + STEP);
+            assert_eq!(mm.brk(cx, end + round), end + round);
+            assert_eq!((ready(&mm), mm.heap()), (before, (START, end + round)));
+            assert_eq!(mm.stats().resident, there);
+            let first = (end + round).next_multiple_of(PAGE);
+            (0..80).for_each(|page| assert_eq!(store(cx, &mm, first + page * PAGE, b"x"), SEGV_MAPERR));
+        }
+        // More of it than the machine lends at first, in one piece of memory.
+        while space(&mm).grow_heap(mm.heap().1 + STEP) {}
+        let full = mm.heap().1;
+        use_heap(cx, &mm, end, full);
+        let low = end + STEP;
+        assert_eq!(mm.brk(cx, low), low);
+        assert!(ready(&mm) > before - 40 && space(&mm).grow_heap(full - STEP));
+        check_heap(cx, &mm, end, low);
+        use_heap(cx, &mm, low, full - STEP);
+
+        // What a copy has, too, it keeps.
+        let mut end = full - STEP;
+        while ready(&mm) < 400 {
+            let to = end + STEP;
+            assert!(space(&mm).grow_heap(to) || mm.brk(cx, to) == to);
+            use_heap(cx, &mm, end, to);
+            end = to;
+        }
+        assert!(space(&mm).grow_heap(end + 300 * PAGE));
+        use_heap(cx, &mm, end, end + 300 * PAGE);
+        let child = mm.fork(cx).unwrap();
+        assert_eq!(mm.brk(cx, end), end);
+        assert_eq!(ready(&mm), 0);
+        assert_eq!(mm.brk(cx, end + 300 * PAGE), end + 300 * PAGE);
+        use_heap(cx, &mm, end, end + 300 * PAGE);
+        check_heap(cx, &child, low, end + 300 * PAGE);
+        drop((child, mm));
+        assert_eq!(cx.kernel.frames.available(), free);
+
+        type Change<'a> = (&'a str, &'a dyn Fn(&Mm, u64));
+        let changes: [Change<'_>; 4] = [
+            ("some rights are others", &|mm, at| mm.protect(cx, at, PAGE, Prot::READ).unwrap()),
+            ("all rights are others", &|mm, at| {
+                let all = Prot::READ | Prot::WRITE | Prot::EXEC;
+                mm.protect(cx, START & !(PAGE - 1), at + 8 * PAGE - START, all).unwrap();
+            }),
+            ("a frame is another one", &|mm, at| {
+                mm.advise(cx, at, at + PAGE, Advice::DontNeed { locked: false }).unwrap();
+                // Somebody else gets it.
+                let other = mm.map(cx, anon(PAGE)).unwrap();
+                assert_eq!(store(cx, mm, other.0, b"x"), FaultOutcome::Handled);
+                use_heap(cx, mm, at, at + PAGE);
+            }),
+            ("the host is full", &|_, _| machine.fail_next_update(SpaceError::NoMemory)),
+        ];
+        for (what, change) in changes {
+            let (mm, end) = lent(cx);
+            assert!(space(&mm).grow_heap(end + STEP));
+            use_heap(cx, &mm, end, end + STEP);
+            change(&mm, (end + STEP) / PAGE * PAGE - 7 * PAGE);
+            assert_eq!(mm.brk(cx, end + PAGE), end + PAGE, "{what}");
+            assert_eq!(ready(&mm), 0, "{what}");
+            check_heap(cx, &mm, end, end + PAGE);
+            assert_eq!(mm.brk(cx, end + STEP), end + STEP, "{what}");
+            use_heap(cx, &mm, end + PAGE, end + STEP);
+            drop(mm);
+            assert_eq!(cx.kernel.frames.available(), free, "{what}");
+        }
     });
 }
 

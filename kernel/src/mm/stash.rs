@@ -12,6 +12,7 @@ use super::batch::Batch;
 use super::frames::{Frames, Pfn};
 use super::inner::Inner;
 use super::space::Mm;
+use super::table::Pte;
 use super::vma::{Object, Vma, VmaFlags};
 use crate::task::Cx;
 use alloc::vec::Vec;
@@ -48,7 +49,14 @@ impl Run {
         (self.page * PAGE_SIZE, self.end() * PAGE_SIZE)
     }
 
-    fn frames(self) -> impl Iterator<Item = Pfn> {
+    /// With so many more pages before it, if as many frames come before its own.
+    pub(super) fn with_before(self, pages: u64) -> Option<Run> {
+        let more = u32::try_from(pages).ok()?;
+        let pfn = Pfn(self.pfn.0.checked_sub(more)?);
+        Some(Run { page: self.page.checked_sub(pages)?, pfn, len: self.len.checked_add(more)? })
+    }
+
+    pub(super) fn frames(self) -> impl Iterator<Item = Pfn> {
         (0..self.len).map(move |i| self.pfn.plus(i))
     }
 }
@@ -202,13 +210,18 @@ impl Inner {
         let Some((runs, pages)) = self.worth_keeping(start, end, frames) else {
             return self.remove(start, end, batch);
         };
-        batch.removed = self.take(start, end);
-        self.table.update(start / PAGE_SIZE..end / PAGE_SIZE, |_, _| super::table::Pte::NONE);
+        self.take_out(start, end, batch);
         self.stash.make_room(pages, runs.len());
         for run in &runs {
             batch.protect(run.page * PAGE_SIZE, u64::from(run.len) * PAGE_SIZE, Prot::empty());
         }
         self.stash.runs.extend(runs);
+    }
+
+    /// Removes everything in a range, in bytes, but leaves its frames to the caller.
+    pub(super) fn take_out(&mut self, start: u64, end: u64, batch: &mut Batch) {
+        batch.removed = self.take(start, end);
+        self.table.update(start / PAGE_SIZE..end / PAGE_SIZE, |_, _| Pte::NONE);
     }
 
     /// The pages of a part of one area that nobody else has, if there are such and not too many.
