@@ -11,7 +11,7 @@ use super::batch::Batch;
 use super::inner::Inner;
 use super::space::{MIN_ADDR, Mm};
 use super::stash::{RIGHTS, Run, keeps};
-use super::vma::Vma;
+use super::vma::{Object, Vma};
 use crate::task::{Cx, Resource};
 use core::ops::Range;
 use hal::{PAGE_SIZE, Stock};
@@ -31,9 +31,14 @@ const HEAP_AGAIN: u32 = 1024;
 const MAPS: (u64, u64) = (64, 1024);
 const MAPS_PART: u64 = 4;
 /// The largest mapping that may be taken from there, in bytes.
-pub(super) const LARGEST: u64 = MAPS.1 * PAGE_SIZE;
+const LARGEST: u64 = MAPS.1 * PAGE_SIZE;
 /// Nothing is lent when less than this part of RAM would be left.
 const SPARE_PART: u64 = 4;
+
+/// Whether guest code could take such an area by itself, if it may be anywhere.
+pub(super) fn could_be_taken(vma: &Vma) -> bool {
+    matches!(vma.object, Object::Anon) && (vma.prot, vma.name) == (RIGHTS, "") && vma.len() <= LARGEST
+}
 
 impl Inner {
     /// Enters what guest code has taken of what it was lent; `at` is where it says that the rest begins.

@@ -7,7 +7,7 @@ use super::frames::Pfn;
 use super::inner::Inner;
 use super::lend;
 use super::space::{MIN_ADDR, MapFlags, MapRequest, Mm};
-use super::stash::{RIGHTS, Run};
+use super::stash::Run;
 use super::table::Pte;
 use super::vma::{Object, Vma, VmaFlags};
 use crate::error::{Error, Result, err};
@@ -28,6 +28,73 @@ impl Mm {
     /// `mmap(2)`, on this address space, which need not be the caller's. Limits are the caller's. `MAP_FIXED` replaces what is there,
     /// with `NOREPLACE` it is `EEXIST`. `ENOMEM`, `EINVAL`, `EPERM` (below the lowest address), `EOVERFLOW`.
     pub fn map(&self, cx: &Cx, request: MapRequest) -> Result<VirtAddr> {
+        let (addr, flags) = (request.addr, request.flags);
+        let mut vma = self.new_area(request)?;
+        let len = vma.len();
+
+        let mut batch = Batch::default();
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        if !flags.contains(MapFlags::INTERNAL) {
+            vma.flags |= inner.default_flags;
+        }
+        // Guest code could take it from what lies ready.
+        let like_stock = addr == 0 && flags.is_empty() && lend::could_be_taken(&vma);
+        let in_stock = if like_stock { self.place_in_stock(inner, len) } else { None };
+        if like_stock && in_stock.is_none() {
+            self.leave_rest(inner);
+        }
+        let at = match in_stock {
+            Some(at) => at,
+            None => self.place(inner, addr, len, flags)?,
+        };
+        (vma.start, vma.end) = (at, at + len);
+        let replaced = if flags.contains(MapFlags::FIXED) { mapped_bytes(inner, at, at + len) } else { 0 };
+        self.check_room(cx, inner, &vma, len - replaced)?;
+        if inner.areas.count() >= cx.kernel.settings.max_map_count.size() {
+            return err(Errno::ENOMEM);
+        }
+        // Elsewhere it was looked for free space.
+        if flags.contains(MapFlags::FIXED) {
+            if inner.sealed(at, at + len) {
+                return err(Errno::EPERM);
+            }
+            inner.remove(at, at + len, &mut batch);
+        }
+        if let Object::Cache(cache) = &vma.object {
+            cache.add_mapper(&self.me);
+        }
+        let fill = flags.contains(MapFlags::POPULATE)
+            || vma.flags.contains(VmaFlags::LOCKED) && !inner.lock_on_fault;
+        let writable = vma.can_write();
+        let small = writable && vma.is_small_heap() && !flags.contains(MapFlags::LATER);
+        let missing = if in_stock.is_some() {
+            // Guest code would have it whole, had there been enough.
+            self.add_lent(inner, Stock::Maps, vma, &mut batch)
+        } else {
+            let pages = vma.pages();
+            self.add_with_pages(inner, vma, &mut batch);
+            if small { pages } else { pages.end..pages.end }
+        };
+        if !missing.is_empty() {
+            self.make_at_once(inner, missing, &mut batch);
+        }
+        if like_stock && self.lend_maps(cx, inner, at, &mut batch) {
+            self.hurry_call(cx);
+        }
+        self.commit(cx.cpu(), inner, &mut batch)?;
+        if like_stock {
+            self.tell_lent(inner, Stock::Maps);
+        }
+        if fill {
+            // What can't be filled is left to faults, as Linux does.
+            let _ = self.populate_locked(cx, inner, at, at + len, writable);
+        }
+        Ok(VirtAddr(at))
+    }
+
+    /// The area that is asked for, at address 0.
+    fn new_area(&self, request: MapRequest) -> Result<Vma> {
         let flags = request.flags;
         if request.len == 0 || !request.offset.is_multiple_of(PAGE_SIZE) {
             return err(Errno::EINVAL);
@@ -53,6 +120,9 @@ impl Mm {
         vma_flags.set(VmaFlags::GROWSDOWN, flags.contains(MapFlags::GROWSDOWN));
         vma_flags.set(VmaFlags::NORESERVE, flags.contains(MapFlags::NORESERVE));
         vma_flags.set(VmaFlags::LOCKED, flags.contains(MapFlags::LOCKED));
+        if flags.contains(MapFlags::INTERNAL) {
+            vma_flags |= VmaFlags::INTERNAL | VmaFlags::SEALED | VmaFlags::DONTFORK;
+        }
         // A shared mapping of a file that is not open for writing never gets write access.
         let read_only =
             shared && request.file.as_ref().is_some_and(|f| !f.flags().writable() || f.file.write_sealed());
@@ -68,87 +138,20 @@ impl Mm {
                 return err(Errno::EPERM);
             }
         }
-
-        let mut batch = Batch::default();
-        let mut inner = self.inner();
-        let inner = &mut *inner;
-        vma_flags |= match flags.contains(MapFlags::INTERNAL) {
-            true => VmaFlags::INTERNAL | VmaFlags::SEALED | VmaFlags::DONTFORK,
-            false => inner.default_flags,
-        };
-        // Guest code could take it from what lies ready.
-        let from_stock = request.addr == 0
-            && flags.is_empty()
-            && (request.prot, request.name) == (RIGHTS, "")
-            && matches!(object, Object::Anon)
-            && len <= lend::LARGEST;
-        let in_stock = if from_stock { self.place_in_stock(inner, len) } else { None };
-        if from_stock && in_stock.is_none() {
-            self.leave_rest(inner);
-        }
-        let at = match in_stock {
-            Some(at) => at,
-            None => self.place(inner, request.addr, len, flags)?,
-        };
-        let replaced = if flags.contains(MapFlags::FIXED) { mapped_bytes(inner, at, at + len) } else { 0 };
-        let mut vma = Vma {
+        // Anonymous areas that meet can be joined whatever their offsets.
+        let joined = matches!(object, Object::Anon) && request.file.is_none();
+        Ok(Vma {
             max_prot,
             object,
-            offset: request.offset,
+            offset: if joined { 0 } else { request.offset },
             file: request.file,
             name: request.name,
-            ..Vma::anonymous(at, at + len, request.prot, vma_flags)
-        };
-        // Anonymous areas that meet can be joined whatever their offsets.
-        if matches!(vma.object, Object::Anon) && vma.file.is_none() {
-            vma.offset = 0;
-        }
-        self.check_room(cx, inner, &vma, len - replaced)?;
-        if inner.areas.count() >= cx.kernel.settings.max_map_count.size() {
-            return err(Errno::ENOMEM);
-        }
-        // Elsewhere it was looked for free space.
-        if flags.contains(MapFlags::FIXED) {
-            if inner.sealed(at, at + len) {
-                return err(Errno::EPERM);
-            }
-            inner.remove(at, at + len, &mut batch);
-        }
-        if let Object::Cache(cache) = &vma.object {
-            cache.add_mapper(&self.me);
-        }
-        let fill = flags.contains(MapFlags::POPULATE)
-            || vma.flags.contains(VmaFlags::LOCKED) && !inner.lock_on_fault;
-        let writable = vma.can_write();
-        let at_once = writable && vma.is_small_heap() && !flags.contains(MapFlags::LATER);
-        let pages = match in_stock {
-            Some(_) => self.add_lent(inner, Stock::Maps, vma, &mut batch),
-            None => {
-                let pages = vma.pages();
-                self.add_with_pages(inner, vma, &mut batch);
-                pages
-            }
-        };
-        // Guest code would have it whole, had there been enough.
-        if (at_once || in_stock.is_some()) && !pages.is_empty() {
-            self.make_small(inner, pages, &mut batch);
-        }
-        if from_stock && self.lend_maps(cx, inner, at, &mut batch) {
-            self.hurry_call(cx);
-        }
-        self.commit(cx.cpu(), inner, &mut batch)?;
-        if from_stock {
-            self.tell_lent(inner, Stock::Maps);
-        }
-        if fill {
-            // What can't be filled is left to faults, as Linux does.
-            let _ = self.populate_locked(cx, inner, at, at + len, writable);
-        }
-        Ok(VirtAddr(at))
+            ..Vma::anonymous(0, len, request.prot, vma_flags)
+        })
     }
 
-    /// Makes a new small area whole and shows it. What can't be is left to faults.
-    fn make_small(&self, inner: &mut Inner, pages: Range<u64>, batch: &mut Batch) {
+    /// Makes pages of a new area and shows them. What can't be is left to faults.
+    fn make_at_once(&self, inner: &mut Inner, pages: Range<u64>, batch: &mut Batch) {
         if let Ok(made) = self.make(inner, pages.start, true, Some(pages), batch) {
             self.show(inner, made.pages, false, batch);
         }
