@@ -272,25 +272,38 @@ fn locked_memory_is_counted() -> R {
     grow(3).map(drop)
 }
 
-fn threads_take_turns() -> R {
-    let first = end()?;
+/// Does something in two threads.
+fn twice(work: impl Fn(usize) -> R + Sync) -> R {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| work(1));
+        work(0)?;
+        other.join().map_err(|_| E(EIO))?
+    })
+}
+
+fn threads_change_it_at_once_and_by_turns() -> R {
     grow(MANY)?;
-    let worker = || -> R<usize> {
-        let mut grown = 0;
-        for _ in 0..MANY {
-            // Both ask for what each takes for the next step: the later one of two finds it done.
-            let (before, to) = (end()?, end()? + STEP);
-            that!(brk(to)? >= before);
-            poke((to - 1) as *mut u8, 1);
-            grown += 1;
-        }
-        Ok(grown)
-    };
-    let other = std::thread::spawn(worker);
-    let mine = worker()?;
-    let theirs = other.join().map_err(|_| E(EIO))??;
-    eq!((mine, theirs), (MANY, MANY));
-    that!(end()? >= first + 2 * MANY * STEP);
+    let base = end()?;
+    // Each call does what it says, whatever the other thread's did.
+    twice(|odd| {
+        (0..MANY).try_for_each(|i| {
+            let to = base + (i * 7 + odd) % 9 * STEP + odd;
+            eq!(brk(to)?, to);
+            Ok(())
+        })
+    })?;
+    let here = end()?;
+    let turn = std::sync::Mutex::new(());
+    twice(|_| {
+        (0..MANY).try_for_each(|_| {
+            let _turn = turn.lock().map_err(|_| E(EIO))?;
+            let before = end()?;
+            eq!(brk(before + STEP)?, before + STEP);
+            fill(before, before + STEP)
+        })
+    })?;
+    eq!(end()?, here + 2 * MANY * STEP);
+    holds(here, here + 2 * MANY * STEP)?;
     let here = end()?;
     grow(MANY)?;
     eq!(end()?, here + (0..MANY).map(|i| STEP + i).sum::<usize>());
@@ -381,5 +394,5 @@ fn random(seed: u64) -> R {
 cases!("heap":
     it_ends_where_it_says, it_shrinks_and_grows_again, a_copy_goes_on_by_itself, others_see_what_was_just_taken,
     limits_hold_from_when_they_are_set, what_is_mapped_behind_it_is_in_the_way, parts_of_it_change,
-    locked_memory_is_counted, threads_take_turns, signals_do_not_disturb_it, anything_comes_in_any_order,
+    locked_memory_is_counted, threads_change_it_at_once_and_by_turns, signals_do_not_disturb_it, anything_comes_in_any_order,
 );
