@@ -266,7 +266,7 @@ fn anything_comes_in_any_order() -> R {
 fn random(seed: u64) -> R {
     let mut numbers = Numbers(seed);
     let mut pieces: Vec<(*mut u8, usize, u8)> = Vec::with_capacity(1000);
-    for round in 0..1500 {
+    for round in 0..1000 {
         let which = numbers.below(pieces.len().max(1));
         let value = numbers.below(255) as u8 + 1;
         match numbers.below(32) {
@@ -299,11 +299,12 @@ fn random(seed: u64) -> R {
                 sc!(SYS_mprotect, piece, len, RIGHTS)?;
             }
             22 => {
-                let all = &pieces;
+                // Some of them, or copying them takes longer than all else.
+                let some = &pieces[which.saturating_sub(40)..(which + 40).min(pieces.len())];
                 child(|| {
-                    that!(all.iter().all(|&(piece, len, value)| holds(piece, len, value)));
+                    that!(some.iter().all(|&(piece, len, value)| holds(piece, len, value)));
                     take(9 * PAGE, 1)?;
-                    all.iter().for_each(|&(piece, len, _)| fill(piece, len, 254));
+                    some.iter().for_each(|&(piece, len, _)| fill(piece, len, 254));
                     Ok(())
                 })?
                 .ok()?;
