@@ -4,13 +4,24 @@ use crate::{Cpu, Fibers, HostFs, Ram, SpaceError, Stream, UserContext, VmSpace};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-/// Clocks of the machine, all in nanoseconds.
+/// Clocks of the machine (`clock_gettime(2)`), all in nanoseconds. Each is what the guest's vDSO shows, if there is one. A machine that does not have one of the
+/// later ones has it show the same as the first or second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockId {
     /// Since the Epoch; can be set.
     Realtime,
-    /// Since an arbitrary point; never goes back. What the guest's vDSO shows, if there is one.
+    /// Since an arbitrary point; never goes back.
     Monotonic,
+    /// The same, at the rate of the hardware.
+    MonotonicRaw,
+    /// The first and the second as of the last tick.
+    RealtimeCoarse,
+    /// See [`ClockId::RealtimeCoarse`].
+    MonotonicCoarse,
+    /// Monotonic, with the time that the machine was suspended.
+    Boottime,
+    /// Real time without leap seconds.
+    Tai,
 }
 
 /// Something that happened outside. Recorded in interrupt context, taken by the kernel.

@@ -276,6 +276,9 @@ impl MockMachine {
     }
 }
 
+/// How far its boot-time clock is ahead of the monotonic one.
+pub const MOCK_SUSPENDED_NS: u64 = 5_000_000_000;
+
 impl Machine for MockMachine {
     fn ram(&self) -> &dyn Ram {
         &*self.ram
@@ -288,8 +291,12 @@ impl Machine for MockMachine {
     }
     fn clock_ns(&self, clock: ClockId) -> u64 {
         match clock {
-            ClockId::Monotonic => self.cpu.now(),
-            ClockId::Realtime => lock(&self.realtime_ns).saturating_add(self.cpu.now()),
+            ClockId::Monotonic | ClockId::MonotonicRaw | ClockId::MonotonicCoarse => self.cpu.now(),
+            // It has been suspended for a while.
+            ClockId::Boottime => self.cpu.now() + MOCK_SUSPENDED_NS,
+            ClockId::Realtime | ClockId::RealtimeCoarse | ClockId::Tai => {
+                lock(&self.realtime_ns).saturating_add(self.cpu.now())
+            }
         }
     }
     fn new_space(&self) -> Result<Arc<dyn VmSpace>, SpaceError> {

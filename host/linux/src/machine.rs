@@ -226,6 +226,11 @@ impl Machine for LinuxMachine {
         now_ns(match clock {
             ClockId::Monotonic => libc::CLOCK_MONOTONIC,
             ClockId::Realtime => libc::CLOCK_REALTIME,
+            ClockId::MonotonicRaw => libc::CLOCK_MONOTONIC_RAW,
+            ClockId::RealtimeCoarse => libc::CLOCK_REALTIME_COARSE,
+            ClockId::MonotonicCoarse => libc::CLOCK_MONOTONIC_COARSE,
+            ClockId::Boottime => libc::CLOCK_BOOTTIME,
+            ClockId::Tai => libc::CLOCK_TAI,
         })
     }
     fn new_space(&self) -> Result<Arc<dyn VmSpace>, SpaceError> {

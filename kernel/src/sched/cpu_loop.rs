@@ -51,7 +51,7 @@ fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>, start: u64) -> u6
     me.slice_end_ns.store(start + sched.slice_ns(cpu), Ordering::Relaxed);
     sched.switches.fetch_add(1, Ordering::Relaxed);
 
-    let user_before = task.user_ns.load(Ordering::Relaxed);
+    let user_before = task.user_time.ns(start);
     task.sched.set_state(RunState::OnCpu);
     // Nobody else wants the lock: a task whose fiber is in use is in no queue.
     let state = {
@@ -73,7 +73,7 @@ fn run_task(kernel: &Arc<Kernel>, cpu: CpuId, task: Arc<Task>, start: u64) -> u6
     // Before anybody can queue it again.
     task.sched.vruntime.fetch_add(weighted(&task, ran), Ordering::Relaxed);
     me.busy_ns.fetch_add(ran, Ordering::Relaxed);
-    let user = task.user_ns.load(Ordering::Relaxed).saturating_sub(user_before);
+    let user = task.user_time.ns(end).saturating_sub(user_before);
     me.user_ns.fetch_add(user, Ordering::Relaxed);
     me.busy.store(false, Ordering::SeqCst);
     sched.load.sample(end, || sched.runnable());

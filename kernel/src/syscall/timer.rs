@@ -142,8 +142,10 @@ pub(super) fn timer_settime(
     let (value, interval) = spec_ns(&new.read(cx)?)?;
     let timers = process_timers(cx);
     let absolute = flags & TIMER_ABSTIME != 0;
-    let realtime = timers.is_realtime(id)?;
-    let at = if absolute && realtime { Clock::Realtime.to_monotonic(cx, value) } else { value };
+    let at = match timers.machine_clock(id)? {
+        Some(clock) if absolute => Clock::Machine(clock).to_monotonic(cx, value),
+        _ => value,
+    };
     let before = timers.set(id, interval, |now| match value {
         0 => None,
         _ if absolute => Some(at),

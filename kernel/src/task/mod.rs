@@ -36,6 +36,7 @@ pub use rlimit::{Limits, RLIM_NLIMITS, Resource, Rlimit};
 #[cfg(test)]
 pub(crate) use spawn::launch;
 pub(crate) use spawn::{NewTask, spawn_first};
+pub use usage::UserTime;
 
 use crate::fs::{FdTable, Path};
 use crate::mm::Mm;
@@ -106,8 +107,8 @@ pub struct Task {
     pub rseq: Mutex<Option<rseq::Rseq>>,
     /// The system call that it is in, for `/proc/PID/syscall` and oops reports; `u64::MAX` when none.
     pub in_syscall: AtomicU64,
-    /// Time in guest code in nanoseconds.
-    pub user_ns: AtomicU64,
+    /// Time in guest code.
+    pub user_time: UserTime,
     /// When it was made, monotonic nanoseconds.
     pub start_ns: u64,
     /// `PR_SET_NO_NEW_PRIVS`.

@@ -57,7 +57,7 @@ impl NewTask {
             robust_list: AtomicU64::new(0),
             rseq: Mutex::new(None),
             in_syscall: AtomicU64::new(u64::MAX),
-            user_ns: AtomicU64::new(0),
+            user_time: super::UserTime::default(),
             start_ns: kernel.sched.now_ns(),
             no_new_privs: AtomicBool::new(false),
             parent_death_signal: AtomicU32::new(0),

@@ -2,12 +2,42 @@
 
 use super::process::Usage;
 use super::{Process, Task};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// How long a task has been in guest code, with what goes on.
+#[derive(Debug, Default)]
+pub struct UserTime(
+    /// Nanoseconds; while guest code runs, when it would have begun had it never stopped, and [`IN_GUEST`].
+    AtomicU64,
+);
+
+/// See [`UserTime`].
+const IN_GUEST: u64 = 1 << 63;
+
+impl UserTime {
+    /// Guest code is about to run, at this monotonic time in nanoseconds. Only the task itself calls this and [`UserTime::leave`].
+    pub(crate) fn enter(&self, now_ns: u64) {
+        self.0.store(now_ns.saturating_sub(self.ns(now_ns)) | IN_GUEST, Ordering::Relaxed);
+    }
+
+    /// It has stopped.
+    pub(crate) fn leave(&self, now_ns: u64) {
+        self.0.store(self.ns(now_ns), Ordering::Relaxed);
+    }
+
+    /// All of it, in nanoseconds.
+    pub fn ns(&self, now_ns: u64) -> u64 {
+        match self.0.load(Ordering::Relaxed) {
+            word if word & IN_GUEST != 0 => now_ns.saturating_sub(word & !IN_GUEST),
+            word => word,
+        }
+    }
+}
 
 impl Task {
     /// What this thread has used so far. System time is CPU time outside of guest code.
     pub fn usage(&self) -> Usage {
-        let user_ns = self.user_ns.load(Ordering::Relaxed);
+        let user_ns = self.user_time.ns(self.scheduler.now_ns());
         let run_ns = self.scheduler.run_ns(self);
         Usage {
             user_ns,
@@ -41,5 +71,24 @@ impl Process {
             sum.max_rss_pages = sum.max_rss_pages.max(mm.map_or(0, |mm| mm.peak_rss_pages()));
         }
         sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::UserTime;
+
+    #[test]
+    fn user_time_goes_on_while_guest_code_runs() {
+        let time = UserTime::default();
+        assert_eq!(time.ns(1000), 0);
+        time.enter(1000);
+        assert_eq!((time.ns(1000), time.ns(1500)), (0, 500));
+        time.leave(1600);
+        assert_eq!((time.ns(1600), time.ns(9000)), (600, 600));
+        time.enter(9000);
+        assert_eq!(time.ns(9001), 601);
+        time.leave(9100);
+        assert_eq!(time.ns(10_000), 700);
     }
 }

@@ -33,6 +33,7 @@ pub(crate) fn user_loop(cx: &Cx) {
             let Some(mm) = mm.as_ref() else { return };
             let cpu = cx.cpu();
             cx.kernel.sched.guest_switch(cpu);
+            cx.task.user_time.enter(start);
             let mut meanwhile = || {
                 if !mm.patch_busy_site(cx) {
                     ahead::look_ahead(cx);
@@ -46,9 +47,7 @@ pub(crate) fn user_loop(cx: &Cx) {
         };
         cx.kernel.sched.left_guest(cx.cpu());
         super::answers::take_back(cx);
-        // Nobody else changes it.
-        let user_ns = cx.task.user_ns.load(Ordering::Relaxed) + cx.now_ns().saturating_sub(start);
-        cx.task.user_ns.store(user_ns, Ordering::Relaxed);
+        cx.task.user_time.leave(cx.now_ns());
         match exit {
             Exit::Syscall { nr, args, ip } => match call(cx, nr, &args, ip) {
                 Ok(SysRet::Value(value)) => cx.user.borrow_mut().set_syscall_result(value),

@@ -1,7 +1,6 @@
 //! Clocks (`clock_gettime(2)`).
 //!
-//! Real time and monotonic time come from the machine. Differs from Linux: the boot-time clock is the monotonic one (a kernel that is a
-//! process does not see its host sleep), TAI has no leap-second offset, the coarse clocks are exact, and no clock can be set.
+//! All but CPU time comes from the machine, as it does where the gate or the vDSO answers. Differs from Linux: no clock can be set.
 
 use crate::error::{Result, err};
 use crate::sched::Scheduler;
@@ -10,15 +9,13 @@ use crate::user::UserPtr;
 use abi::Errno;
 use abi::time::Timespec;
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
+use hal::ClockId;
 
 /// A clock, decoded from a `clockid_t`.
 #[derive(Clone)]
 pub enum Clock {
-    /// `CLOCK_REALTIME`, `_ALARM`, `_COARSE`, `CLOCK_TAI`.
-    Realtime,
-    /// `CLOCK_MONOTONIC`, `_RAW`, `_COARSE`, `CLOCK_BOOTTIME`, `_ALARM`.
-    Monotonic,
+    /// One of the machine's.
+    Machine(ClockId),
     /// CPU time of a process.
     Process(Arc<Process>),
     /// CPU time of a thread.
@@ -47,8 +44,13 @@ impl ClockNumber {
     /// The clock; `EINVAL` when there is none with this number, or its process or thread is gone.
     pub fn decode(self, cx: &Cx) -> Result<Clock> {
         Ok(match self.0 {
-            0 | 5 | 8 | 11 => Clock::Realtime,
-            1 | 4 | 6 | 7 | 9 => Clock::Monotonic,
+            0 | 8 => Clock::Machine(ClockId::Realtime),
+            1 => Clock::Machine(ClockId::Monotonic),
+            4 => Clock::Machine(ClockId::MonotonicRaw),
+            5 => Clock::Machine(ClockId::RealtimeCoarse),
+            6 => Clock::Machine(ClockId::MonotonicCoarse),
+            7 | 9 => Clock::Machine(ClockId::Boottime),
+            11 => Clock::Machine(ClockId::Tai),
             2 => Clock::Process(cx.process().clone()),
             3 => Clock::Thread(cx.task.clone()),
             number if number < 0 => return cpu_clock(cx, number),
@@ -87,8 +89,7 @@ impl Clock {
     /// Its reading in nanoseconds.
     pub fn now_ns(&self, cx: &Cx) -> u64 {
         match self {
-            Clock::Realtime => cx.realtime_ns(),
-            Clock::Monotonic => cx.now_ns(),
+            Clock::Machine(id) => cx.kernel.machine.clock_ns(*id),
             Clock::Process(process) => process_cpu_ns(&cx.kernel.sched, process, CpuTime::All),
             Clock::Thread(task) => cx.kernel.sched.run_ns(task),
         }
@@ -97,11 +98,10 @@ impl Clock {
     /// The monotonic time at which a clock that is not a CPU clock will show `at_ns`.
     pub fn to_monotonic(&self, cx: &Cx, at_ns: u64) -> u64 {
         match self {
-            Clock::Realtime => {
+            Clock::Machine(id) if *id != ClockId::Monotonic => {
                 // Read together: what passes between the two readings makes a sleep longer, never shorter.
-                let real = cx.realtime_ns();
-                let mono = cx.now_ns();
-                mono.saturating_add(at_ns.saturating_sub(real))
+                let other = self.now_ns(cx);
+                cx.now_ns().saturating_add(at_ns.saturating_sub(other))
             }
             _ => at_ns,
         }
@@ -117,7 +117,8 @@ pub fn process_cpu_ns(sched: &Scheduler, process: &Process, what: CpuTime) -> u6
     match what {
         CpuTime::All => threads.iter().map(|t| sched.run_ns(t)).sum::<u64>() + dead.user_ns + dead.system_ns,
         CpuTime::User => {
-            threads.iter().map(|t| t.user_ns.load(Ordering::Relaxed)).sum::<u64>() + dead.user_ns
+            let now = sched.now_ns();
+            threads.iter().map(|t| t.user_time.ns(now)).sum::<u64>() + dead.user_ns
         }
     }
 }

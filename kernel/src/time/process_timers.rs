@@ -15,6 +15,7 @@ use crate::task::{Cx, Process, Task};
 use abi::Errno;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
+use hal::ClockId;
 
 /// An interval timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +55,8 @@ pub enum Notify {
 
 struct PosixTimer {
     alarm: Alarm,
-    /// Whether absolute times are on the real-time clock.
-    realtime: bool,
+    /// What absolute times are on, if it is no CPU clock.
+    machine_clock: Option<ClockId>,
     notify: Notify,
     /// Expirations beyond the first that the last signal stands for.
     overrun: i32,
@@ -217,9 +218,9 @@ impl ProcessTimers {
 
     /// A new disarmed POSIX timer; `EAGAIN` when there are `limit` already.
     pub(crate) fn create(&self, clock: &Clock, notify: Notify, limit: u64) -> Result<i32> {
-        let realtime = matches!(clock, Clock::Realtime);
-        let clock = match clock {
-            Clock::Realtime | Clock::Monotonic => AlarmClock::Wall,
+        let machine_clock = if let Clock::Machine(id) = clock { Some(*id) } else { None };
+        let runs_on = match clock {
+            Clock::Machine(_) => AlarmClock::Wall,
             Clock::Process(process) => AlarmClock::Process(Arc::downgrade(process), CpuTime::All),
             Clock::Thread(task) => AlarmClock::Thread(Arc::downgrade(task)),
         };
@@ -232,13 +233,13 @@ impl ProcessTimers {
             id = id.checked_add(1).unwrap_or(0);
         }
         state.next_id = id.checked_add(1).unwrap_or(0);
-        state.posix.insert(id, PosixTimer { alarm: Alarm::new(clock), realtime, notify, overrun: 0 });
+        state.posix.insert(id, PosixTimer { alarm: Alarm::new(runs_on), machine_clock, notify, overrun: 0 });
         Ok(id)
     }
 
-    /// Whether absolute times of a POSIX timer are on the real-time clock.
-    pub(crate) fn is_realtime(&self, id: i32) -> Result<bool> {
-        self.state.lock().posix.get(&id).map(|t| t.realtime).ok_or(Errno::EINVAL.into())
+    /// What absolute times of a POSIX timer are on, if it is no CPU clock.
+    pub(crate) fn machine_clock(&self, id: i32) -> Result<Option<ClockId>> {
+        self.state.lock().posix.get(&id).map(|t| t.machine_clock).ok_or(Errno::EINVAL.into())
     }
 
     /// Sets a POSIX timer. `next`: reads the timer's clock (the monotonic one for wall clocks) and says when to expire. Returns time left and

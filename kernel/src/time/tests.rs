@@ -7,12 +7,13 @@ use crate::task::{Cx, WaitEnd};
 use crate::testing::{run, thread};
 use crate::wait::PollEvents;
 use abi::Errno;
+use hal::ClockId;
 use std::sync::Arc;
 
 const MS: u64 = 1_000_000;
 
 fn timerfd(cx: &Cx, flags: OpenFlags) -> Arc<OpenFile> {
-    let timer = TimerFd::new(cx, Clock::Monotonic, 1);
+    let timer = TimerFd::new(cx, Clock::Machine(ClockId::Monotonic), 1);
     OpenFile::new(cx.kernel, Arc::new(timer), None, None, flags | OpenFlags::RDWR)
 }
 
@@ -116,7 +117,7 @@ fn a_posix_timer_has_one_signal_and_counts_overruns() {
         block(cx, sig::USR1);
         let timers = process_timers(cx);
         let notify = Notify::Process { signo: sig::USR1, value: Some(77) };
-        let id = timers.create(&Clock::Monotonic, notify, 10).unwrap();
+        let id = timers.create(&Clock::Machine(ClockId::Monotonic), notify, 10).unwrap();
         timers.set(id, MS, |now| Some(now + MS)).unwrap();
         sleep(cx, 5 * MS);
         let info = pending(cx, sig::USR1).unwrap();
@@ -134,7 +135,7 @@ fn a_posix_timer_has_one_signal_and_counts_overruns() {
 fn a_silent_timer_only_tells_when_asked() {
     run(|cx| {
         let timers = process_timers(cx);
-        let id = timers.create(&Clock::Monotonic, Notify::None, 10).unwrap();
+        let id = timers.create(&Clock::Machine(ClockId::Monotonic), Notify::None, 10).unwrap();
         timers.set(id, 0, |now| Some(now + 5 * MS)).unwrap();
         sleep(cx, 2 * MS);
         assert_eq!(timers.get(id).unwrap(), (3 * MS, 0));
@@ -150,7 +151,8 @@ fn a_silent_timer_only_tells_when_asked() {
 fn the_number_of_timers_is_limited() {
     run(|cx| {
         let timers = process_timers(cx);
-        let create = || timers.create(&Clock::Monotonic, Notify::None, 2).map_err(|e| e.errno());
+        let create =
+            || timers.create(&Clock::Machine(ClockId::Monotonic), Notify::None, 2).map_err(|e| e.errno());
         assert_eq!((create(), create(), create()), (Ok(0), Ok(1), Err(Errno::EAGAIN)));
         timers.delete(0).unwrap();
         assert_eq!(create(), Ok(2));
@@ -162,7 +164,7 @@ fn execve_deletes_posix_timers_and_keeps_interval_timers() {
     run(|cx| {
         block(cx, sig::ALRM);
         let timers = process_timers(cx);
-        let id = timers.create(&Clock::Monotonic, Notify::None, 2).unwrap();
+        let id = timers.create(&Clock::Machine(ClockId::Monotonic), Notify::None, 2).unwrap();
         timers.set_itimer(Itimer::Real, MS, 0);
         exec_resets_timers(cx.process());
         assert!(timers.get(id).is_err());
@@ -185,8 +187,13 @@ fn an_alarm_interrupts_a_sleep() {
 fn real_time_is_converted_when_the_wait_begins() {
     run(|cx| {
         let at = cx.realtime_ns() + 7 * MS;
-        let deadline = Clock::Realtime.to_monotonic(cx, at);
+        let deadline = Clock::Machine(ClockId::Realtime).to_monotonic(cx, at);
         cx.sleep(Some(deadline));
         assert_eq!(cx.realtime_ns(), at);
+        let boot = Clock::Machine(ClockId::Boottime);
+        let (at, before) = (boot.now_ns(cx) + 7 * MS, cx.now_ns());
+        cx.sleep(Some(boot.to_monotonic(cx, at)));
+        assert_eq!((boot.now_ns(cx), cx.now_ns()), (at, before + 7 * MS));
+        assert!(at > cx.now_ns(), "they differ");
     });
 }

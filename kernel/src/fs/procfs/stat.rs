@@ -42,7 +42,7 @@ pub(super) fn state(process: &Process, task: Option<&Arc<Task>>) -> (char, &'sta
 /// CPU time in nanoseconds, in guest code and in the kernel.
 pub(super) fn cpu_time(cx: &Cx, task: &Task) -> (u64, u64) {
     let total = cx.kernel.sched.run_ns(task);
-    let user = task.user_ns.load(Ordering::Relaxed).min(total);
+    let user = task.user_time.ns(cx.now_ns()).min(total);
     (user, total - user)
 }
 

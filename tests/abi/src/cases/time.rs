@@ -2,6 +2,8 @@
 
 use crate::kit::prelude::*;
 
+const PAGE: usize = 4096;
+
 fn tv(usec: i64) -> timeval {
     timeval { tv_sec: usec / 1_000_000, tv_usec: usec % 1_000_000 }
 }
@@ -26,6 +28,75 @@ fn clocks_advance() -> R {
         that!(next >= last);
         last = next;
     }
+    Ok(())
+}
+
+/// Every way to a clock shows the same: the vDSO, a call of the C library's, and one from where nobody has called before.
+fn clocks_are_the_same_whoever_is_asked() -> R {
+    let all = [
+        CLOCK_REALTIME,
+        CLOCK_MONOTONIC,
+        CLOCK_MONOTONIC_RAW,
+        CLOCK_REALTIME_COARSE,
+        CLOCK_MONOTONIC_COARSE,
+        CLOCK_BOOTTIME,
+        CLOCK_TAI,
+    ];
+    for clock in all {
+        let page = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)?;
+        // mov eax, 228; syscall; ret
+        let code = [0xb8, 228, 0, 0, 0, 0x0f, 0x05, 0xc3];
+        for (i, byte) in code.iter().enumerate() {
+            poke(at(page, i), *byte);
+        }
+        sc!(SYS_mprotect, page, PAGE, PROT_READ | PROT_EXEC)?;
+        // SAFETY: the code above, which takes and changes what such a function may.
+        let fresh: extern "C" fn(i32, *mut timespec) -> i32 = unsafe { std::mem::transmute(page) };
+        let mut last = 0;
+        for round in 0..60 {
+            let mut t = zeroed::<timespec>();
+            let readings = [
+                now(clock)?,
+                {
+                    // SAFETY: a live structure.
+                    eq!(unsafe { clock_gettime(clock, &mut t) }, 0);
+                    nanos(t)
+                },
+                {
+                    eq!(fresh(clock, &mut t), 0);
+                    nanos(t)
+                },
+            ];
+            for reading in readings {
+                that!(reading >= last, "clock {clock} goes back by {} ns in round {round}", last - reading);
+                last = reading;
+            }
+        }
+        munmap(page, PAGE)?;
+    }
+    Ok(())
+}
+
+/// What a process has computed is seen by others while it goes on.
+fn the_time_of_a_process_that_computes_goes_on() -> R {
+    let child = fork(|| {
+        loop {
+            std::hint::spin_loop();
+        }
+    })?;
+    let path = std::ffi::CString::new(format!("/proc/{}/stat", child.pid)).map_err(|_| E(EINVAL))?;
+    let ticks = || -> R<u64> {
+        let all = text(&path)?;
+        let rest = all.rsplit(')').next().unwrap_or_default();
+        Ok(rest.split_whitespace().nth(11).and_then(|word| word.parse().ok()).unwrap_or(0))
+    };
+    for goal in [2, 8] {
+        while ticks()? < goal {
+            sc!(SYS_nanosleep, &ts(5 * MS), 0)?;
+        }
+    }
+    kill(child.pid, SIGKILL)?;
+    child.wait()?;
     Ok(())
 }
 
@@ -390,7 +461,7 @@ fn many_sleepers_wake_in_order() -> R {
 }
 
 cases!("time":
-    clocks_advance, libc_and_system_call_agree, coarse_clocks_are_close, resolutions, clock_errors,
+    clocks_advance, clocks_are_the_same_whoever_is_asked, the_time_of_a_process_that_computes_goes_on, libc_and_system_call_agree, coarse_clocks_are_close, resolutions, clock_errors,
     cpu_clocks_count_work_only, nanosleep_sleeps_at_least_that_long, an_interrupted_sleep_tells_the_rest,
     absolute_sleeps, a_sleep_goes_on_after_a_stop, alarm_counts_down_and_fires_once,
     interval_timers_repeat_and_tell_the_old_value, virtual_and_profiling_timers_count_cpu_time,
