@@ -3,7 +3,7 @@
 use super::anon::anon_attr;
 use crate::error::{Result, err};
 use crate::fs::{File, OpenFile};
-use crate::signal::{SigInfo, SigSet, SigSource, code};
+use crate::signal::{SigInfo, SigSet, SigSource, code, take};
 use crate::sync::Mutex;
 use crate::task::Cx;
 use crate::user::Sink;
@@ -97,8 +97,7 @@ impl SignalFd {
 
     fn take(&self, cx: &Cx) -> Option<SigInfo> {
         let mask = *self.mask.lock();
-        let own = cx.task.signals.lock().pending.pop(mask);
-        own.or_else(|| cx.process().signals.shared.lock().pop(mask))
+        take(cx, mask)
     }
 }
 

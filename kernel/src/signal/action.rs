@@ -2,6 +2,7 @@
 
 use super::{SigInfo, SigSet, send};
 use crate::task::{Cx, Process};
+use crate::time::signal_taken;
 use abi::signal::Sigaction;
 use alloc::sync::Arc;
 
@@ -26,7 +27,11 @@ pub fn set_action(process: &Arc<Process>, signo: i32, action: Sigaction) -> Siga
 
 /// Takes the next pending signal in `set`, the thread's own before the process's. Does not block.
 pub fn take(cx: &Cx, set: SigSet) -> Option<SigInfo> {
-    let mut shared = cx.process().signals.shared.lock();
-    let mut own = cx.task.signals.lock();
-    own.pending.pop(set).or_else(|| shared.pop(set))
+    let info = {
+        let mut shared = cx.process().signals.shared.lock();
+        let mut own = cx.task.signals.lock();
+        own.pending.pop(set).or_else(|| shared.pop(set))
+    }?;
+    signal_taken(cx.process(), &info);
+    Some(info)
 }

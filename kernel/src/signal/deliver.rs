@@ -4,6 +4,7 @@ use super::{SIG_DFL, SIG_IGN, SigInfo, SigSet, frame, sig, stop};
 use crate::error::Restart;
 use crate::task::user_loop::{InterruptedCall, restart_call, with_memory};
 use crate::task::{Cx, ExitStatus, group_exit, must_end};
+use crate::time::signal_taken;
 use abi::signal::Sigaction;
 use alloc::format;
 use core::sync::atomic::Ordering;
@@ -106,14 +107,18 @@ pub(crate) fn deliver(cx: &Cx, mut interrupted: Option<InterruptedCall>) -> Deli
 /// on takes it back.
 fn next(cx: &Cx) -> Option<SigInfo> {
     let signals = &cx.process().signals;
-    let mut shared = signals.shared.lock();
-    let mut own = cx.task.signals.lock();
-    let which = SigSet(!own.mask.0);
-    let info = own.pending.pop(which).or_else(|| shared.pop(which));
-    if info.is_some_and(|i| SigSet::STOPS.has(i.signo)) {
-        signals.stop_taken.store(true, Ordering::SeqCst);
-    }
-    info
+    let info = {
+        let mut shared = signals.shared.lock();
+        let mut own = cx.task.signals.lock();
+        let which = SigSet(!own.mask.0);
+        let info = own.pending.pop(which).or_else(|| shared.pop(which));
+        if info.is_some_and(|i| SigSet::STOPS.has(i.signo)) {
+            signals.stop_taken.store(true, Ordering::SeqCst);
+        }
+        info
+    }?;
+    signal_taken(cx.process(), &info);
+    Some(info)
 }
 
 fn end(cx: &Cx, signo: i32, core: bool) {

@@ -62,17 +62,17 @@ impl PendingQueue {
         info
     }
 
-    /// Counts more expirations of a POSIX timer whose signal is pending, and returns how many there are; `None` when it is not.
-    pub fn add_overruns(&mut self, timer: i32, count: i32) -> Option<i32> {
+    /// Counts more expirations of a POSIX timer whose signal is pending. Whether it is.
+    pub fn add_overruns(&mut self, timer: i32, count: i32) -> bool {
         for info in &mut self.queue {
             if let SigSource::Timer { id, overrun, .. } = &mut info.source {
                 if *id == timer {
                     *overrun = overrun.saturating_add(count);
-                    return Some(*overrun);
+                    return true;
                 }
             }
         }
-        None
+        false
     }
 
     /// Drops the pending signal of a POSIX timer.

@@ -11,6 +11,7 @@ mod timerfd;
 mod tests;
 
 pub use clock::{Clock, ClockNumber, CpuTime, deadline_after, process_cpu_ns, read_timespec};
+pub(crate) use process_timers::signal_taken;
 pub use process_timers::{Itimer, Notify, ProcessTimers, exec_resets_timers, process_timers};
 pub use queue::{TimerHook, TimerId, TimerQueue};
 pub use timerfd::TimerFd;

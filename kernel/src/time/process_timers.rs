@@ -1,8 +1,6 @@
 //! The timers of a process that end in a signal: interval timers (`setitimer(2)`) and POSIX timers (`timer_create(2)`).
 //!
 //! Lock order: the timers' lock, then the timer queue's. Signals are sent without it.
-//!
-//! Differs from Linux: the count that `timer_getoverrun` gives is that of the last signal sent, which may not have been delivered yet.
 
 use super::alarm::{Alarm, AlarmClock};
 use super::period::Period;
@@ -58,7 +56,7 @@ struct PosixTimer {
     /// What absolute times are on, if it is no CPU clock.
     machine_clock: Option<ClockId>,
     notify: Notify,
-    /// Expirations beyond the first that the last signal stands for.
+    /// Expirations beyond the first that the last signal stood for that was taken.
     overrun: i32,
 }
 
@@ -191,10 +189,7 @@ impl ProcessTimers {
             Which::Posix(id) => {
                 let Some(notify) = state.posix.get(&id).map(|t| t.notify.clone()) else { return };
                 drop(state);
-                let overrun = notify_expiry(&process, id, &notify, count);
-                if let (Some(overrun), Some(timer)) = (overrun, self.state.lock().posix.get_mut(&id)) {
-                    timer.overrun = overrun;
-                }
+                notify_expiry(&process, id, &notify, count);
             }
         }
     }
@@ -275,7 +270,7 @@ impl ProcessTimers {
         Ok((if over && silent && interval == 0 { 0 } else { left }, interval))
     }
 
-    /// How many expirations beyond the first the last signal stood for.
+    /// How many expirations beyond the first the last signal stood for that was taken.
     pub(crate) fn overrun(&self, id: i32) -> Result<i32> {
         self.state.lock().posix.get(&id).map(|t| t.overrun).ok_or(Errno::EINVAL.into())
     }
@@ -300,8 +295,19 @@ impl ProcessTimers {
     }
 }
 
-/// Tells of `count` expirations. Returns the overrun count of the signal that stands for them.
-fn notify_expiry(process: &Arc<Process>, id: i32, notify: &Notify, count: u64) -> Option<i32> {
+/// A signal of the process has been taken. To be called without the locks of signals.
+pub(crate) fn signal_taken(process: &Process, info: &SigInfo) {
+    let SigSource::Timer { id, overrun, .. } = info.source else { return };
+    let timers = process.timers.lock().clone();
+    if let Some(timers) = timers
+        && let Some(timer) = timers.state.lock().posix.get_mut(&id)
+    {
+        timer.overrun = overrun;
+    }
+}
+
+/// Tells of `count` expirations: by a signal, or by the one that is pending.
+fn notify_expiry(process: &Arc<Process>, id: i32, notify: &Notify, count: u64) {
     let count = i32::try_from(count).unwrap_or(i32::MAX);
     let info = |signo, value| SigInfo {
         signo,
@@ -310,23 +316,18 @@ fn notify_expiry(process: &Arc<Process>, id: i32, notify: &Notify, count: u64) -
         source: SigSource::Timer { id, overrun: count.saturating_sub(1), value },
     };
     match notify {
-        Notify::None => None,
+        Notify::None => {}
         Notify::Process { signo, value } => {
-            let pending = process.signals.shared.lock().add_overruns(id, count);
-            if let Some(overrun) = pending {
-                return Some(overrun);
+            if !process.signals.shared.lock().add_overruns(id, count) {
+                process.send_signal(info(*signo, value.unwrap_or(id as u64)));
             }
-            process.send_signal(info(*signo, value.unwrap_or(id as u64)));
-            Some(count.saturating_sub(1))
         }
         Notify::Thread { signo, value, task } => {
-            let task = task.upgrade()?;
-            let pending = task.signals.lock().pending.add_overruns(id, count);
-            if let Some(overrun) = pending {
-                return Some(overrun);
+            if let Some(task) = task.upgrade()
+                && !task.signals.lock().pending.add_overruns(id, count)
+            {
+                send_to_task(&task, info(*signo, *value));
             }
-            send_to_task(&task, info(*signo, *value));
-            Some(count.saturating_sub(1))
         }
     }
 }

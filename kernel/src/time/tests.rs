@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fs::{OpenFile, OpenFlags};
-use crate::signal::{SigInfo, SigSet, SigSource, sig};
+use crate::signal::{SigInfo, SigSet, SigSource, sig, take};
 use crate::task::{Cx, WaitEnd};
 use crate::testing::{run, thread};
 use crate::wait::PollEvents;
@@ -41,7 +41,7 @@ fn block(cx: &Cx, signo: i32) {
 }
 
 fn pending(cx: &Cx, signo: i32) -> Option<SigInfo> {
-    cx.process().signals.shared.lock().pop(SigSet::of(signo))
+    take(cx, SigSet::of(signo))
 }
 
 #[test]
@@ -125,6 +125,7 @@ fn a_posix_timer_has_one_signal_and_counts_overruns() {
         assert_eq!(timers.overrun(id).unwrap(), 4);
         assert!(pending(cx, sig::USR1).is_none());
         sleep(cx, MS);
+        assert_eq!(timers.overrun(id).unwrap(), 4, "that of the signal that was taken");
         timers.delete(id).unwrap();
         assert!(pending(cx, sig::USR1).is_none(), "deleted with its signal");
         assert_eq!(timers.get(id).unwrap_err().errno(), Errno::EINVAL);
