@@ -277,7 +277,7 @@ impl MockMachine {
 }
 
 /// How far its boot-time clock is ahead of the monotonic one.
-pub const MOCK_SUSPENDED_NS: u64 = 5_000_000_000;
+const SUSPENDED_NS: u64 = 5_000_000_000;
 
 impl Machine for MockMachine {
     fn ram(&self) -> &dyn Ram {
@@ -293,7 +293,7 @@ impl Machine for MockMachine {
         match clock {
             ClockId::Monotonic | ClockId::MonotonicRaw | ClockId::MonotonicCoarse => self.cpu.now(),
             // It has been suspended for a while.
-            ClockId::Boottime => self.cpu.now() + MOCK_SUSPENDED_NS,
+            ClockId::Boottime => self.cpu.now() + SUSPENDED_NS,
             ClockId::Realtime | ClockId::RealtimeCoarse | ClockId::Tai => {
                 lock(&self.realtime_ns).saturating_add(self.cpu.now())
             }

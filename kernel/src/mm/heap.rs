@@ -90,14 +90,13 @@ impl Mm {
         if inner.sealed(new, old) {
             return false;
         }
-        if self.lend_again(inner, new, old, batch) {
-            return self.commit(cx.cpu(), inner, batch).is_ok();
+        if !self.lend_again(inner, new, old, batch) {
+            let there = inner.table.range(new / PAGE_SIZE..old / PAGE_SIZE).map(|(page, _)| page);
+            inner.heap.shrunk(there);
+            self.end_lending(inner, Stock::Heap);
+            inner.heap.growths = inner.heap.growths.min(lend::AFTER / 2);
+            inner.put_away(new, old, &self.frames, batch);
         }
-        let there = inner.table.range(new / PAGE_SIZE..old / PAGE_SIZE).map(|(page, _)| page);
-        inner.heap.shrunk(there);
-        self.end_lending(inner, Stock::Heap);
-        inner.heap.growths = inner.heap.growths.min(lend::AFTER / 2);
-        inner.put_away(new, old, &self.frames, batch);
         self.commit_freed(cx, inner, batch).is_ok()
     }
 

@@ -10,7 +10,7 @@
 use super::batch::Batch;
 use super::inner::Inner;
 use super::space::{MIN_ADDR, Mm};
-use super::stash::{RIGHTS, Run, keeps};
+use super::stash::{RIGHTS, Run, keeps, own_frame};
 use super::vma::{Object, Vma};
 use crate::task::{Cx, Resource};
 use core::ops::Range;
@@ -152,13 +152,8 @@ impl Mm {
         let with = |lent: Run| lent.with_before(pages.end - pages.start);
         let run = inner.stash.lent(Stock::Heap).and_then(with).filter(|run| run.len <= HEAP_AGAIN);
         let Some(run) = run.filter(|_| self.can_spare(0)) else { return false };
-        let alone = |(pfn, page)| {
-            let pte = inner.table.get(page);
-            pte.writable() && pte.pfn() == Some(pfn) && self.frames.count(pfn) == 1
-        };
-        if !inner.areas.find(start).is_some_and(|vma| vma.end >= end && keeps(vma))
-            || !run.frames().zip(pages).all(alone)
-        {
+        let alone = |(pfn, page)| own_frame(inner.table.get(page), &self.frames) == Some(pfn);
+        if !inner.keeps_all(start, end) || !run.frames().zip(pages).all(alone) {
             return false;
         }
         inner.take_out(start, end, batch);

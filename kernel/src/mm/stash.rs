@@ -224,13 +224,20 @@ impl Inner {
         self.table.update(start / PAGE_SIZE..end / PAGE_SIZE, |_, _| Pte::NONE);
     }
 
+    /// Whether a range, in bytes, is part of one area whose pages are kept.
+    pub(super) fn keeps_all(&self, start: u64, end: u64) -> bool {
+        self.areas.find(start).is_some_and(|vma| vma.end >= end && keeps(vma))
+    }
+
     /// The pages of a part of one area that nobody else has, if there are such and not too many.
     fn worth_keeping(&self, start: u64, end: u64, frames: &Frames) -> Option<(Vec<Run>, u32)> {
-        self.areas.find(start).filter(|vma| vma.end >= end && keeps(vma))?;
+        if !self.keeps_all(start, end) {
+            return None;
+        }
         let mut runs: Vec<Run> = Vec::new();
         let mut pages = 0;
         for (page, pte) in self.table.range(start / PAGE_SIZE..end / PAGE_SIZE) {
-            let pfn = pte.pfn().filter(|&pfn| pte.writable() && frames.count(pfn) == 1)?;
+            let pfn = own_frame(pte, frames)?;
             pages += 1;
             match runs.last_mut().filter(|run| run.end() == page && run.pfn.plus(run.len) == pfn) {
                 Some(run) => run.len += 1,
@@ -242,6 +249,11 @@ impl Inner {
         }
         (pages > 0 && frames.available() > frames.total() / SPARE_PART).then_some((runs, pages))
     }
+}
+
+/// The frame of a page that nobody else has.
+pub(super) fn own_frame(pte: Pte, frames: &Frames) -> Option<Pfn> {
+    pte.pfn().filter(|&pfn| pte.writable() && frames.count(pfn) == 1)
 }
 
 /// Whether pages of such an area are kept, and an area like it gets them back.

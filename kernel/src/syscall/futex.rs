@@ -3,11 +3,12 @@
 use crate::error::{Result, err};
 use crate::ipc::{futex, futex_pi};
 use crate::task::Cx;
+use crate::time::Clock;
 use crate::user::UserPtr;
 use abi::Errno;
 use abi::time::Timespec;
 use alloc::vec::Vec;
-use hal::VirtAddr;
+use hal::{ClockId, VirtAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const PRIVATE: u32 = 128;
@@ -106,9 +107,8 @@ fn relative(cx: &Cx, at: u64) -> Result<Option<u64>> {
 
 /// A deadline on the monotonic clock from an absolute time of either clock.
 fn absolute(cx: &Cx, at: u64, realtime: bool) -> Result<Option<u64>> {
-    Ok(read_time(cx, at)?.map(|ns| {
-        if realtime { cx.now_ns().saturating_add(ns.saturating_sub(cx.realtime_ns())) } else { ns }
-    }))
+    let clock = Clock::Machine(if realtime { ClockId::Realtime } else { ClockId::Monotonic });
+    Ok(read_time(cx, at)?.map(|ns| clock.to_monotonic(cx, ns)))
 }
 
 /// `struct futex_waitv`.

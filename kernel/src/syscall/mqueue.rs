@@ -4,10 +4,12 @@ use crate::error::{Result, err};
 use crate::fs::{Fd, OpenFlags};
 use crate::ipc::mqueue::{self, PRIO_MAX};
 use crate::task::Cx;
+use crate::time::Clock;
 use crate::user::{UserCStr, UserPtr};
 use abi::Errno;
 use abi::ipc::MqAttr;
 use abi::time::Timespec;
+use hal::ClockId;
 
 pub(super) fn mq_open(
     cx: &Cx,
@@ -33,7 +35,7 @@ pub(super) fn mq_unlink(cx: &Cx, name: UserCStr) -> Result<()> {
 fn deadline(cx: &Cx, timeout: UserPtr<Timespec>) -> Result<Option<u64>> {
     let Some(ptr) = timeout.non_null() else { return Ok(None) };
     let at = ptr.read(cx)?.to_ns().ok_or(Errno::EINVAL)?;
-    Ok(Some(cx.now_ns().saturating_add(at.saturating_sub(cx.realtime_ns()))))
+    Ok(Some(Clock::Machine(ClockId::Realtime).to_monotonic(cx, at)))
 }
 
 pub(super) fn mq_timedsend(

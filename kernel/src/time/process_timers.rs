@@ -213,11 +213,10 @@ impl ProcessTimers {
 
     /// A new disarmed POSIX timer; `EAGAIN` when there are `limit` already.
     pub(crate) fn create(&self, clock: &Clock, notify: Notify, limit: u64) -> Result<i32> {
-        let machine_clock = if let Clock::Machine(id) = clock { Some(*id) } else { None };
-        let runs_on = match clock {
-            Clock::Machine(_) => AlarmClock::Wall,
-            Clock::Process(process) => AlarmClock::Process(Arc::downgrade(process), CpuTime::All),
-            Clock::Thread(task) => AlarmClock::Thread(Arc::downgrade(task)),
+        let (runs_on, machine_clock) = match clock {
+            Clock::Machine(id) => (AlarmClock::Wall, Some(*id)),
+            Clock::Process(process) => (AlarmClock::Process(Arc::downgrade(process), CpuTime::All), None),
+            Clock::Thread(task) => (AlarmClock::Thread(Arc::downgrade(task)), None),
         };
         let mut state = self.state.lock();
         if state.posix.len() as u64 >= limit {
