@@ -16,7 +16,7 @@ pub const MOST_WITHDRAWN: u64 = 0xff_ffff;
 /// The longest range of what lies ready that a runner opens at once, in bytes, and how much of that it has the host fill: what a C library asks for.
 pub const MOST_OPENED: u64 = 0xff_ffff;
 /// See [`MOST_OPENED`].
-pub const MOST_FILLED: u64 = 0x4_0000;
+pub const MOST_FILLED: u64 = 0x20_0000;
 /// First address of the stub region: the end of what guests can use.
 pub const REGION: u64 = 0x7fff_ff00_0000;
 /// The stub's code and constant data.

@@ -27,7 +27,7 @@ const ANON_GROWS: u32 = 16;
 /// It is this part of what the process has.
 const ANON_PART: usize = 32;
 /// The same for the first thread's stack, and for other stacks: memory that is touched downwards, from its end on.
-const STACK_WINDOW: (u32, u32) = (4, 16);
+const STACK_WINDOW: (u32, u32) = (8, 16);
 const DOWN_WINDOW: (u32, u32) = (2, 16);
 /// Areas up to this size, in pages, are never stacks. A C library has a thread's own data at the end of its stack, up to this far.
 const NO_STACK: u64 = 3;
@@ -603,11 +603,16 @@ fn window(
     if down {
         let grows = vma.flags.contains(VmaFlags::GROWSDOWN);
         let (first, most) = if grows { STACK_WINDOW } else { DOWN_WINDOW };
-        let in_order = !new && page + 1 == last.start;
-        let pages = if in_order { (last.pages * 2).min(most) } else { first };
+        // A call whose frame is large leaves some out, which the next ones use.
+        let gap = last.start.checked_sub(page + 1).filter(|&gap| !new && gap <= u64::from(last.pages));
+        let pages = if gap.is_some() { (last.pages * 2).min(most) } else { first };
         let start = bounds.start.max((page + 1).saturating_sub(u64::from(pages)));
         vma.window = Window { start, pages, down };
-        return start..if new && seems_stack { bounds.end } else { page + 1 };
+        return start..if new && seems_stack {
+            bounds.end
+        } else {
+            bounds.end.min(page + 1 + gap.unwrap_or(0))
+        };
     }
     vma.window = Window { start: page, pages: first, down };
     let (first, most) = (u64::from(first), u64::from(most));

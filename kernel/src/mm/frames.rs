@@ -28,7 +28,7 @@ const IDLE_STEP: u32 = 1024;
 const GIVE_BACK: u32 = 64;
 
 /// No more frames lie ready at once if they have to be zeroed for that.
-const MOST_STALE: u32 = 256;
+const MOST_STALE: u32 = 512;
 
 /// A frame's number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]

@@ -10,7 +10,7 @@
 use super::batch::Batch;
 use super::inner::Inner;
 use super::space::{MIN_ADDR, Mm};
-use super::stash::{RIGHTS, Run, keeps, own_frame};
+use super::stash::{RIGHTS, Run, keeps, pages_of, part};
 use super::vma::{Object, Vma};
 use crate::task::{Cx, Resource};
 use core::ops::Range;
@@ -26,8 +26,9 @@ const MOST_MAPS: u32 = 32;
 const UNMAPPING: u32 = 4;
 /// How many pages are lent, at least and at most: for the heap as many as it has, for mappings this part of all.
 const HEAP: (u64, u64) = (64, 512);
-/// The most that a heap is lent when it has shrunk.
-const HEAP_AGAIN: u32 = 1024;
+/// The most that a heap is lent when it has shrunk, and of how many runs of frames what it gives up may be.
+const HEAP_AGAIN: u64 = 2048;
+const MOST_RUNS: usize = 16;
 const MAPS: (u64, u64) = (64, 1024);
 const MAPS_PART: u64 = 4;
 /// The largest mapping that may be taken from there, in bytes.
@@ -48,25 +49,26 @@ impl Inner {
         let pages = match stock {
             Stock::Heap => {
                 let old = self.heap.end;
-                if at <= old || at > lent.end() * PAGE_SIZE {
+                if at <= old || at > lent.end * PAGE_SIZE {
                     return;
                 }
                 self.heap.end = at;
                 at.div_ceil(PAGE_SIZE) - old.div_ceil(PAGE_SIZE)
             }
-            Stock::Maps if at.is_multiple_of(PAGE_SIZE) && at / PAGE_SIZE >= lent.page => {
-                lent.end().saturating_sub(at / PAGE_SIZE)
+            Stock::Maps if at.is_multiple_of(PAGE_SIZE) && at / PAGE_SIZE >= lent.start => {
+                lent.end.saturating_sub(at / PAGE_SIZE)
             }
             Stock::Maps => return,
         };
-        if let Some(taken) = self.stash.take_lent(stock, pages) {
+        let taken = self.stash.take_lent(stock, pages);
+        if let Some(pages) = pages_of(&taken) {
             if stock == Stock::Maps {
                 self.count_taking();
             }
-            let (start, end) = taken.bytes();
+            let (start, end) = (pages.start * PAGE_SIZE, pages.end * PAGE_SIZE);
             self.add(Vma::anonymous(start, end, RIGHTS, self.default_flags));
-            self.table.put_run(taken.page, taken.pfn, taken.len);
-            self.table.update(taken.page..taken.end(), |_, pte| pte.shown(true));
+            taken.iter().for_each(|run| self.table.put_run(run.page, run.pfn, run.len));
+            self.table.update(pages, |_, pte| pte.shown(true));
             self.note_resident();
         }
     }
@@ -89,13 +91,15 @@ impl Mm {
         // They are lent no longer when the area comes, which takes the place of what is.
         let taken = inner.stash.take_lent(stock, pages.end - pages.start);
         self.add_with_pages(inner, vma, batch);
-        let Some(taken) = taken else { return pages };
-        inner.table.put_run(taken.page, taken.pfn, taken.len);
-        batch.fresh(taken.pfn, taken.len);
-        self.show(inner, taken.page..taken.end(), false, batch);
+        let Some(shown) = pages_of(&taken) else { return pages };
+        for run in taken {
+            inner.table.put_run(run.page, run.pfn, run.len);
+            batch.fresh(run.pfn, run.len);
+        }
+        self.show(inner, shown.clone(), false, batch);
         match stock {
-            Stock::Heap => taken.end()..pages.end,
-            Stock::Maps => pages.start..taken.page,
+            Stock::Heap => shown.end..pages.end,
+            Stock::Maps => pages.start..shown.start,
         }
     }
 
@@ -137,29 +141,32 @@ impl Mm {
         let Some((pfn, len)) = self.frames.alloc_ready(wanted as u32, after) else { return false };
         let page = if stock == Stock::Heap { pages.start } else { pages.end - u64::from(len) };
         let run = Run { page, pfn, len };
-        let (start, end) = run.bytes();
         // What is kept there is kept no longer.
-        inner.stash.displace(start, end);
-        batch.lend(start, end - start, pfn);
-        inner.stash.lend(stock, run);
+        inner.stash.displace(page * PAGE_SIZE, run.end() * PAGE_SIZE);
+        batch.lend(page * PAGE_SIZE, u64::from(len) * PAGE_SIZE, pfn);
+        inner.stash.lend(stock, alloc::vec![run]);
         true
     }
 
-    /// The pages that a heap gives up, from `start` to `end` in bytes, lie ready as those behind them do, if their frames come before those: most heaps that shrink grow again. Whether it is so
-    /// once the batch is applied.
+    /// The pages that a heap gives up, from `start` to `end` in bytes, lie ready as those behind them do: most heaps that shrink grow again. Whether it is so once the batch is applied.
     pub(super) fn lend_again(&self, inner: &mut Inner, start: u64, end: u64, batch: &mut Batch) -> bool {
+        if inner.stash.lent(Stock::Heap).is_none() || !self.can_spare(0) {
+            return false;
+        }
         let pages = start / PAGE_SIZE..end / PAGE_SIZE;
-        let with = |lent: Run| lent.with_before(pages.end - pages.start);
-        let run = inner.stash.lent(Stock::Heap).and_then(with).filter(|run| run.len <= HEAP_AGAIN);
-        let Some(run) = run.filter(|_| self.can_spare(0)) else { return false };
-        let alone = |(pfn, page)| own_frame(inner.table.get(page), &self.frames) == Some(pfn);
-        if !inner.keeps_all(start, end) || !run.frames().zip(pages).all(alone) {
+        let Some(runs) = inner.own_runs(start, end, &self.frames, u32::MAX, MOST_RUNS) else { return false };
+        let there: u64 = runs.iter().map(|run| u64::from(run.len)).sum();
+        if there < pages.end - pages.start {
             return false;
         }
         inner.take_out(start, end, batch);
-        self.machine.ram().zero(run.pfn.phys(), end - start);
-        batch.lend(start, end - start, run.pfn);
-        inner.stash.lend(Stock::Heap, run);
+        inner.stash.lend_before(&runs, HEAP_AGAIN);
+        let (ready, _) = part(runs, pages.start + HEAP_AGAIN);
+        for run in ready {
+            let len = u64::from(run.len) * PAGE_SIZE;
+            self.machine.ram().zero(run.pfn.phys(), len);
+            batch.lend(run.page * PAGE_SIZE, len, run.pfn);
+        }
         true
     }
 
@@ -180,17 +187,17 @@ impl Mm {
 
     /// What is left for mappings was not enough for one, and something lies below it: if it is little, it is lent no longer.
     pub(super) fn leave_rest(&self, inner: &mut Inner) {
-        if inner.stash.lent(Stock::Maps).is_some_and(|rest| u64::from(rest.len) < MAPS.0) {
+        if inner.stash.lent(Stock::Maps).is_some_and(|rest| rest.end - rest.start < MAPS.0) {
             inner.stash.displace_lent(Stock::Maps);
         }
     }
 
     /// Tells the machine where what is lent begins now, if something is.
     pub(super) fn tell_lent(&self, inner: &Inner, stock: Stock) {
-        let Some((start, end)) = inner.stash.lent(stock).map(Run::bytes) else { return };
+        let Some(pages) = inner.stash.lent(stock) else { return };
         match stock {
-            Stock::Heap => self.space.lend(stock, inner.heap.end, end),
-            Stock::Maps => self.space.lend(stock, end, start),
+            Stock::Heap => self.space.lend(stock, inner.heap.end, pages.end * PAGE_SIZE),
+            Stock::Maps => self.space.lend(stock, pages.end * PAGE_SIZE, pages.start * PAGE_SIZE),
         }
     }
 

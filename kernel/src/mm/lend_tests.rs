@@ -134,7 +134,7 @@ fn what_a_heap_gives_up_lies_ready_again_if_it_is_its_own() {
     with_gate(|cx, machine| {
         let free = cx.kernel.frames.available();
         let (mm, end) = lent(cx);
-        let ready = |mm: &Mm| mm.inner().stash.lent(Stock::Heap).map_or(0, |run| run.len);
+        let ready = |mm: &Mm| mm.inner().stash.lent(Stock::Heap).map_or(0, |pages| pages.end - pages.start);
         let (before, there) = (ready(&mm), mm.stats().resident);
         for round in 0..5 {
             assert!(space(&mm).grow_heap(end + STEP + round));
@@ -175,18 +175,11 @@ fn what_a_heap_gives_up_lies_ready_again_if_it_is_its_own() {
         assert_eq!(cx.kernel.frames.available(), free);
 
         type Change<'a> = (&'a str, &'a dyn Fn(&Mm, u64));
-        let changes: [Change<'_>; 4] = [
+        let changes: [Change<'_>; 3] = [
             ("some rights are others", &|mm, at| mm.protect(cx, at, PAGE, Prot::READ).unwrap()),
             ("all rights are others", &|mm, at| {
                 let all = Prot::READ | Prot::WRITE | Prot::EXEC;
                 mm.protect(cx, START & !(PAGE - 1), at + 8 * PAGE - START, all).unwrap();
-            }),
-            ("a frame is another one", &|mm, at| {
-                mm.advise(cx, at, at + PAGE, Advice::DontNeed { locked: false }).unwrap();
-                // Somebody else gets it.
-                let other = mm.map(cx, anon(PAGE)).unwrap();
-                assert_eq!(store(cx, mm, other.0, b"x"), FaultOutcome::Handled);
-                use_heap(cx, mm, at, at + PAGE);
             }),
             ("the host is full", &|_, _| machine.fail_next_update(SpaceError::NoMemory)),
         ];
@@ -203,6 +196,63 @@ fn what_a_heap_gives_up_lies_ready_again_if_it_is_its_own() {
             drop(mm);
             assert_eq!(cx.kernel.frames.available(), free, "{what}");
         }
+    });
+}
+
+#[test]
+fn what_a_heap_gives_up_need_not_be_in_one_piece_of_ram() {
+    with_gate(|cx, _| {
+        let free = cx.kernel.frames.available();
+        let (mm, end) = lent(cx);
+        let ready = |mm: &Mm| mm.inner().stash.lent(Stock::Heap).map_or(0, |pages| pages.end - pages.start);
+        let grow = |end: u64, to: u64| {
+            (end..to).step_by(STEP as usize).map(|at| (at + STEP).min(to)).for_each(|to| {
+                assert!(space(&mm).grow_heap(to) || mm.brk(cx, to) == to);
+            });
+            use_heap(cx, &mm, end, to);
+        };
+        // Some of its frames are others.
+        let other = |from: u64, count: usize| {
+            let pages = || (from.next_multiple_of(PAGE)..).step_by(7 * PAGE as usize).take(count);
+            pages().for_each(|at| {
+                mm.advise(cx, at, at + PAGE, Advice::DontNeed { locked: false }).unwrap();
+            });
+            // Somebody else gets those.
+            for _ in 0..200 {
+                let other = mm.map(cx, anon(PAGE)).unwrap();
+                assert_eq!(store(cx, &mm, other.0, b"x"), FaultOutcome::Handled);
+            }
+            pages().for_each(|at| use_heap(cx, &mm, at, at + PAGE));
+        };
+        for round in 0..4 {
+            let to = end + 9 * STEP;
+            grow(end, to);
+            other(end, 5);
+            assert_eq!(mm.brk(cx, end), end);
+            let lent = ready(&mm);
+            assert!(lent >= 9 * 33, "round {round}: {lent}");
+            assert!(space(&mm).grow_heap(to), "round {round}");
+            use_heap(cx, &mm, end, to);
+            assert_eq!(mm.brk(cx, end + STEP / 2), end + STEP / 2);
+            check_heap(cx, &mm, end, end + STEP / 2);
+            assert_eq!(mm.brk(cx, end), end);
+        }
+        // But not in ever so many.
+        grow(end, end + 9 * STEP);
+        other(end, 30);
+        assert_eq!((mm.brk(cx, end), ready(&mm)), (end, 0));
+
+        // And so much that it is not missed elsewhere.
+        grow(end, end + 100 * STEP);
+        let resident = mm.stats().resident;
+        grow(end + 100 * STEP, end + 101 * STEP);
+        assert_eq!((mm.brk(cx, end), ready(&mm)), (end, 2048));
+        assert!(mm.stats().resident < resident - 99 * 33);
+        assert!(space(&mm).grow_heap(end + 1000 * PAGE) && !space(&mm).grow_heap(end + 2050 * PAGE));
+        grow(end + 1000 * PAGE, end + 100 * STEP);
+        check_heap(cx, &mm, end + 1000 * PAGE, end + 100 * STEP);
+        drop(mm);
+        assert_eq!(cx.kernel.frames.available(), free);
     });
 }
 
@@ -367,7 +417,7 @@ fn memory_is_used_where_it_lies_ready_before_it_is_taken_away() {
     with_gate(|cx, _| {
         let (mm, _) = lent_maps(cx);
         let lent = mm.inner().stash.lent(Stock::Maps).unwrap();
-        let (low, high) = (lent.page * PAGE, lent.end() * PAGE);
+        let (low, high) = (lent.start * PAGE, lent.end * PAGE);
         assert_eq!(space(&mm).take_memory(PAGE), Some(high - PAGE));
         space(&mm).take_ops();
         // By a call where it could be taken, and more than there is.

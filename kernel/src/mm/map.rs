@@ -7,7 +7,6 @@ use super::frames::Pfn;
 use super::inner::Inner;
 use super::lend;
 use super::space::{MIN_ADDR, MapFlags, MapRequest, Mm};
-use super::stash::Run;
 use super::table::Pte;
 use super::vma::{Object, Vma, VmaFlags};
 use crate::error::{Error, Result, err};
@@ -159,7 +158,7 @@ impl Mm {
 
     /// Where memory goes that guest code would take from what lies ready, if there were enough.
     fn place_in_stock(&self, inner: &Inner, len: u64) -> Option<u64> {
-        let (_, end) = inner.stash.lent(Stock::Maps)?.bytes();
+        let end = inner.stash.lent(Stock::Maps)?.end * PAGE_SIZE;
         let at = end.checked_sub(len).filter(|&at| at >= MIN_ADDR)?;
         inner.areas.is_free(at, end).then_some(at)
     }
@@ -192,13 +191,13 @@ impl Mm {
         } else {
             // Above the base only when everything below is full, as Linux falls back to searching upwards.
             // And not where memory lies ready.
-            let lent = inner.stash.lent(Stock::Maps).map(Run::bytes);
+            let lent = inner.stash.lent(Stock::Maps);
             let mut below = inner.areas.find_gap_below(len, MIN_ADDR, inner.mmap_base);
-            if let (Some(at), Some((start, end))) = (below, lent)
-                && at < end
-                && start < at + len
+            if let (Some(at), Some(lent)) = (below, lent)
+                && at < lent.end * PAGE_SIZE
+                && lent.start * PAGE_SIZE < at + len
             {
-                below = inner.areas.find_gap_below(len, MIN_ADDR, start).or(below);
+                below = inner.areas.find_gap_below(len, MIN_ADDR, lent.start * PAGE_SIZE).or(below);
             }
             below.or_else(|| inner.areas.find_gap_above(len, inner.mmap_base, limit))
         };

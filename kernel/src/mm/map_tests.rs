@@ -337,6 +337,25 @@ fn a_stack_grows_to_its_limit_and_keeps_its_distance() {
 }
 
 #[test]
+fn a_stack_that_grows_by_large_frames_has_few_faults() {
+    testing::run(|cx| {
+        let mm = new_mm(cx);
+        let top = 0x7000_0000_0000;
+        let flags = MapFlags::FIXED | MapFlags::GROWSDOWN;
+        mm.map(cx, MapRequest { flags, name: "[stack]", ..fixed(top - 4 * PAGE, 4 * PAGE) }).unwrap();
+        for below in (1..=4).chain([7, 9, 8, 16, 30, 29, 17, 46, 31]) {
+            assert_eq!(store(cx, &mm, top - below * PAGE, b"s"), FaultOutcome::Handled);
+        }
+        let faults = mm.stats().faults;
+        assert!(faults <= 5, "{faults}");
+        assert!((46..=64).contains(&mm.resident_pages()), "{}", mm.resident_pages());
+        // What is far away is something else.
+        assert_eq!(store(cx, &mm, top - 500 * PAGE, b"s"), FaultOutcome::Handled);
+        assert!(mm.resident_pages() <= 64 + 8, "{}", mm.resident_pages());
+    });
+}
+
+#[test]
 fn full_ram_is_told_and_too_large_mappings_are_refused() {
     let machine = MockMachine::builder().memory(1 << 20).build();
     testing::run_on(machine, testing::config(), |cx| {

@@ -17,6 +17,7 @@ use super::vma::{Object, Vma, VmaFlags};
 use crate::task::Cx;
 use alloc::vec::Vec;
 use core::mem::take;
+use core::ops::Range;
 use hal::{PAGE_SIZE, Prot, Stock};
 
 /// The most pages of an address space that are kept, and in how many runs.
@@ -44,21 +45,36 @@ impl Run {
         self.page + u64::from(self.len)
     }
 
-    /// Where it starts and ends, in bytes.
-    pub(super) fn bytes(self) -> (u64, u64) {
-        (self.page * PAGE_SIZE, self.end() * PAGE_SIZE)
-    }
-
-    /// With so many more pages before it, if as many frames come before its own.
-    pub(super) fn with_before(self, pages: u64) -> Option<Run> {
-        let more = u32::try_from(pages).ok()?;
-        let pfn = Pfn(self.pfn.0.checked_sub(more)?);
-        Some(Run { page: self.page.checked_sub(pages)?, pfn, len: self.len.checked_add(more)? })
-    }
-
-    pub(super) fn frames(self) -> impl Iterator<Item = Pfn> {
+    fn frames(self) -> impl Iterator<Item = Pfn> {
         (0..self.len).map(move |i| self.pfn.plus(i))
     }
+
+    /// Grows by one that begins where it ends, in both respects; whether that is one.
+    fn join(&mut self, next: Run) -> bool {
+        let goes_on = self.end() == next.page && self.pfn.plus(self.len) == next.pfn;
+        if goes_on {
+            self.len += next.len;
+        }
+        goes_on
+    }
+}
+
+/// Which pages runs have that begin where the one before ends.
+pub(super) fn pages_of(runs: &[Run]) -> Option<Range<u64>> {
+    Some(runs.first()?.page..runs.last()?.end())
+}
+
+/// Runs in order, parted: those in front of a page and those from there on.
+pub(super) fn part(mut runs: Vec<Run>, page: u64) -> (Vec<Run>, Vec<Run>) {
+    let mut rest = runs.split_off(runs.partition_point(|run| run.end() <= page));
+    if let Some(run) = rest.first_mut()
+        && let Some(len) = page.checked_sub(run.page).filter(|&len| len > 0)
+    {
+        let len = len as u32;
+        runs.push(Run { len, ..*run });
+        *run = Run { page, pfn: run.pfn.plus(len), len: run.len - len };
+    }
+    (runs, rest)
 }
 
 /// What an address space keeps.
@@ -72,8 +88,8 @@ pub(super) struct Stash {
     hidden: Vec<(u64, u64)>,
     /// Ranges whose rights to write a thread was to give up itself, which nobody has checked.
     lowered: Vec<(u64, u64)>,
-    /// What is lent, of each stock.
-    lent: [Option<Run>; 2],
+    /// What is lent, of each stock: runs that begin where the one before ends.
+    lent: [Vec<Run>; 2],
     /// It is lent no longer, and the machine does not know yet.
     recalled: [bool; 2],
 }
@@ -85,14 +101,14 @@ impl Stash {
         let overlaps = |run: &mut Run| run.page < last && first < run.end();
         self.displaced.extend(self.runs.extract_if(.., overlaps));
         for (lent, recalled) in self.lent.iter_mut().zip(&mut self.recalled) {
-            if let Some(run) = lent.take_if(|run| overlaps(run)) {
-                self.displaced.push(run);
+            if lent.iter_mut().any(overlaps) {
+                self.displaced.append(lent);
                 *recalled = true;
             }
         }
     }
 
-    fn stock(&mut self, stock: Stock) -> (&mut Option<Run>, &mut bool) {
+    fn stock(&mut self, stock: Stock) -> (&mut Vec<Run>, &mut bool) {
         let ([heap, maps], [heap_recalled, maps_recalled]) = (&mut self.lent, &mut self.recalled);
         match stock {
             Stock::Heap => (heap, heap_recalled),
@@ -100,39 +116,55 @@ impl Stash {
         }
     }
 
-    /// What is lent.
-    pub(super) fn lent(&self, stock: Stock) -> Option<Run> {
-        let [heap, maps] = self.lent;
-        if stock == Stock::Heap { heap } else { maps }
+    /// Which pages are lent, if any are.
+    pub(super) fn lent(&self, stock: Stock) -> Option<Range<u64>> {
+        let [heap, maps] = &self.lent;
+        pages_of(if stock == Stock::Heap { heap } else { maps })
     }
 
-    /// This is from now on.
-    pub(super) fn lend(&mut self, stock: Stock, run: Run) {
+    /// This is lent from now on: runs that begin where the one before ends.
+    pub(super) fn lend(&mut self, stock: Stock, mut runs: Vec<Run>) {
+        runs.dedup_by(|next, run| run.join(*next));
         let (lent, recalled) = self.stock(stock);
-        (*lent, *recalled) = (Some(run), false);
+        (*lent, *recalled) = (runs, false);
     }
 
-    /// The next pages of that, as many of so many as there are, are lent no longer but in use.
-    pub(super) fn take_lent(&mut self, stock: Stock, pages: u64) -> Option<Run> {
+    /// As many of so many of the next pages of that as there are, in order: they are lent no longer but in use.
+    pub(super) fn take_lent(&mut self, stock: Stock, pages: u64) -> Vec<Run> {
+        let Some(range) = self.lent(stock) else { return Vec::new() };
         let (lent, recalled) = self.stock(stock);
-        let run = (*lent)?;
-        let len = u32::try_from(pages).unwrap_or(u32::MAX).min(run.len);
-        let part = |at: u32, len| Run { page: run.page + u64::from(at), pfn: run.pfn.plus(at), len };
-        let (taken, rest) = match stock {
-            Stock::Heap => (part(0, len), part(len, run.len - len)),
-            Stock::Maps => (part(run.len - len, len), part(0, run.len - len)),
+        let runs = take(lent);
+        let taken = match stock {
+            Stock::Heap => {
+                let (taken, rest) = part(runs, range.start.saturating_add(pages));
+                *lent = rest;
+                taken
+            }
+            Stock::Maps => {
+                let (rest, taken) = part(runs, range.end.saturating_sub(pages));
+                *lent = rest;
+                taken
+            }
         };
-        *lent = Some(rest).filter(|rest| rest.len > 0);
-        *recalled |= lent.is_none();
-        Some(taken).filter(|taken| taken.len > 0)
+        *recalled |= lent.is_empty();
+        taken
     }
 
     /// What is lent is to be taken out.
     pub(super) fn displace_lent(&mut self, stock: Stock) {
-        if let Some(run) = self.lent(stock) {
-            let (start, end) = run.bytes();
-            self.displace(start, end);
-        }
+        let (lent, recalled) = self.stock(stock);
+        *recalled |= !lent.is_empty();
+        let runs = take(lent);
+        self.displaced.extend(runs);
+    }
+
+    /// Pages that are in use no longer lie ready in front of the heap's others, up to `most` pages of all together. What is beyond is to be taken out.
+    pub(super) fn lend_before(&mut self, runs: &[Run], most: u64) {
+        let Some(first) = runs.first() else { return };
+        let all = runs.iter().copied().chain(take(self.stock(Stock::Heap).0)).collect();
+        let (ready, beyond) = part(all, first.page + most);
+        self.displaced.extend(beyond);
+        self.lend(Stock::Heap, ready);
     }
 
     /// Whether the machine has to be told that nothing is lent any more. Then it has.
@@ -184,9 +216,10 @@ impl Stash {
     pub(super) fn forget(&mut self, frames: &Frames) {
         self.hidden.clear();
         self.lowered.clear();
-        let lent = take(&mut self.lent);
-        self.recalled = core::array::from_fn(|i| self.recalled[i] || lent[i].is_some());
-        let lent = lent.into_iter().flatten();
+        for (lent, recalled) in self.lent.iter().zip(&mut self.recalled) {
+            *recalled |= !lent.is_empty();
+        }
+        let lent = take(&mut self.lent).into_iter().flatten();
         let all = take(&mut self.runs).into_iter().chain(take(&mut self.displaced)).chain(lent);
         frames.put_all(all.flat_map(Run::frames));
     }
@@ -224,36 +257,40 @@ impl Inner {
         self.table.update(start / PAGE_SIZE..end / PAGE_SIZE, |_, _| Pte::NONE);
     }
 
-    /// Whether a range, in bytes, is part of one area whose pages are kept.
-    pub(super) fn keeps_all(&self, start: u64, end: u64) -> bool {
-        self.areas.find(start).is_some_and(|vma| vma.end >= end && keeps(vma))
-    }
-
     /// The pages of a part of one area that nobody else has, if there are such and not too many.
     fn worth_keeping(&self, start: u64, end: u64, frames: &Frames) -> Option<(Vec<Run>, u32)> {
-        if !self.keeps_all(start, end) {
+        let runs = self.own_runs(start, end, frames, MOST_PAGES, MOST_RUNS)?;
+        let pages = runs.iter().map(|run| run.len).sum();
+        (pages > 0 && frames.available() > frames.total() / SPARE_PART).then_some((runs, pages))
+    }
+
+    /// The pages of a range, in bytes, if it is part of one area whose pages are kept, nobody else has any of them, and there are not too many.
+    pub(super) fn own_runs(
+        &self,
+        start: u64,
+        end: u64,
+        frames: &Frames,
+        most_pages: u32,
+        most_runs: usize,
+    ) -> Option<Vec<Run>> {
+        if !self.areas.find(start).is_some_and(|vma| vma.end >= end && keeps(vma)) {
             return None;
         }
         let mut runs: Vec<Run> = Vec::new();
         let mut pages = 0;
         for (page, pte) in self.table.range(start / PAGE_SIZE..end / PAGE_SIZE) {
-            let pfn = own_frame(pte, frames)?;
-            pages += 1;
-            match runs.last_mut().filter(|run| run.end() == page && run.pfn.plus(run.len) == pfn) {
-                Some(run) => run.len += 1,
-                None => runs.push(Run { page, pfn, len: 1 }),
+            let pfn = pte.pfn().filter(|&pfn| pte.writable() && frames.count(pfn) == 1)?;
+            let run = Run { page, pfn, len: 1 };
+            if !runs.last_mut().is_some_and(|last| last.join(run)) {
+                runs.push(run);
             }
-            if pages > MOST_PAGES || runs.len() > MOST_RUNS {
+            pages += 1;
+            if pages > most_pages || runs.len() > most_runs {
                 return None;
             }
         }
-        (pages > 0 && frames.available() > frames.total() / SPARE_PART).then_some((runs, pages))
+        Some(runs)
     }
-}
-
-/// The frame of a page that nobody else has.
-pub(super) fn own_frame(pte: Pte, frames: &Frames) -> Option<Pfn> {
-    pte.pfn().filter(|&pfn| pte.writable() && frames.count(pfn) == 1)
 }
 
 /// Whether pages of such an area are kept, and an area like it gets them back.
