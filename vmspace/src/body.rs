@@ -165,6 +165,11 @@ impl Body {
         self.ram_shown.load(Ordering::Relaxed) > MUCH
     }
 
+    /// Whether that is so and it has yet to be emptied.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.is_emptied() && !self.is_left() && self.is_large()
+    }
+
     /// Begins to unmap everything of the guest's, there; [`Body::cleanse`] waits for the end. What does not work is heard of then.
     pub(crate) fn empty(&mut self, site: &Site) {
         let large = self.is_large();

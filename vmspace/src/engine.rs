@@ -22,7 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Most destroyed address spaces that are kept for the next `create`.
 const RESERVE: usize = 8;
@@ -44,6 +44,7 @@ pub struct Engine {
     put_off: AtomicBool,
     emptying: AtomicBool,
     unclean: AtomicBool,
+    large: Large,
     control: OwnedFd,
     /// What mappers say there.
     status: Arc<Area>,
@@ -79,6 +80,13 @@ struct Nursery {
     made: Option<Body>,
 }
 
+/// Whether a large address space waits to be emptied, and since when guest code has run without a session that whole time.
+#[derive(Default)]
+struct Large {
+    waits: AtomicBool,
+    quiet: Mutex<Option<Instant>>,
+}
+
 #[derive(Default)]
 struct Slots {
     free: Vec<u64>,
@@ -87,6 +95,8 @@ struct Slots {
 
 /// How long ago the guest's memory began to be unmapped where that will be done soon.
 const SOON: Duration = Duration::from_micros(200);
+/// How long there has been no session where no program has just ended or is about to begin.
+const QUIET: Duration = Duration::from_millis(2);
 
 /// Host tasks of an address space: mother, mapper, first runner. Further runners are not held against the limit, because a guest that has
 /// been started must be able to go on.
@@ -155,6 +165,7 @@ impl Engine {
             put_off: AtomicBool::new(false),
             emptying: AtomicBool::new(false),
             unclean: AtomicBool::new(false),
+            large: Large::default(),
             board: Area::map(control.as_fd(), layout::BOARD_OFFSET, layout::BOARD_LEN as usize)?,
             control,
             status,
@@ -217,7 +228,8 @@ impl Engine {
             return Ok(body);
         }
         // What is about to be empty, or need only be emptied, is there sooner than a new one; a large one is not.
-        if let Some(body) = self.spare(|body| !body.is_emptied() || body.is_empty_within(SOON)) {
+        let soon = |body: &Body| !body.is_emptied() && !body.is_large() || body.is_empty_within(SOON);
+        if let Some(body) = self.spare(soon) {
             return Ok(body);
         }
         let new = self.begin_body(&mut nursery, false).and_then(|()| self.finish_body(&mut nursery));
@@ -260,8 +272,8 @@ impl Engine {
         let none = nursery.under_way.is_none() && nursery.made.is_none();
         let wanted = || {
             let reserve = lock(&self.reserve);
-            // What is left for the next copy is not for whoever comes next.
-            let mut others = reserve.iter().filter(|body| !body.is_left());
+            // What is left for the next copy is not for whoever comes next, and what is large is not empty by then.
+            let mut others = reserve.iter().filter(|body| !body.is_left() && !body.is_waiting());
             let count = others.clone().count();
             count == 0 || put_off && count < ENOUGH && !others.any(Body::is_empty)
         };
@@ -371,7 +383,8 @@ impl Engine {
     }
 
     /// Takes an address space back from virtual CPU `cpu`: emptied for the next user if it is sound, else ended. That of a copy is left for the next one. In a session others want the host CPUs just now, and
-    /// emptying is put off until one begins to run outside of it, or is wanted, while the seat has nothing to do; or until the virtual CPU is idle.
+    /// emptying is put off until one begins to run outside of it, or is wanted, while the seat has nothing to do; or until the virtual CPU is idle. A large one, which takes milliseconds, waits for a host
+    /// CPU that nobody needs: often the next program is about to begin.
     pub(crate) fn give_back(&self, mut body: Body, cpu: usize) {
         let full = self.closed.load(Ordering::SeqCst) || lock(&self.reserve).len() >= RESERVE;
         if full || !body.vacate() {
@@ -379,7 +392,10 @@ impl Engine {
         }
         let mut reserve = lock(&self.reserve);
         if body.is_large() {
-            body.empty(&Site::AnyOf(self.other_cpus().collect()));
+            self.empty_large(&mut reserve);
+            self.put_off.store(true, Ordering::Relaxed);
+            *lock(&self.large.quiet) = None;
+            self.large.waits.store(true, Ordering::Relaxed);
         } else if body.leave() {
             self.put_off.store(true, Ordering::Relaxed);
             self.unclean.store(true, Ordering::Relaxed);
@@ -396,12 +412,44 @@ impl Engine {
         reserve.push(body);
     }
 
-    /// Empties what has yet to be: at the seat of virtual CPU `cpu`, if it has one; what was left for the next copy only if nobody is there. Whether there was anything.
+    /// Empties the large ones that wait, elsewhere if possible.
+    fn empty_large(&self, reserve: &mut [Body]) {
+        for body in reserve.iter_mut().filter(|body| body.is_waiting()) {
+            body.empty(&Site::AnyOf(self.other_cpus().collect()));
+            self.emptying.store(true, Ordering::Relaxed);
+            self.unclean.store(true, Ordering::Relaxed);
+        }
+        self.large.waits.store(false, Ordering::Relaxed);
+    }
+
+    /// Guest code runs, in a session or not: empties a large one that waits once there has been none for a while.
+    pub(crate) fn runs(&self, in_session: bool) {
+        if !self.large.waits.load(Ordering::Relaxed) {
+            return;
+        }
+        let quiet = {
+            let mut since = lock(&self.large.quiet);
+            match in_session {
+                true => *since = None,
+                false => *since = since.or_else(|| Some(Instant::now())),
+            }
+            since.is_some_and(|since| since.elapsed() > QUIET)
+        };
+        if quiet {
+            self.empty_large(&mut lock(&self.reserve));
+        }
+    }
+
+    /// Empties what has yet to be: at the seat of virtual CPU `cpu`, if it has one; only if nobody is there, what was left for the next copy, and what is large if no other one has a session. Whether there
+    /// was anything.
     pub(crate) fn empty_what_was_put_off(&self, cpu: Option<usize>) -> bool {
         if !self.put_off.load(Ordering::Relaxed) {
             return false;
         }
-        let due = |body: &Body| !body.is_emptied() && (cpu.is_none() || !body.is_left());
+        let large = cpu.is_none() && !self.seats.any();
+        let due = |body: &Body| {
+            !body.is_emptied() && if body.is_waiting() { large } else { cpu.is_none() || !body.is_left() }
+        };
         if !lock(&self.reserve).iter().any(due) {
             return false;
         }
@@ -410,7 +458,7 @@ impl Engine {
         for body in reserve.iter_mut().filter(|body| due(body)) {
             body.empty(&site);
         }
-        self.put_off.store(reserve.iter().any(Body::is_left), Ordering::Relaxed);
+        self.put_off.store(reserve.iter().any(|body| !body.is_emptied()), Ordering::Relaxed);
         self.emptying.store(true, Ordering::Relaxed);
         self.unclean.store(true, Ordering::Relaxed);
         true

@@ -134,6 +134,11 @@ impl Seats {
         (self.session(cpu) >> 1).checked_sub(1)
     }
 
+    /// Whether a session goes on anywhere.
+    pub(crate) fn any(&self) -> bool {
+        self.seats.iter().any(|seat| seat.session.load(Ordering::Relaxed) != 0)
+    }
+
     /// Whether a session goes on at virtual CPU `cpu`.
     pub(crate) fn goes_on(&self, cpu: usize) -> bool {
         self.session(cpu) != 0

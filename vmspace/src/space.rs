@@ -548,6 +548,7 @@ impl Vmspace {
                 // The first call of a program comes after some dozens of microseconds.
                 self.engine.cleanse_ahead(cpu);
             }
+            self.engine.runs(inner.pace.in_session());
             if inner.pace.in_session() {
                 meanwhile();
                 inner.pace.has_seen(self.changes.load(Ordering::Relaxed));
