@@ -255,6 +255,7 @@ impl Runner {
         inner: &mut Inner,
         spare: &dyn Fn() -> Option<usize>,
         rivals: &Rivals,
+        meanwhile: &mut dyn FnMut() -> bool,
     ) -> Result<Heard, Fatal> {
         // Somebody else has work for the CPU that it was moved to.
         if inner.pace.in_session() && spare().is_none() {
@@ -263,7 +264,7 @@ impl Runner {
         loop {
             self.reconsider(inner);
             if inner.pace.in_session() {
-                match self.listen(inner) {
+                match self.listen(inner, meanwhile) {
                     Silence::Heard(heard) => return Ok(heard),
                     Silence::Notification => {}
                     // Where somebody else had a CPU a while ago it is he again.
@@ -298,12 +299,14 @@ impl Runner {
         }
     }
 
-    /// Looks for something to do for a while.
-    fn listen(&self, inner: &mut Inner) -> Silence {
+    /// Looks for something to do for a while, and does `meanwhile` after some microseconds without, for as long as that is true.
+    fn listen(&self, inner: &mut Inner, meanwhile: &mut dyn FnMut() -> bool) -> Silence {
         const LOOKS: u32 = 200;
+        const LOOKS_BETWEEN: u32 = 8;
         let mut start = None;
+        let mut looks = LOOKS;
         loop {
-            for _ in 0..LOOKS {
+            for _ in 0..looks {
                 if let Some(heard) = self.take(&mut inner.call, None) {
                     inner.pace.handed_over();
                     return Silence::Heard(heard);
@@ -317,6 +320,7 @@ impl Runner {
             if silent > LISTEN {
                 return if silent < AWAY { Silence::Time } else { Silence::Starved };
             }
+            looks = if meanwhile() { LOOKS_BETWEEN } else { LOOKS };
         }
     }
 

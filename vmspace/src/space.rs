@@ -455,16 +455,16 @@ impl Vmspace {
     /// Runs guest code on the calling thread's virtual CPU `cpu` until it stops. Blocks. `spare` names a host CPU, other than the caller's,
     /// that has nothing to do: with it, calls that come fast are served without a switch of tasks.
     pub fn run(&self, cpu: usize, context: &mut Context, spare: &dyn Fn() -> Option<usize>) -> Exit {
-        self.run_beside(cpu, context, spare, &mut || ())
+        self.run_beside(cpu, context, spare, &mut || false)
     }
 
-    /// As [`Vmspace::run`]. While guest code runs on such a host CPU, the caller does `meanwhile`, once.
+    /// As [`Vmspace::run`]. While guest code runs on such a host CPU, the caller does `meanwhile`: once at first, and again for as long as that is true and nothing is heard of it.
     pub fn run_beside(
         &self,
         cpu: usize,
         context: &mut Context,
         spare: &dyn Fn() -> Option<usize>,
-        meanwhile: &mut dyn FnMut(),
+        meanwhile: &mut dyn FnMut() -> bool,
     ) -> Exit {
         if let Some(why) = self.dead.get() {
             return Exit::Dead(why.clone());
@@ -480,7 +480,7 @@ impl Vmspace {
         cpu: usize,
         context: &mut Context,
         spare: &dyn Fn() -> Option<usize>,
-        meanwhile: &mut dyn FnMut(),
+        meanwhile: &mut dyn FnMut() -> bool,
     ) -> Result<Exit, Fatal> {
         let runner = self.runner(cpu)?;
         self.last_cpu.store(cpu, Ordering::Relaxed);
@@ -549,11 +549,15 @@ impl Vmspace {
                 self.engine.cleanse_ahead(cpu);
             }
             self.engine.runs(inner.pace.in_session());
-            if inner.pace.in_session() {
-                meanwhile();
+            let mut more = inner.pace.in_session();
+            if more {
+                more = meanwhile();
                 inner.pace.has_seen(self.changes.load(Ordering::Relaxed));
             }
-            self.leave(cpu, runner, &mut inner, context, spare)
+            self.leave(cpu, runner, &mut inner, context, spare, &mut || {
+                more = more && meanwhile();
+                more
+            })
         });
         self.engine.seats.note(cpu, &inner.pace);
         runner.left_guest();
@@ -601,9 +605,10 @@ impl Vmspace {
         inner: &mut runner::Inner,
         context: &mut Context,
         spare: &dyn Fn() -> Option<usize>,
+        meanwhile: &mut dyn FnMut() -> bool,
     ) -> Result<Exit, Fatal> {
         let seat = self.engine.seats.of(cpu);
-        let heard = runner.hear(inner, spare, &seat.rivals)?;
+        let heard = runner.hear(inner, spare, &seat.rivals, meanwhile)?;
         let by_gate = matches!(heard, Heard::Call { .. });
         // A copy of a process soon executes a program, or waits for another one: it pays when its own calls do.
         let joins = by_gate && self.program.load(Ordering::Relaxed);

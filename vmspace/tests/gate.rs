@@ -8,6 +8,7 @@ use rig::{
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use vmspace::{Context, DefaultActions, Exit, Op, Vmspace, Withdrawal};
 
 const NR: u64 = 39;
@@ -863,5 +864,46 @@ fn a_thread_that_is_stopped_before_its_call_is_in_the_area_makes_it_again() {
             };
             assert_eq!(known, before, "{steps} before the end of {which}");
         }
+    }
+}
+
+#[test]
+fn an_owner_who_hears_nothing_does_something_else_for_as_long_as_there_is_any() {
+    if other_cpu().is_none() {
+        return;
+    }
+    let rig = Rig::new();
+    let mut code = call(&rig.engine, NR);
+    code.extend([0x8b, 0x0c, 0x25]); // mov ecx, [DATA]
+    code.extend((DATA as u32).to_le_bytes());
+    code.extend([0xff, 0xc9, 0x75, 0xfc]); // dec ecx ; jnz back to that
+    jump_back(&mut code, 0xeb); // jmp
+    let space = rig.space(&code);
+    let pause = |rounds: u32| rig.ram.write_all_at(&rounds.to_le_bytes(), DATA_OFFSET).unwrap();
+    let mut context = start();
+    let run = |context: &mut Context, meanwhile: &mut dyn FnMut() -> bool| {
+        let exit = space.run_beside(0, context, &other_cpu, meanwhile);
+        assert!(matches!(exit, Exit::Syscall { nr: NR, .. }), "{exit:?}");
+        context.set_syscall_result(0);
+    };
+    // How often it is done at most in one run, of so many times that there is something to do.
+    let most = |context: &mut Context, times: u32| {
+        let begin = Instant::now();
+        loop {
+            assert!(begin.elapsed() < Duration::from_secs(60), "it is never done {times} times");
+            // Calls come fast until there is a session, and then after some dozens of microseconds.
+            pause(if space.in_session(0) { 100_000 } else { 1 });
+            let mut done = 0;
+            run(context, &mut || {
+                done += 1;
+                done < times
+            });
+            if done >= times {
+                return done;
+            }
+        }
+    };
+    for times in [6, 1, 3] {
+        assert_eq!(most(&mut context, times), times, "there was no more");
     }
 }

@@ -21,8 +21,36 @@ struct Shared {
     work: Work,
     stop: AtomicBool,
     /// Where what was made ends. A hint: what was made and forgotten at the same time may count.
-    made: Arc<AtomicU64>,
+    made: AtomicU64,
     cpus: Vec<usize>,
+}
+
+impl Shared {
+    /// Makes a piece of what is still to do, of so many bytes at most. False when there is nothing, or the host has no memory to spare, or does not know how.
+    fn make(&self, most: u64) -> Option<bool> {
+        let (from, len) = self.work.take(most)?;
+        let made = self.mapping.populate(from, len);
+        if made && Work::start(self.work.0.load(Ordering::SeqCst)) >= from + len {
+            self.made.fetch_max(from + len, Ordering::Relaxed);
+        }
+        Some(made)
+    }
+}
+
+/// What those know of it who use RAM, and what they can do for it.
+#[derive(Clone)]
+pub(crate) struct Made(Arc<Shared>);
+
+impl Made {
+    /// Where what was made ends, in bytes.
+    pub(crate) fn end(&self) -> u64 {
+        self.0.made.load(Ordering::Relaxed)
+    }
+
+    /// Makes a page of what is still to be made, for whoever waits for something else and has the host CPU for himself. Whether there was one. Takes some microseconds.
+    pub(crate) fn make_page(&self) -> bool {
+        self.0.make(PAGE_SIZE) == Some(true)
+    }
 }
 
 /// A piece of RAM: the numbers of its first page and of that behind it, in a half each.
@@ -51,15 +79,15 @@ impl Work {
         (word >> 32) * PAGE_SIZE
     }
 
-    /// Takes at most [`PIECE`] from its start.
-    fn take(&self) -> Option<(u64, u64)> {
+    /// Takes at most so many bytes from its start.
+    fn take(&self, most: u64) -> Option<(u64, u64)> {
         loop {
             let word = self.0.load(Ordering::SeqCst);
             let (from, end) = (Work::start(word), Work::end(word));
             if from >= end {
                 return None;
             }
-            let len = PIECE.min(end - from);
+            let len = most.min(end - from);
             let rest = word + len / PAGE_SIZE;
             if self.0.compare_exchange(word, rest, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                 return Some((from, len));
@@ -81,15 +109,15 @@ impl Ahead {
             mapping,
             work: Work::default(),
             stop: AtomicBool::new(false),
-            made: Arc::default(),
+            made: AtomicU64::new(0),
             cpus: host_cpus(),
         };
         Ahead { shared: Arc::new(shared), thread: OnceLock::new() }
     }
 
-    /// Where what was made ends, in bytes.
-    pub(crate) fn made(&self) -> Arc<AtomicU64> {
-        self.shared.made.clone()
+    /// For those who use RAM.
+    pub(crate) fn made(&self) -> Made {
+        Made(self.shared.clone())
     }
 
     /// Has a piece of RAM made, in bytes and whole pages, if there is more than one host CPU. Does not block.
@@ -129,16 +157,10 @@ fn run(shared: &Shared) {
     // SAFETY: plain call; on Linux it concerns the calling thread.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
     while !shared.stop.load(Ordering::SeqCst) {
-        let Some((from, len)) = shared.work.take() else {
-            thread::park();
-            continue;
-        };
-        if !shared.mapping.populate(from, len) {
-            // The host has no memory to spare, or does not know how.
-            return;
-        }
-        if Work::start(shared.work.0.load(Ordering::SeqCst)) >= from + len {
-            shared.made.fetch_max(from + len, Ordering::Relaxed);
+        match shared.make(PIECE) {
+            Some(true) => {}
+            Some(false) => return,
+            None => thread::park(),
         }
     }
 }
@@ -158,21 +180,20 @@ mod tests {
     use crate::cpu::host_cpus;
     use crate::ram::LinuxRam;
     use hal::{PhysAddr, Ram};
-    use std::sync::atomic::Ordering;
     use std::time::{Duration, Instant};
 
     #[test]
     fn work_is_taken_in_pieces_and_can_be_changed_meanwhile() {
         let work = Work::default();
-        assert_eq!(work.take(), None);
+        assert_eq!(work.take(PIECE), None);
         work.change(|start, _| (start.max(PIECE), 3 * PIECE + 4096));
-        assert_eq!(work.take(), Some((PIECE, PIECE)));
+        assert_eq!(work.take(PIECE), Some((PIECE, PIECE)));
         work.change(|start, end| (start.min(PIECE + 4096), end));
-        assert_eq!(work.take(), Some((PIECE + 4096, PIECE)));
-        assert_eq!(work.take(), Some((2 * PIECE + 4096, PIECE)));
-        assert_eq!(work.take(), None);
+        assert_eq!(work.take(PIECE), Some((PIECE + 4096, PIECE)));
+        assert_eq!(work.take(PIECE), Some((2 * PIECE + 4096, PIECE)));
+        assert_eq!(work.take(PIECE), None);
         work.change(|start, end| (start, end + 4096));
-        assert_eq!(work.take(), Some((3 * PIECE + 4096, 4096)));
+        assert_eq!(work.take(PIECE), Some((3 * PIECE + 4096, 4096)));
     }
 
     #[test]
@@ -184,14 +205,22 @@ mod tests {
             return;
         }
         let begin = Instant::now();
-        while made.load(Ordering::Relaxed) < 2 << 20 {
+        while made.end() < 2 << 20 {
             assert!(begin.elapsed() < Duration::from_secs(60), "nothing is made");
             std::thread::yield_now();
         }
         assert_eq!(ram.resident(), 1 << 20);
         ram.discard(PhysAddr(3 << 19), 1 << 19);
-        assert_eq!(made.load(Ordering::Relaxed), 3 << 19);
+        assert_eq!(made.end(), 3 << 19);
         assert_eq!(ram.resident(), 1 << 19);
+        // Others make some of it, too, when they have the time.
+        ram.expect(PhysAddr(3 << 19), 1 << 19);
+        while made.make_page() {}
+        while made.end() < 2 << 20 {
+            assert!(begin.elapsed() < Duration::from_secs(60), "not all is made");
+            std::thread::yield_now();
+        }
+        assert_eq!((ram.resident(), made.make_page()), (1 << 20, false));
         // Ends with work left.
         ram.expect(PhysAddr(3 << 19), 6 << 20);
     }

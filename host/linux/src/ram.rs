@@ -5,7 +5,7 @@
 //! touch (memory cgroup or tmpfs limit) it kills the process or raises SIGBUS; that is the host's decision
 //! about the whole machine and is not caught here.
 
-use crate::ahead::Ahead;
+use crate::ahead::{Ahead, Made};
 use crate::hostfile::{LinuxFile, now};
 use crate::hostfs::last_errno;
 use abi::Errno;
@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Ranges that one read of a file fills; what there are more of is left out.
 const IOV: usize = 16;
@@ -94,8 +94,8 @@ impl LinuxRam {
         self.fd.as_fd()
     }
 
-    /// Where what was made ahead of need ends, in bytes.
-    pub(crate) fn made(&self) -> Arc<AtomicU64> {
+    /// What was made ahead of need.
+    pub(crate) fn made(&self) -> Made {
         self.ahead.made()
     }
 

@@ -1,5 +1,6 @@
 //! Address spaces: the kernel's view of the `vmspace` crate.
 
+use crate::ahead::Made;
 use crate::cpu::{Kick, LinuxCpus};
 use crate::hostfile::LinuxFile;
 use crate::ram::LinuxRam;
@@ -9,19 +10,18 @@ use hal::{
 };
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use vmspace::{Context, Engine, Op, UpdateError, Vmspace, Withdrawal};
 
 /// Makes address spaces.
 pub(crate) struct Spaces {
     engine: Arc<Engine>,
-    made: Arc<AtomicU64>,
+    made: Made,
 }
 
 /// What becomes of it while the caller does something else.
 pub(crate) struct Beginning {
     engine: vmspace::Beginning,
-    made: Arc<AtomicU64>,
+    made: Made,
 }
 
 impl Beginning {
@@ -125,8 +125,8 @@ const _: () = {
 struct LinuxSpace {
     space: Arc<Target>,
     cpus: Arc<LinuxCpus>,
-    /// Where RAM that was made ahead of need ends.
-    made: Arc<AtomicU64>,
+    /// What RAM was made ahead of need.
+    made: Made,
     /// Whether memory can be mapped so that nobody reaches it until guest code opens it.
     guards: bool,
 }
@@ -214,12 +214,12 @@ fn told(updated: Result<(), UpdateError>, ops: &[MapOp<'_>]) -> Result<(), Space
 
 impl VmSpace for LinuxSpace {
     fn update(&self, cpu: CpuId, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
-        let made = self.made.load(Ordering::Relaxed);
+        let made = self.made.end();
         told(with_ops(ops, made, |ops| self.space.0.update(cpu.0, ops)), ops)
     }
 
     fn begin_update(&self, cpu: CpuId, ops: &[MapOp<'_>]) -> Result<(), SpaceError> {
-        let made = self.made.load(Ordering::Relaxed);
+        let made = self.made.end();
         told(with_ops(ops, made, |ops| self.space.0.begin_update(cpu.0, ops)), ops)
     }
 
@@ -259,7 +259,16 @@ impl VmSpace for LinuxSpace {
         if !self.cpus.enter_guest(cpu, &self.space) {
             return Exit::Interrupted;
         }
-        let exit = self.space.0.run_beside(cpu.0, &mut context.inner, &|| self.cpus.spare(cpu), meanwhile);
+        // First what may be worth most, then RAM for as long as there is some to make and nothing is heard.
+        let mut first = true;
+        let mut beside = || match std::mem::take(&mut first) {
+            true => {
+                meanwhile();
+                true
+            }
+            false => self.made.make_page(),
+        };
+        let exit = self.space.0.run_beside(cpu.0, &mut context.inner, &|| self.cpus.spare(cpu), &mut beside);
         self.cpus.borrows(cpu, self.space.0.borrowed(cpu.0));
         self.cpus.leave_guest(cpu, exit == vmspace::Exit::Interrupted);
         match exit {
