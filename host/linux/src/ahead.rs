@@ -26,7 +26,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Makes a piece of what is still to do, of so many bytes at most. False when there is nothing, or the host has no memory to spare, or does not know how.
+    /// Makes a piece of what is still to do, of so many bytes at most, if there is something. Whether that worked: the host may have no memory to spare, or not know how.
     fn make(&self, most: u64) -> Option<bool> {
         let (from, len) = self.work.take(most)?;
         let made = self.mapping.populate(from, len);
@@ -37,7 +37,7 @@ impl Shared {
     }
 }
 
-/// What those know of it who use RAM, and what they can do for it.
+/// What those who use RAM know of it, and what they can do for it.
 #[derive(Clone)]
 pub(crate) struct Made(Arc<Shared>);
 
