@@ -10,7 +10,7 @@
 use super::batch::Batch;
 use super::inner::Inner;
 use super::space::{MIN_ADDR, Mm};
-use super::stash::{RIGHTS, Run, keeps, pages_of, part};
+use super::stash::{RIGHTS, Run, keeps, pages_of};
 use super::vma::{Object, Vma};
 use crate::task::{Cx, Resource};
 use core::ops::Range;
@@ -160,9 +160,7 @@ impl Mm {
             return false;
         }
         inner.take_out(start, end, batch);
-        inner.stash.lend_before(&runs, HEAP_AGAIN);
-        let (ready, _) = part(runs, pages.start + HEAP_AGAIN);
-        for run in ready {
+        for run in inner.stash.lend_before(runs, pages.start + HEAP_AGAIN) {
             let len = u64::from(run.len) * PAGE_SIZE;
             self.machine.ram().zero(run.pfn.phys(), len);
             batch.lend(run.page * PAGE_SIZE, len, run.pfn);

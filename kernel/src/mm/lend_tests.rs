@@ -25,9 +25,14 @@ fn space(mm: &Mm) -> &MockSpace {
     MockSpace::of(&**mm.space())
 }
 
-/// Whether something lies ready behind its heap.
+/// How many pages lie ready behind its heap.
+fn ready(mm: &Mm) -> u64 {
+    mm.inner().stash.lent(Stock::Heap).map_or(0, |pages| pages.end - pages.start)
+}
+
+/// Whether any do.
 fn lends(mm: &Mm) -> bool {
-    mm.inner().stash.lent(Stock::Heap).is_some()
+    ready(mm) > 0
 }
 
 /// An address space with a heap that has grown until something was lent behind it, and where it ends.
@@ -134,7 +139,6 @@ fn what_a_heap_gives_up_lies_ready_again_if_it_is_its_own() {
     with_gate(|cx, machine| {
         let free = cx.kernel.frames.available();
         let (mm, end) = lent(cx);
-        let ready = |mm: &Mm| mm.inner().stash.lent(Stock::Heap).map_or(0, |pages| pages.end - pages.start);
         let (before, there) = (ready(&mm), mm.stats().resident);
         for round in 0..5 {
             assert!(space(&mm).grow_heap(end + STEP + round));
@@ -204,7 +208,6 @@ fn what_a_heap_gives_up_need_not_be_in_one_piece_of_ram() {
     with_gate(|cx, _| {
         let free = cx.kernel.frames.available();
         let (mm, end) = lent(cx);
-        let ready = |mm: &Mm| mm.inner().stash.lent(Stock::Heap).map_or(0, |pages| pages.end - pages.start);
         let grow = |end: u64, to: u64| {
             (end..to).step_by(STEP as usize).map(|at| (at + STEP).min(to)).for_each(|to| {
                 assert!(space(&mm).grow_heap(to) || mm.brk(cx, to) == to);

@@ -65,7 +65,7 @@ pub(super) fn pages_of(runs: &[Run]) -> Option<Range<u64>> {
 }
 
 /// Runs in order, parted: those in front of a page and those from there on.
-pub(super) fn part(mut runs: Vec<Run>, page: u64) -> (Vec<Run>, Vec<Run>) {
+fn part(mut runs: Vec<Run>, page: u64) -> (Vec<Run>, Vec<Run>) {
     let mut rest = runs.split_off(runs.partition_point(|run| run.end() <= page));
     if let Some(run) = rest.first_mut()
         && let Some(len) = page.checked_sub(run.page).filter(|&len| len > 0)
@@ -134,18 +134,11 @@ impl Stash {
         let Some(range) = self.lent(stock) else { return Vec::new() };
         let (lent, recalled) = self.stock(stock);
         let runs = take(lent);
-        let taken = match stock {
-            Stock::Heap => {
-                let (taken, rest) = part(runs, range.start.saturating_add(pages));
-                *lent = rest;
-                taken
-            }
-            Stock::Maps => {
-                let (rest, taken) = part(runs, range.end.saturating_sub(pages));
-                *lent = rest;
-                taken
-            }
-        };
+        let taken;
+        match stock {
+            Stock::Heap => (taken, *lent) = part(runs, range.start.saturating_add(pages)),
+            Stock::Maps => (*lent, taken) = part(runs, range.end.saturating_sub(pages)),
+        }
         *recalled |= lent.is_empty();
         taken
     }
@@ -158,13 +151,13 @@ impl Stash {
         self.displaced.extend(runs);
     }
 
-    /// Pages that are in use no longer lie ready in front of the heap's others, up to `most` pages of all together. What is beyond is to be taken out.
-    pub(super) fn lend_before(&mut self, runs: &[Run], most: u64) {
-        let Some(first) = runs.first() else { return };
-        let all = runs.iter().copied().chain(take(self.stock(Stock::Heap).0)).collect();
-        let (ready, beyond) = part(all, first.page + most);
-        self.displaced.extend(beyond);
-        self.lend(Stock::Heap, ready);
+    /// Pages that are in use no longer lie ready in front of the heap's others, as far as `limit`; which of them do. What is beyond is to be taken out.
+    pub(super) fn lend_before(&mut self, runs: Vec<Run>, limit: u64) -> Vec<Run> {
+        let (ready, beyond) = part(runs, limit);
+        let (others, more) = part(take(self.stock(Stock::Heap).0), limit);
+        self.displaced.extend(beyond.into_iter().chain(more));
+        self.lend(Stock::Heap, ready.iter().copied().chain(others).collect());
+        ready
     }
 
     /// Whether the machine has to be told that nothing is lent any more. Then it has.
